@@ -1,0 +1,64 @@
+# The course in two commands: `make course` to learn, `make test` to check it all.
+# `make` alone lists the rest. Written for GNU make 3.81, which macOS has.
+
+PYTHON ?= python3
+PIP_OPTIONS ?=
+JUPYTER_OPTIONS ?=
+
+VENV := .venv
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+# JupyterLab refuses to start for root, who is the only user in many containers.
+ROOT_OPTIONS := $(shell test "$$(id -u)" != 0 || echo --allow-root)
+
+.PHONY: help course test slides bench lesson lint
+
+help:
+	@echo "make course      install what the lessons need, open them in JupyterLab"
+	@echo "make test        run every test and every notebook"
+	@echo "make slides      build each lesson as a deck that needs no network"
+	@echo "make bench       time the rotations on this machine, beside other libraries"
+	@echo "make lint        check the style of code and notebooks, and the types"
+	@echo "make lesson L=04 run one lesson again and check it (for authors)"
+	@echo
+	@echo "Options: PYTHON=python3.12   PIP_OPTIONS='...'   JUPYTER_OPTIONS=--no-browser"
+
+course: $(VENV)/.course
+	$(BIN)/python -m rope_teach doctor
+	$(BIN)/python -m jupyterlab $(ROOT_OPTIONS) $(JUPYTER_OPTIONS) \
+		lessons/00_start_here.ipynb
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -n 2
+
+slides: $(VENV)/.slides
+	$(BIN)/python slides/build.py
+
+bench: $(VENV)/.test
+	$(BIN)/python benchmarks/cpu.py
+
+lesson: $(VENV)/.test
+	@test -n "$(L)" || { echo "Which lesson? For example: make lesson L=04"; exit 1; }
+	$(BIN)/python tools/lesson.py $(L)
+
+lint: $(VENV)/.test
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+$(VENV)/.course: EXTRAS := course
+$(VENV)/.slides: EXTRAS := course,slides
+$(VENV)/.test: EXTRAS := course,test,slides,peers
+$(VENV)/.course $(VENV)/.slides $(VENV)/.test: \
+		$(VENV)/pyvenv.cfg pyproject.toml constraints.txt
+	$(BIN)/python -m pip install $(PIP_OPTIONS) -c constraints.txt -e ".[$(EXTRAS)]"
+	@touch $@
+
+# A half-made environment is removed, so that the next run starts afresh.
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))' || { \
+		echo "rope_teach needs Python 3.10 to 3.14; '$(PYTHON)' is" \
+			"$$($(PYTHON) --version 2>&1)." >&2; \
+		echo "Install one and name it: make course PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "'$(PYTHON)' cannot make a virtual environment." >&2; \
+		echo "On Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }

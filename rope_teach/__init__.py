@@ -1,0 +1,53 @@
+"""rope_teach: how a transformer knows where its tokens are.
+
+The package under the course; `README.md` has the lessons. Torch is all it needs.
+"""
+
+from rope_teach.absolute import (
+    LearnedEncoding,
+    SinusoidalEncoding,
+    alibi_bias,
+    alibi_slopes,
+    sinusoidal,
+)
+from rope_teach.frequencies import inverse_frequencies, wavelengths
+from rope_teach.rotary import RotaryEmbedding
+from rope_teach.rotation import (
+    angles,
+    convert_projection,
+    cos_sin,
+    full_table,
+    half_table,
+    half_to_interleaved,
+    interleaved_to_half,
+    phases,
+    rotate,
+    rotate_complex,
+    rotate_matrix,
+    rotation_matrix,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LearnedEncoding",
+    "RotaryEmbedding",
+    "SinusoidalEncoding",
+    "alibi_bias",
+    "alibi_slopes",
+    "angles",
+    "convert_projection",
+    "cos_sin",
+    "full_table",
+    "half_table",
+    "half_to_interleaved",
+    "interleaved_to_half",
+    "inverse_frequencies",
+    "phases",
+    "rotate",
+    "rotate_complex",
+    "rotate_matrix",
+    "rotation_matrix",
+    "sinusoidal",
+    "wavelengths",
+]

@@ -1,0 +1,216 @@
+"""The environment check behind ``python -m rope_teach doctor``.
+
+Each check yields findings: what was looked at, what was found and, where something
+is wrong, the one line that mends it. What is needed, and from which version on, is
+read from the installed package itself, so nothing is written down twice.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rope_teach import laws
+from rope_teach.rotary import RotaryEmbedding
+from rope_teach.rotation import Pairing
+
+__all__ = ["CHECKS", "Finding", "examine", "main"]
+
+PACKAGE = Path(__file__).resolve().parent
+LESSONS = PACKAGE.parent / "lessons"
+INSTALL = "run: make course (or README's pip line)"
+START_AFRESH = "remove the folder .venv, then run: make course"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; ``mend`` says what to do when it is not OK."""
+
+    status: Literal["OK", "WARN", "FAIL"]
+    what: str
+    found: str
+    mend: str = ""
+
+    def __str__(self) -> str:
+        line = f"{f'[{self.status}]':6} {self.what}: {self.found}"
+        return f"{line}\n       {self.mend}" if self.mend else line
+
+
+def python() -> Iterator[Finding]:
+    """Is this a Python that the course is made for?"""
+    version = ".".join(map(str, sys.version_info[:3]))
+    bounds = metadata.metadata("rope-teach")["Requires-Python"]
+    yield _compare("Python", version, bounds, START_AFRESH)
+
+
+def requirements() -> Iterator[Finding]:
+    """Is torch there, and all that the lessons use, each recent enough?"""
+    for line in metadata.requires("rope-teach") or []:
+        requirement, _, marker = line.partition(";")
+        name, bounds = re.split(r"(?=[<>])", requirement.strip(), maxsplit=1)
+        if marker and 'extra == "course"' not in marker:
+            continue
+        try:
+            yield _compare(name, metadata.version(name), bounds, INSTALL)
+        except metadata.PackageNotFoundError:
+            yield Finding("FAIL", name, "not installed", INSTALL)
+
+
+def rotation() -> Iterator[Finding]:
+    """Does the rotation obey its laws, on each device and in both pairings?"""
+    devices = {"cpu": f"cpu (threads: {torch.get_num_threads()})"}
+    if torch.cuda.is_available():
+        devices["cuda"] = torch.cuda.get_device_name()
+    if torch.backends.mps.is_available():
+        devices["mps"] = "Apple GPU (mps)"
+    for device, described in devices.items():
+        what = f"rotation on {described}"
+        try:
+            laws.check_all(_rotate_on(device, "interleaved"))
+            laws.check_all(_rotate_on(device, "half"))
+        except Exception as error:  # a law, or whatever a GPU's driver raises
+            mend = START_AFRESH
+            if device == "cuda":
+                mend = "update the GPU's driver, or hide it: CUDA_VISIBLE_DEVICES=''"
+            yield Finding("FAIL", what, _first_line(error), mend)
+        else:
+            obeyed = f"obeys {len(laws.LAWS)} laws, interleaved and half"
+            yield Finding("OK", what, obeyed)
+
+
+def figures() -> Iterator[Finding]:
+    """Can matplotlib draw text and a formula into a picture, without a screen?"""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    figure, picture = Figure(figsize=(2, 1)), io.BytesIO()
+    figure.text(0.1, 0.4, r"turned by $m\,\theta_i$")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a glyph that no font has is only warned of
+        figure.savefig(picture, format="rgba")
+    pixels = np.frombuffer(picture.getvalue(), np.uint8).reshape(-1, 4)
+    if (pixels[:, :3] < 128).any():
+        yield Finding("OK", "figures", "text and formulas are drawn")
+    else:
+        yield Finding("FAIL", "figures", "text leaves no ink", START_AFRESH)
+
+
+def kernel() -> Iterator[Finding]:
+    """Does a notebook's kernel run this Python, and import this package?"""
+    from jupyter_client.manager import start_new_kernel
+
+    where = str(LESSONS) if LESSONS.is_dir() else tempfile.gettempdir()
+    manager, client = start_new_kernel(
+        kernel_name="python3", cwd=where, stderr=subprocess.DEVNULL
+    )
+    try:
+        reply = client.execute_interactive(
+            "import sys, rope_teach",
+            user_expressions={"found": "sys.prefix, rope_teach.__file__"},
+            output_hook=lambda message: None,
+            timeout=60,
+        )["content"]
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    if reply["status"] != "ok":
+        found = f"{reply['ename']}: {reply['evalue']}"
+        yield Finding("FAIL", "Jupyter kernel", found, START_AFRESH)
+        return
+    answer = reply["user_expressions"]["found"]["data"]["text/plain"]
+    prefix, package = ast.literal_eval(answer)
+    if prefix != sys.prefix:
+        found = f"runs the Python of {prefix}"
+        mend = f'run: "{sys.executable}" -m ipykernel install --sys-prefix'
+        yield Finding("FAIL", "Jupyter kernel", found, mend)
+    elif Path(package).resolve().parent != PACKAGE:
+        found = f"imports {package}, not {PACKAGE}"
+        yield Finding("FAIL", "Jupyter kernel", found, START_AFRESH)
+    else:
+        yield Finding("OK", "Jupyter kernel", "runs this Python and this rope_teach")
+
+
+def lessons() -> Iterator[Finding]:
+    """Are the lessons beside the package?"""
+    notebooks = sorted(LESSONS.glob("[0-9][0-9]_*.ipynb"))
+    if notebooks:
+        found = f"{len(notebooks)} found, the first is {notebooks[0].name}"
+        yield Finding("OK", "lessons", found)
+    else:
+        mend = "the package works; for the lessons clone the repository: see README"
+        yield Finding("WARN", "lessons", f"none in {LESSONS}", mend)
+
+
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    python,
+    requirements,
+    rotation,
+    figures,
+    kernel,
+    lessons,
+)
+
+
+def examine() -> Iterator[Finding]:
+    """Run every check; one that cannot finish is a finding itself."""
+    for check in CHECKS:
+        try:
+            yield from check()
+        except Exception as error:
+            yield Finding("FAIL", check.__name__, _first_line(error), INSTALL)
+
+
+def main() -> int:
+    """Print the findings as they come; 0 if nothing failed, else 1."""
+    failed = 0
+    for finding in examine():
+        print(finding, flush=True)
+        failed += finding.status == "FAIL"
+    if failed:
+        print(f"\n{failed} to mend, from the top: the first may be behind the others.")
+    else:
+        print("\nAll is well: the lessons will run here.")
+    return 1 if failed else 0
+
+
+def _rotate_on(device: str, pairing: Pairing) -> laws.Rotation:
+    rope = RotaryEmbedding(8, pairing=pairing)
+
+    def rotate(x: Tensor, positions: Tensor) -> Tensor:
+        x = x.float().to(device)  # Apple's GPU has no float64
+        return rope.rotate(x[None, None], positions.to(device))[0, 0].cpu()
+
+    return rotate
+
+
+def _compare(name: str, version: str, bounds: str, mend: str) -> Finding:
+    if all(_holds(version, bound) for bound in bounds.split(",")):
+        return Finding("OK", name, version)
+    return Finding("FAIL", name, f"{version}, but {bounds} is needed", mend)
+
+
+def _holds(version: str, bound: str) -> bool:
+    at_least = bound.strip().startswith(">=")
+    return (_numbers(version) >= _numbers(bound)) == at_least
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    release = re.search(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in release[0].split(".")) if release else ()
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -1,0 +1,198 @@
+"""What every correct RoPE obeys, as functions that raise with a diagnosis.
+
+Each law takes ``rotate(x, positions)``, any function from ``x`` ``(seq, head_dim)``
+and integer positions ``(seq,)`` to the rotated ``(seq, head_dim)``, and raises
+:class:`LawBroken` with the measured error and the likely cause. The same laws run
+in the lessons, in the exercises and in the tests. Built in lessons 04 to 07.
+
+>>> from rope_teach import RotaryEmbedding
+>>> rope = RotaryEmbedding(8)
+>>> check_all(lambda x, positions: rope.rotate(x[None, None], positions)[0, 0])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "LawBroken",
+    "identity_at_zero",
+    "norm_is_kept",
+    "only_the_difference_counts",
+    "turns_add_up",
+    "opposite_turn_undoes",
+    "is_linear",
+    "every_token_by_itself",
+    "every_pair_turns",
+    "LAWS",
+    "check_all",
+]
+
+Rotation = Callable[[Tensor, Tensor], Tensor]
+
+
+class LawBroken(AssertionError):
+    """A rotation breaks a law; the message has the error and the likely cause."""
+
+
+def identity_at_zero(rotate: Rotation, head_dim: int = 8) -> None:
+    """At position 0 no hand has turned: the output is the input."""
+    x = _sample(3, head_dim)
+    _expect_equal(
+        _run(rotate, x, torch.zeros(3, dtype=torch.long)),
+        x,
+        "at position 0 the output must be the input",
+        "features are reordered (cat where the pairs should be put back with "
+        "stack and flatten?), positions start at 1, or the given positions are not "
+        "used",
+    )
+
+
+def norm_is_kept(rotate: Rotation, head_dim: int = 8) -> None:
+    """A rotation changes no length."""
+    x = _sample(5, head_dim)
+    turned = _run(rotate, x, torch.tensor([0, 1, 7, 100, 1000]))
+    _expect_equal(
+        turned.norm(dim=-1),
+        x.norm(dim=-1),
+        "the norm of each token must stay the same",
+        "the two features of a pair get different angles (is the table repeated for "
+        "one pairing and the rotation written for the other?), or one of the four "
+        "signs is wrong",
+    )
+
+
+def only_the_difference_counts(rotate: Rotation, head_dim: int = 8) -> None:
+    """The dot product of a query at m and a key at n depends on n - m alone."""
+    q, k = torch.nn.functional.normalize(_sample(2, head_dim), dim=-1)
+    scores = []
+    for shift in (0, 1, 10, 1000):
+        pair = _run(rotate, torch.stack([q, k]), torch.tensor([3, 8]) + shift)
+        scores.append(pair[0] @ pair[1])
+    _expect_equal(
+        torch.stack(scores),
+        scores[0].expand(len(scores)),
+        "q at m and k at n must give one dot product wherever n - m is the same",
+        "the turn is not the same for each step of one token: are positions or angles "
+        "rounded (bfloat16 cannot tell 256 from 257), or clamped to a longest length?",
+    )
+
+
+def turns_add_up(rotate: Rotation, head_dim: int = 8) -> None:
+    """Turning by m and then by n is turning by m + n."""
+    x = _sample(3, head_dim)
+    m, n = torch.tensor([1, 5, 40]), torch.tensor([2, 9, 7])
+    _expect_equal(
+        _run(rotate, _run(rotate, x, m), n),
+        _run(rotate, x, m + n),
+        "turning by m and then by n must equal turning by m + n",
+        "the angle is not proportional to the position, or the output has its "
+        "features in another order, so that the second turn meets the wrong pairs",
+    )
+
+
+def opposite_turn_undoes(rotate: Rotation, head_dim: int = 8) -> None:
+    """Turning by m and then by -m gives the input back."""
+    x, m = _sample(3, head_dim), torch.tensor([1, 12, 500])
+    _expect_equal(
+        _run(rotate, _run(rotate, x, m), -m),
+        x,
+        "turning by m and then by -m must give the input back",
+        "negative positions are not turned the other way: do they index a table from "
+        "its end?",
+    )
+
+
+def is_linear(rotate: Rotation, head_dim: int = 8) -> None:
+    """The rotation of a sum is the sum of the rotations."""
+    x, y = _sample(6, head_dim).chunk(2)
+    m = torch.tensor([2, 30, 400])
+    _expect_equal(
+        _run(rotate, 2 * x + y, m),
+        2 * _run(rotate, x, m) + _run(rotate, y, m),
+        "rotate(2x + y) must equal 2 rotate(x) + rotate(y)",
+        "something is added to the features, which a rotation never does; or they "
+        "are scaled by their own size",
+    )
+
+
+def every_token_by_itself(rotate: Rotation, head_dim: int = 8) -> None:
+    """Changing token 3 changes output 3 and no other."""
+    x, m = _sample(6, head_dim), torch.arange(6)
+    changed = x.clone()
+    changed[3] += 1
+    moved = (_run(rotate, x, m) - _run(rotate, changed, m)).abs().amax(dim=-1) > 1e-9
+    if moved.tolist() != [False, False, False, True, False, False]:
+        outputs = moved.nonzero().flatten().tolist()
+        raise LawBroken(
+            f"changing token 3 must change output 3 alone; it changed {outputs}. "
+            "Likely cause: two axes are swapped or flattened together"
+        )
+
+
+def every_pair_turns(rotate: Rotation, head_dim: int = 8) -> None:
+    """At a position past 0, every feature takes part in a turn."""
+    x = torch.eye(head_dim, dtype=torch.float64)
+    turned = _run(rotate, x, torch.full((head_dim,), 3))
+    still = ((turned - x).abs().amax(dim=-1) < 1e-9).nonzero().flatten().tolist()
+    if still:
+        raise LawBroken(
+            f"features {still} do not turn at position 3. Likely cause: only part of "
+            "the head is rotated, or positions are not used"
+        )
+
+
+# In this order: the first law that a rotation breaks names its fault best.
+LAWS: dict[str, Callable[..., None]] = {
+    law.__name__: law
+    for law in (
+        is_linear,
+        every_token_by_itself,
+        identity_at_zero,
+        norm_is_kept,
+        turns_add_up,
+        opposite_turn_undoes,
+        only_the_difference_counts,
+        every_pair_turns,
+    )
+}
+
+
+def check_all(rotate: Rotation, head_dim: int = 8) -> None:
+    """Hold ``rotate`` against every law; raise :class:`LawBroken` at the first."""
+    for law in LAWS.values():
+        law(rotate, head_dim)
+
+
+def _sample(rows: int, head_dim: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(rows, head_dim, generator=generator, dtype=torch.float64)
+
+
+def _run(rotate: Rotation, x: Tensor, positions: Tensor) -> Tensor:
+    given = x.clone()
+    out = rotate(given, positions)
+    if not torch.equal(given, x):
+        raise LawBroken(
+            "the rotation must leave its input as it is. Likely cause: a feature is "
+            "overwritten in place and then read again, already turned"
+        )
+    if not isinstance(out, Tensor):
+        raise LawBroken(
+            f"the rotation must return a tensor, it returned {type(out).__name__}"
+        )
+    if out.shape != x.shape:
+        raise LawBroken(
+            f"the rotation must keep the shape {tuple(x.shape)}, it returned "
+            f"{tuple(out.shape)}"
+        )
+    return out.to(torch.float64)
+
+
+def _expect_equal(got: Tensor, expected: Tensor, law: str, cause: str) -> None:
+    error = (got - expected).abs().max().item()
+    if not error <= 1e-4:  # float32 angles pass; written so that NaN fails
+        raise LawBroken(f"{law}; it is off by {error:.2g}. Likely cause: {cause}")

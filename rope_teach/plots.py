@@ -1,0 +1,325 @@
+"""Every figure of the course, each with alt text and a caption.
+
+A function takes numbers and returns a :class:`Figure`, which a notebook shows as
+``<figure><img alt=... ><figcaption>``: the one form whose alt text survives in
+JupyterLab, in slides and on web pages. Colours are Okabe and Ito's, and lines also
+differ in style, so that nothing hangs on colour alone. Interactive figures are in
+``interactive.py``.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+__all__ = ["Figure", "lines", "bars", "heatmaps", "clocks", "arrows", "pairs"]
+
+BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+SKY, YELLOW, BLACK, GREY = "#56B4E9", "#E69F00", "#000000", "#767676"
+COLOURS = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, BLACK)
+STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+
+STYLE: dict[Any, Any] = {
+    "font.size": 13,
+    "axes.titlesize": 14,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "figure.facecolor": "white",  # opaque, so that it reads on a dark page too
+    "lines.linewidth": 2.2,
+    "legend.frameon": False,
+}
+
+
+class Figure:
+    """A drawn figure with alt text, for one cell's output.
+
+    ``axes`` are matplotlib's, so that a lesson can assert on what was drawn;
+    ``drawn(label)`` gives the heights of the line with that label.
+    """
+
+    def __init__(self, canvas: Canvas, alt: str, caption: str = "") -> None:
+        if not alt.strip():
+            raise ValueError("alt must say what the figure shows, got an empty string")
+        self.canvas, self.alt, self.caption = canvas, " ".join(alt.split()), caption
+
+    @property
+    def axes(self) -> list[Axes]:
+        return self.canvas.axes
+
+    def drawn(self, label: str) -> NDArray[Any]:
+        """Return the y values of the line or the heights of the bars ``label``."""
+        for axes in self.axes:
+            for line in axes.lines:
+                if line.get_label() == label:
+                    return np.asarray(line.get_ydata())
+            for group in axes.containers:
+                if group.get_label() == label:
+                    return np.asarray([bar.get_height() for bar in group])
+        raise KeyError(f"no line or bars are labelled {label!r}")
+
+    def png(self, dpi: int = 130) -> bytes:
+        """Return the picture as PNG in 128 colours, a third of the size of all."""
+        drawn, small = io.BytesIO(), io.BytesIO()
+        with matplotlib.rc_context(STYLE):
+            self.canvas.savefig(drawn, format="png", dpi=dpi)
+        Image.open(drawn).convert("RGB").quantize(128).save(small, "png", optimize=True)
+        return small.getvalue()
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        picture = base64.b64encode(self.png()).decode()
+        caption = (
+            self.caption and f"<figcaption>{html.escape(self.caption)}</figcaption>"
+        )
+        return {
+            "text/plain": self.alt,
+            "text/html": f'<figure style="margin:0"><img alt="{html.escape(self.alt)}" '
+            f'style="max-width:100%" src="data:image/png;base64,{picture}">'
+            f"{caption}</figure>",
+        }
+
+
+def new_canvas(
+    width: float = 9.0,
+    height: float = 4.0,
+    rows: int = 1,
+    columns: int = 1,
+    **kwargs: Any,
+) -> tuple[Canvas, NDArray[Any]]:
+    """Return an empty canvas and its axes ``(rows, columns)``, in our style."""
+    with matplotlib.rc_context(STYLE):
+        canvas = Canvas(figsize=(width, height), layout="constrained")
+        return canvas, canvas.subplots(rows, columns, squeeze=False, **kwargs)
+
+
+def lines(
+    x: ArrayLike,
+    series: Mapping[str, ArrayLike],
+    *,
+    xlabel: str,
+    ylabel: str,
+    alt: str,
+    caption: str = "",
+    bands: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
+    marks: Mapping[str, float] | None = None,
+    logx: bool = False,
+    logy: bool = False,
+    ylim: tuple[float, float] | None = None,
+    height: float = 4.0,
+) -> Figure:
+    """Draw a line for each label; ``bands`` (low, high); ``marks`` are vertical."""
+    canvas, [[axes]] = new_canvas(height=height)
+    for number, (label, y) in enumerate(series.items()):
+        colour, style = COLOURS[number % 7], STYLES[number % 7]
+        axes.plot(x, y, label=label, color=colour, linestyle=style)
+        if bands and label in bands:
+            axes.fill_between(x, *bands[label], color=colour, alpha=0.2, linewidth=0)
+    for label, place in (marks or {}).items():
+        axes.axvline(place, color=GREY, linewidth=1.4)
+        axes.annotate(
+            label, (place, 1.0), xycoords=("data", "axes fraction"),
+            xytext=(4, -2), textcoords="offset points", va="top", color="#444444",
+        )  # fmt: skip
+    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=ylim)
+    if logx:
+        axes.set_xscale("log")
+    if logy:
+        axes.set_yscale("log")
+    if len(series) > 1:
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return Figure(canvas, alt, caption)
+
+
+def bars(
+    values: Mapping[str, float],
+    *,
+    ylabel: str,
+    alt: str,
+    caption: str = "",
+    spread: Mapping[str, tuple[float, float]] | None = None,
+    line: tuple[str, float] | None = None,
+    number: str = "{:.2f}",
+    ylim: tuple[float, float] | None = None,
+    height: float = 4.0,
+) -> Figure:
+    """Draw one bar for each label with its number; ``spread`` (low, high) as a whisker.
+
+    ``line`` draws a horizontal line with its name, for example chance.
+    """
+    canvas, [[axes]] = new_canvas(height=height)
+    drawn = axes.bar(
+        list(values), list(values.values()), color=BLUE, width=0.6, label="bars"
+    )
+    axes.bar_label(drawn, [number.format(v) for v in values.values()], padding=3)
+    for place, label in enumerate(values):
+        if spread and label in spread:
+            axes.vlines(place, *spread[label], color=BLACK, linewidth=2)
+    if line:
+        chance = axes.axhline(line[1], color=ORANGE, linestyle="--", label=line[0])
+        axes.legend(handles=[chance], loc="upper right")
+    axes.set(ylabel=ylabel, ylim=ylim)
+    axes.grid(visible=False, axis="x")
+    return Figure(canvas, alt, caption)
+
+
+def heatmaps(
+    matrices: Mapping[str, ArrayLike],
+    *,
+    alt: str,
+    caption: str = "",
+    xlabel: str = "",
+    ylabel: str = "",
+    diverging: bool = True,
+    numbers: str = "",
+    height: float = 4.0,
+) -> Figure:
+    """Draw matrices side by side on one scale; ``numbers`` formats each entry.
+
+    Diverging colours put white at zero; otherwise dark is low and light is high.
+    """
+    arrays = {title: np.asarray(matrix) for title, matrix in matrices.items()}
+    top = max(float(np.abs(a).max()) for a in arrays.values()) or 1.0
+    low = -top if diverging else min(float(a.min()) for a in arrays.values())
+    high = top if diverging else max(float(a.max()) for a in arrays.values())
+    canvas, axes = new_canvas(height=height, columns=len(arrays))
+    for place, (title, array) in zip(axes[0], arrays.items(), strict=True):
+        image = place.imshow(
+            array, cmap="RdBu_r" if diverging else "cividis", vmin=low, vmax=high,
+            aspect="auto" if array.shape[0] != array.shape[1] else "equal",
+        )  # fmt: skip
+        place.set(title=title, xlabel=xlabel, ylabel=ylabel)
+        place.grid(visible=False)
+        if numbers:
+            _write_numbers(place, array, numbers, low, high, diverging)
+    canvas.colorbar(image, ax=list(axes[0]), shrink=0.85)
+    return Figure(canvas, alt, caption)
+
+
+def _write_numbers(
+    axes: Axes,
+    array: NDArray[Any],
+    numbers: str,
+    low: float,
+    high: float,
+    diverging: bool,
+) -> None:
+    middle = (low + high) / 2
+    for (row, column), value in np.ndenumerate(array):
+        strong = (
+            abs(value - middle) > 0.3 * (high - low) if diverging else value < middle
+        )
+        axes.text(
+            column, row, numbers.format(value), ha="center", va="center", fontsize=11,
+            color="white" if strong else "black",
+        )  # fmt: skip
+
+
+def clocks(
+    angles: ArrayLike,
+    *,
+    alt: str,
+    caption: str = "",
+    rows: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    scale: float = 1.05,
+) -> Figure:
+    """Draw a bank of clock hands: ``angles`` ``(rows, hands)`` in radians.
+
+    A hand at angle 0 points right and turns counter-clockwise, as in mathematics.
+    """
+    grid = np.atleast_2d(np.asarray(angles, dtype=float))
+    height, width = grid.shape
+    canvas, [[axes]] = new_canvas(
+        min(11.0, scale * width + 1.6), min(5.4, scale * height + 0.6)
+    )
+    for (row, column), angle in np.ndenumerate(grid):
+        centre = (column, -row)
+        axes.add_patch(matplotlib.patches.Circle(centre, 0.42, fill=False, color=GREY))
+        axes.plot(
+            [column, column + 0.4 * math.cos(angle)],
+            [-row, -row + 0.4 * math.sin(angle)],
+            color=COLOURS[column % 7], linewidth=3, solid_capstyle="round",
+        )  # fmt: skip
+        axes.plot(*centre, "o", color=BLACK, markersize=3)
+    axes.set_aspect("equal")
+    axes.set(xlim=(-0.6, width - 0.4), ylim=(0.4 - height, 0.6))
+    axes.set_xticks(range(width), columns or [f"hand {i}" for i in range(width)])
+    axes.set_yticks(range(0, -height, -1), rows or [f"m = {m}" for m in range(height)])
+    axes.xaxis.tick_top()
+    _bare(axes)
+    return Figure(canvas, alt, caption)
+
+
+def arrows(
+    panels: Mapping[str, Mapping[str, tuple[float, float]]],
+    *,
+    alt: str,
+    caption: str = "",
+    height: float = 3.8,
+) -> Figure:
+    """Draw named two-dimensional arrows from the origin, one panel for each title."""
+    canvas, axes = new_canvas(height=height, columns=len(panels))
+    reach = 1.2 * max(
+        math.hypot(*tip) for panel in panels.values() for tip in panel.values()
+    )
+    for place, (title, panel) in zip(axes[0], panels.items(), strict=True):
+        for number, (label, (a, b)) in enumerate(panel.items()):
+            place.annotate(
+                "", (a, b), (0, 0),
+                arrowprops={"arrowstyle": "-|>", "color": COLOURS[number], "lw": 2.6},
+            )  # fmt: skip
+            place.text(
+                1.12 * a, 1.12 * b, label, color=COLOURS[number],
+                ha="center", va="center", fontweight="bold",
+            )  # fmt: skip
+        place.set(xlim=(-reach, reach), ylim=(-reach, reach), title=title)
+        place.set_aspect("equal")
+        place.set_xticks([0], [""])
+        place.set_yticks([0], [""])
+        for spine in place.spines.values():
+            spine.set_visible(False)
+    return Figure(canvas, alt, caption)
+
+
+def pairs(rows: Mapping[str, Sequence[int]], *, alt: str, caption: str = "") -> Figure:
+    """Draw rows of features as boxes; those with one number share a clock hand."""
+    width = max(len(row) for row in rows.values())
+    canvas, [[axes]] = new_canvas(9.0, 1.1 * len(rows) + 0.8)
+    for place, row in enumerate(rows.values()):
+        for feature, hand in enumerate(row):
+            axes.add_patch(
+                matplotlib.patches.Rectangle(
+                    (feature, -place), 0.92, 0.72, color=COLOURS[hand % 7], alpha=0.85
+                )
+            )
+            axes.text(
+                feature + 0.46, 0.36 - place, f"hand {hand}",
+                ha="center", va="center", color="white", fontweight="bold", fontsize=12,
+                bbox={"facecolor": "#222222", "edgecolor": "none", "pad": 1.5},
+            )  # fmt: skip
+    axes.set(xlim=(-0.1, width), ylim=(0.9 - len(rows), 0.85))
+    axes.set_xticks([i + 0.46 for i in range(width)], [str(i) for i in range(width)])
+    axes.set_yticks([0.36 - i for i in range(len(rows))], list(rows))
+    axes.set_xlabel("feature of the head")
+    _bare(axes)
+    return Figure(canvas, alt, caption)
+
+
+def _bare(axes: Axes) -> None:
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)

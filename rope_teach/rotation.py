@@ -1,0 +1,541 @@
+"""The rotation itself: positions -> angles -> cos and sin -> rotated features.
+
+One rotation, three forms (real pairs, complex numbers, matrix) and two pairings:
+
+``"interleaved"``  pairs (0, 1) (2, 3) ...          RoFormer, GPT-J, Meta's Llama
+``"half"``         pairs (0, r/2) (1, r/2 + 1) ...  GPT-NeoX, Hugging Face's Llama
+
+The sign is +angle, counter-clockwise: (a, b) -> (a cos - b sin, a sin + b cos).
+Built in lessons 04 (one pair), 05 (real), 06 (complex) and 07 (pairings).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from rope_teach.frequencies import check_count, check_rotary_dim
+
+__all__ = [
+    "Pairing",
+    "Layout",
+    "angles",
+    "cos_sin",
+    "phases",
+    "rotate",
+    "rotate_complex",
+    "rotate_matrix",
+    "rotation_matrix",
+    "interleaved_to_half",
+    "half_to_interleaved",
+    "full_table",
+    "half_table",
+    "convert_projection",
+]
+
+Pairing = Literal["interleaved", "half"]
+Layout = Literal["bhsd", "bshd"]
+
+
+# ---------------------------------------------------------------- angles and tables
+
+
+def angles(positions: Tensor, inv_freq: Tensor) -> Tensor:
+    """Angle of every hand at every position, in float64, in radians.
+
+    ``positions`` (any shape, integer or float, negative allowed, in tokens) and
+    ``inv_freq`` ``(r/2,)`` give shape ``(*positions.shape, r/2)``.
+
+    Always float64: a product in float32 is wrong by 0.05 rad at position one
+    million. Positions in bfloat16 or float16 raise ``TypeError``, since bfloat16
+    cannot tell 256 from 257. Lessons 04 and 10.
+
+    >>> angles(torch.tensor([0, 10]), torch.tensor([1.0, 0.5]))
+    tensor([[ 0.,  0.],
+            [10.,  5.]], dtype=torch.float64)
+    """
+    check_positions("positions", positions)
+    check_floating("inv_freq", inv_freq)
+    if positions.device.type == "mps":  # has no float64: compute on the CPU
+        return angles(positions.cpu(), inv_freq.cpu())
+    inv_freq = inv_freq.to(device=positions.device, dtype=torch.float64)
+    return positions.to(torch.float64).unsqueeze(-1) * inv_freq
+
+
+def cos_sin(
+    positions: Tensor, inv_freq: Tensor, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine tables, each ``(*positions.shape, r/2)``, in ``dtype``.
+
+    The angles are computed in float64 and only the results are cast, so that an
+    error never grows with the position. Lessons 05 and 10.
+
+    >>> cos, sin = cos_sin(torch.arange(3), torch.tensor([1.0]))
+    >>> cos.squeeze()
+    tensor([ 1.0000,  0.5403, -0.4161])
+    """
+    angle = angles(positions, inv_freq)
+    cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
+    return cos.to(positions.device), sin.to(positions.device)
+
+
+def phases(
+    positions: Tensor, inv_freq: Tensor, dtype: torch.dtype = torch.complex64
+) -> Tensor:
+    """The table as complex numbers ``exp(i angle)``: ``(*positions.shape, r/2)``.
+
+    Lesson 06.
+
+    >>> phases(torch.tensor([0]), torch.tensor([1.0]))
+    tensor([[1.+0.j]])
+    """
+    cos, sin = cos_sin(positions, inv_freq, torch.float64)
+    return torch.complex(cos, sin).to(dtype)
+
+
+# ------------------------------------------------------------------ the three forms
+
+
+def rotate(
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    pairing: Pairing = "interleaved",
+    layout: Layout = "bhsd",
+) -> Tensor:
+    """Rotate the pairs of ``x``: the real form, ``(a c - b s, a s + b c)``.
+
+    Parameters
+    ----------
+    x
+        ``(batch, heads, seq, head_dim)``, or ``(batch, seq, heads, head_dim)``
+        with ``layout="bshd"``; the batch axis, or batch and heads, may be absent.
+    cos, sin
+        ``(seq, r/2)``, or ``(batch, seq, r/2)`` when sequences differ, or one
+        position for all, ``(r/2,)``; or aligned with ``x`` axis by axis. ``r`` is
+        the number of rotated features; features from ``r`` on pass unchanged.
+    pairing
+        Which two features form a pair: ``"interleaved"`` or ``"half"``.
+
+    Returns
+    -------
+    Tensor
+        Like ``x``, in its dtype. 16-bit inputs are rotated in float32 and rounded
+        once. The gradient is the rotation by the opposite angle.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``x`` or a table is not floating, the tables are wider than the head,
+        their length differs from ``x``'s or they lie on another device, or a name
+        is unknown.
+
+    Source: RoFormer (2104.09864), equation 34. Lessons 05 and 07.
+
+    >>> cos, sin = cos_sin(torch.tensor([1]), torch.tensor([1.0, 0.01]))
+    >>> rotate(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), cos, sin)
+    tensor([[-1.1426,  1.9221,  2.9599,  4.0298]])
+    >>> rotate(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), cos, sin, pairing="half")
+    tensor([[-1.9841,  1.9599,  2.4624,  4.0198]])
+    """
+    check_choice("pairing", pairing, ("interleaved", "half"))
+    check_floating("x", x)
+    check_floating("cos", cos)
+    check_floating("sin", sin)
+    if cos.shape != sin.shape or cos.dtype != sin.dtype:
+        raise ValueError(
+            "cos and sin must have one shape and one dtype, got "
+            f"{tuple(cos.shape)} {cos.dtype} and {tuple(sin.shape)} {sin.dtype}"
+        )
+    wide = torch.promote_types(cos.dtype, torch.float32)
+    cos, sin = (align_table(table, x, layout).to(wide) for table in (cos, sin))
+    rotary_dim = 2 * cos.shape[-1]
+    if rotary_dim == x.shape[-1]:
+        return _rotate_all(x, cos, sin, pairing)
+    rotated = _rotate_all(x[..., :rotary_dim], cos, sin, pairing)
+    return torch.cat([rotated, x[..., rotary_dim:]], dim=-1)
+
+
+def rotate_complex(x: Tensor, phases: Tensor, layout: Layout = "bhsd") -> Tensor:
+    """Rotate interleaved pairs as complex numbers: one multiplication.
+
+    ``x`` and the result are as in :func:`rotate`; ``phases`` is complex, with the
+    shapes that ``cos`` has there. 16-bit inputs are multiplied in float32, since
+    torch has no complex bfloat16. Lesson 06.
+
+    >>> turn = phases(torch.tensor([1]), torch.tensor([1.0, 0.01]))
+    >>> rotate_complex(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), turn)
+    tensor([[-1.1426,  1.9221,  2.9599,  4.0298]])
+    """
+    check_floating("x", x)
+    if not isinstance(phases, Tensor) or not phases.is_complex():
+        raise TypeError(
+            "phases must be a complex tensor (see rope_teach.phases), got "
+            f"{getattr(phases, 'dtype', type(phases).__name__)}"
+        )
+    phases = align_table(phases, x, layout)
+    rotary_dim = 2 * phases.shape[-1]
+    if rotary_dim == x.shape[-1]:
+        return _multiply(x, phases)
+    rotated = _multiply(x[..., :rotary_dim], phases)
+    return torch.cat([rotated, x[..., rotary_dim:]], dim=-1)
+
+
+def rotation_matrix(angles: Tensor, pairing: Pairing = "interleaved") -> Tensor:
+    """The textbook matrix: one 2 x 2 rotation for each pair, zeros elsewhere.
+
+    ``angles`` ``(..., r/2)`` in radians gives ``(..., r, r)`` in their dtype. The
+    blocks lie on the diagonal for ``"interleaved"``. For teaching, and as the
+    oracle of the tests. Source: RoFormer, equation 15. Lessons 04 and 05.
+
+    >>> rotation_matrix(torch.tensor([1.0]))
+    tensor([[ 0.5403, -0.8415],
+            [ 0.8415,  0.5403]])
+    """
+    check_choice("pairing", pairing, ("interleaved", "half"))
+    check_floating("angles", angles)
+    pairs = angles.shape[-1]
+    i = torch.arange(pairs, device=angles.device)
+    a, b = (2 * i, 2 * i + 1) if pairing == "interleaved" else (i, i + pairs)
+    matrix = angles.new_zeros(*angles.shape[:-1], 2 * pairs, 2 * pairs)
+    matrix[..., a, a] = matrix[..., b, b] = angles.cos()
+    matrix[..., b, a] = angles.sin()
+    matrix[..., a, b] = -angles.sin()
+    return matrix
+
+
+def rotate_matrix(
+    x: Tensor, angles: Tensor, pairing: Pairing = "interleaved", layout: Layout = "bhsd"
+) -> Tensor:
+    """Rotate by a full matrix product: slow, obvious, and the oracle.
+
+    ``x`` as in :func:`rotate`; ``angles`` in radians, with the shapes that ``cos``
+    has there. Lesson 05.
+
+    >>> rotate_matrix(torch.tensor([[1.0, 0.0]]), torch.tensor([[torch.pi / 2]]))
+    tensor([[-4.3711e-08,  1.0000e+00]])
+    """
+    check_floating("x", x)
+    check_floating("angles", angles)
+    angles = align_table(angles, x, layout)
+    rotary_dim = 2 * angles.shape[-1]
+    matrix = rotation_matrix(angles, pairing)
+    wide = torch.promote_types(x.dtype, matrix.dtype)
+    column = x[..., :rotary_dim, None].to(wide)
+    rotated = (matrix.to(wide) @ column).squeeze(-1).to(x.dtype)
+    return torch.cat([rotated, x[..., rotary_dim:]], dim=-1)
+
+
+# ---------------------------------------------- how the arithmetic is really done
+
+
+def _rotate_all(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Tensor:
+    """Rotate all features of ``x``; the tables already broadcast against its pairs.
+
+    Four ways to the same numbers; `benchmarks/cpu.md` has what each costs.
+    """
+    if torch.compiler.is_compiling() or cos.requires_grad or sin.requires_grad:
+        return _formula(x, cos, sin, pairing)
+    if pairing == "interleaved":
+        return _multiply(x, torch.complex(cos, sin))
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _RotateHalves.apply(x, cos, sin)
+    return _rotate_halves(x, cos, sin)
+
+
+def _formula(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Tensor:
+    """The formula as it is written on paper: what a compiler fuses best."""
+    wide = torch.promote_types(x.dtype, cos.dtype)
+    if pairing == "interleaved":
+        a, b = x.to(wide).unflatten(-1, (-1, 2)).unbind(-1)
+        return (
+            torch.stack([a * cos - b * sin, a * sin + b * cos], -1)
+            .flatten(-2)
+            .to(x.dtype)
+        )
+    a, b = x.to(wide).chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
+
+
+def _multiply(x: Tensor, phases: Tensor) -> Tensor:
+    """Interleaved pairs as complex numbers, times the phases."""
+    pairs = x.to(phases.real.dtype).unflatten(-1, (-1, 2))
+    if any(stride % 2 for stride in pairs.stride()[:-1]) or pairs.stride(-1) != 1:
+        pairs = pairs.contiguous()  # a complex view needs its two parts side by side
+    turned = torch.view_as_complex(pairs) * phases
+    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+
+
+def _rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Halves without a concatenation: one product, then two updates in place."""
+    wide = x.to(torch.promote_types(x.dtype, cos.dtype))
+    half = x.shape[-1] // 2
+    out = wide * torch.cat([cos, cos], -1)
+    out[..., :half].addcmul_(wide[..., half:], sin, value=-1)
+    out[..., half:].addcmul_(wide[..., :half], sin)
+    return out.to(x.dtype)
+
+
+class _RotateHalves(torch.autograd.Function):
+    """:func:`_rotate_halves` whose gradient is the rotation by the opposite angle.
+
+    Autograd through the updates in place would cost six copies of x.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        return _rotate_halves(x, cos, sin)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        cos, sin = ctx.saved_tensors
+        return _rotate_all(grad, cos, -sin, "half"), None, None
+
+
+# -------------------------------------------------------- from one pairing to the other
+
+
+def interleaved_to_half(x: Tensor, rotary_dim: int | None = None) -> Tensor:
+    """Reorder the last axis: (0, 1)(2, 3)... becomes all firsts, then all seconds.
+
+    ``x`` ``(..., head_dim)``; only the first ``rotary_dim`` features move (default:
+    all). Rotating interleaved and reordering equals reordering and rotating half.
+    Lesson 07.
+
+    >>> interleaved_to_half(torch.arange(6))
+    tensor([0, 2, 4, 1, 3, 5])
+    """
+    head, rest = _split_rotary(x, rotary_dim)
+    return torch.cat([head[..., 0::2], head[..., 1::2], rest], dim=-1)
+
+
+def half_to_interleaved(x: Tensor, rotary_dim: int | None = None) -> Tensor:
+    """Undo :func:`interleaved_to_half`. Lesson 07.
+
+    >>> half_to_interleaved(torch.tensor([0, 2, 4, 1, 3, 5]))
+    tensor([0, 1, 2, 3, 4, 5])
+    """
+    head, rest = _split_rotary(x, rotary_dim)
+    mixed = torch.stack(head.chunk(2, dim=-1), dim=-1).flatten(-2)
+    return torch.cat([mixed, rest], dim=-1)
+
+
+def _split_rotary(x: Tensor, rotary_dim: int | None) -> tuple[Tensor, Tensor]:
+    rotary_dim = x.shape[-1] if rotary_dim is None else rotary_dim
+    check_rotary_dim(rotary_dim)
+    if rotary_dim > x.shape[-1]:
+        raise ValueError(
+            f"rotary_dim must not exceed the {x.shape[-1]} features of a head, "
+            f"got {rotary_dim}"
+        )
+    return x[..., :rotary_dim], x[..., rotary_dim:]
+
+
+def full_table(table: Tensor, pairing: Pairing) -> Tensor:
+    """Repeat a half-width table to head width, as many libraries hold it.
+
+    ``(..., r/2)`` gives ``(..., r)``: each column twice in a row for
+    ``"interleaved"``, the whole table twice for ``"half"``. Lesson 07.
+
+    >>> full_table(torch.tensor([10, 20]), "interleaved")
+    tensor([10, 10, 20, 20])
+    >>> full_table(torch.tensor([10, 20]), "half")
+    tensor([10, 20, 10, 20])
+    """
+    check_choice("pairing", pairing, ("interleaved", "half"))
+    if pairing == "interleaved":
+        return table.repeat_interleave(2, dim=-1)
+    return torch.cat([table, table], dim=-1)
+
+
+def half_table(table: Tensor, pairing: Pairing) -> Tensor:
+    """Undo :func:`full_table`; refuse a table that was repeated the other way.
+
+    ``(..., r)`` gives ``(..., r/2)``. Raises ``ValueError`` if the two columns of
+    a pair differ. Lesson 07.
+
+    >>> half_table(torch.tensor([10, 20, 10, 20]), "half")
+    tensor([10, 20])
+    """
+    check_choice("pairing", pairing, ("interleaved", "half"))
+    check_rotary_dim(table.shape[-1], "the table's width")
+    if pairing == "interleaved":
+        first, second = table[..., 0::2], table[..., 1::2]
+    else:
+        first, second = table.chunk(2, dim=-1)
+    if not torch.equal(first, second):
+        raise ValueError(
+            f"this table was not repeated for pairing={pairing!r}: the two columns "
+            "of a pair differ; was it built for the other pairing?"
+        )
+    return first
+
+
+def convert_projection(
+    weight: Tensor,
+    heads: int,
+    source: Pairing,
+    target: Pairing,
+    rotary_dim: int | None = None,
+) -> Tensor:
+    """Reorder the rows of a q or k projection from one pairing to the other.
+
+    Parameters
+    ----------
+    weight
+        ``(heads * head_dim, in_features)``, or the bias ``(heads * head_dim,)``.
+    heads
+        Heads of *this* tensor: with grouped-query attention, the key projection
+        has ``kv_heads``. Never convert v or the output projection.
+    source, target
+        The pairing that the weight was trained with, and the one wanted.
+    rotary_dim
+        Rotated features of each head (default: all).
+
+    Returns
+    -------
+    Tensor
+        A new tensor of ``weight``'s shape. Logits stay the same when q and k are
+        both converted and rotated with ``target``.
+
+    Raises
+    ------
+    ValueError
+        If the rows do not divide into ``heads`` even heads, or a name is unknown.
+
+    Lesson 07.
+
+    >>> convert_projection(torch.arange(8), 2, "interleaved", "half")
+    tensor([0, 2, 1, 3, 4, 6, 5, 7])
+    """
+    check_choice("source", source, ("interleaved", "half"))
+    check_choice("target", target, ("interleaved", "half"))
+    if weight.ndim not in (1, 2):
+        raise ValueError(
+            "weight must be (heads * head_dim, in_features) or a bias "
+            f"(heads * head_dim,), got shape {tuple(weight.shape)}"
+        )
+    check_count("heads", heads)
+    if weight.shape[0] % heads:
+        raise ValueError(
+            f"weight has {weight.shape[0]} rows, which do not divide into "
+            f"{heads} heads; with grouped-query attention the key projection has "
+            "kv_heads heads"
+        )
+    per_head = weight.unflatten(0, (heads, -1)).movedim(1, -1)
+    if source == target:
+        _split_rotary(per_head, rotary_dim)  # the same input is refused either way
+        return weight.clone()
+    reorder = interleaved_to_half if target == "half" else half_to_interleaved
+    return reorder(per_head, rotary_dim).movedim(-1, 1).flatten(0, 1)
+
+
+# ------------------------------------------------------------------------ guards
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(
+            f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}"
+        )
+
+
+def check_floating(name: str, x: Tensor) -> None:
+    """Raise ``TypeError`` unless ``x`` is a real floating-point tensor."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"{name} must be a real floating-point tensor, got {x.dtype}")
+
+
+def check_positions(name: str, positions: Tensor) -> None:
+    """Raise ``TypeError`` unless ``positions`` can hold token positions exactly."""
+    if not isinstance(positions, Tensor):
+        raise TypeError(
+            f"{name} must be a torch.Tensor, got {type(positions).__name__}"
+        )
+    if positions.is_complex() or positions.dtype == torch.bool:
+        raise TypeError(f"{name} must be integers or floats, got {positions.dtype}")
+    if positions.dtype in (torch.bfloat16, torch.float16):
+        raise TypeError(
+            f"{name} must not be {positions.dtype}: it cannot hold every whole "
+            f"number past {256 if positions.dtype == torch.bfloat16 else 2048}; "
+            "use int64 or float32"
+        )
+
+
+def check_start(name: str, start: int, expected: str = "an int") -> None:
+    """Raise ``TypeError`` unless ``start`` is an int."""
+    if isinstance(start, bool) or not isinstance(start, (int, torch.SymInt)):
+        raise TypeError(
+            f"{name} must be {expected}, got {type(start).__name__} ({start!r})"
+        )
+
+
+def align_table(table: Tensor, x: Tensor, layout: Layout) -> Tensor:
+    """View ``table`` so that it broadcasts against the pairs of ``x``, or raise.
+
+    ``(seq, r/2)`` and ``(batch, seq, r/2)`` are laid along the axes of ``x`` that
+    they name, never along the heads by accident of an equal size.
+    """
+    check_choice("layout", layout, ("bhsd", "bshd"))
+    if table.device != x.device:
+        raise ValueError(f"the table is on {table.device}, but x is on {x.device}")
+    if table.ndim < 1 or x.ndim < 1:
+        raise ValueError(
+            f"x and the tables need a feature axis, got shapes {tuple(x.shape)} and "
+            f"{tuple(table.shape)}"
+        )
+    if 2 * table.shape[-1] > x.shape[-1]:
+        raise ValueError(
+            f"the table is {table.shape[-1]} wide, enough for {2 * table.shape[-1]} "
+            f"features, but x has head_dim {x.shape[-1]}; tables hold one column a "
+            "pair (rope_teach.half_table narrows a repeated one)"
+        )
+    if table.ndim == 1:
+        return table
+    if table.ndim == x.ndim and x.ndim > 3:
+        _check_axes(table, x, range(x.ndim - 1), layout)
+        return table
+    seq_axis = x.ndim - (3 if layout == "bshd" and x.ndim > 2 else 2)
+    if table.ndim == 2 and x.ndim >= 2:
+        _check_seq(table.shape[0], x.shape[seq_axis], x, layout)
+        return table.unsqueeze(1) if seq_axis == x.ndim - 3 else table
+    if table.ndim == 3 and x.ndim == 4:
+        if table.shape[0] not in (1, x.shape[0]):
+            raise ValueError(
+                f"the table has batch {table.shape[0]}, but x of shape "
+                f"{tuple(x.shape)} has batch {x.shape[0]}"
+            )
+        _check_seq(table.shape[1], x.shape[seq_axis], x, layout)
+        return table.unsqueeze(1 if layout == "bhsd" else 2)
+    raise ValueError(
+        f"a table of shape {tuple(table.shape)} does not fit x of shape "
+        f"{tuple(x.shape)}: expected (seq, r/2) or, for a 4-D x, (batch, seq, r/2)"
+    )
+
+
+def _check_seq(got: int, expected: int, x: Tensor, layout: Layout) -> None:
+    if got != expected:
+        other = "bshd" if layout == "bhsd" else "bhsd"
+        raise ValueError(
+            f"the table has {got} positions, but x of shape {tuple(x.shape)} with "
+            f"layout={layout!r} has {expected}; is x in layout={other!r}?"
+        )
+
+
+def _check_axes(table: Tensor, x: Tensor, axes: range, layout: Layout) -> None:
+    if any(table.shape[axis] not in (1, x.shape[axis]) for axis in axes):
+        raise ValueError(
+            f"a table of shape {tuple(table.shape)} does not align with x of shape "
+            f"{tuple(x.shape)} (layout={layout!r})"
+        )

@@ -1,0 +1,135 @@
+"""Data: toy tasks in which position decides the answer, and real text.
+
+Batches are pairs ``(tokens, targets)`` of int64. ``tokens`` is ``(batch, seq)``.
+``targets`` is ``(batch, seq)``, one answer a token (``IGNORE`` where there is none),
+or ``(batch,)``, one answer a sequence. Built in lessons 01 and 03.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from importlib.abc import InspectLoader
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "IGNORE",
+    "TEST_MODULES",
+    "TRAIN_MODULES",
+    "Batch",
+    "copy_batches",
+    "order_batches",
+    "python_text",
+    "text_batches",
+    "text_windows",
+]
+
+Batch = tuple[Tensor, Tensor]
+IGNORE = -100  # what cross_entropy skips unless told otherwise
+
+# Modules whose source is the same, byte for byte, in Python 3.10 to 3.13, so that
+# every reader trains on the same text.
+TRAIN_MODULES = ("difflib", "optparse")
+TEST_MODULES = ("tracemalloc", "xml.sax.handler", "json", "pyclbr")
+
+
+def order_batches(
+    batch: int = 64, seq: int = 16, vocab: int = 10, seed: int = 0
+) -> Iterator[Batch]:
+    """Endless batches of "does A come before B?".
+
+    Token 0 is A and token 1 is B; each stands once among random other tokens.
+    Targets ``(batch,)``: 1 if A comes first, else 0; both are equally likely.
+    Lesson 01.
+
+    >>> tokens, first = next(order_batches(batch=1, seq=6))
+    >>> tokens, first
+    (tensor([[8, 0, 6, 6, 1, 2]]), tensor([1]))
+    """
+    if seq < 2 or vocab < 3:
+        raise ValueError(
+            f"A, B and another token are needed, got seq={seq}, vocab={vocab}"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.arange(batch)
+    while True:
+        tokens = torch.randint(2, vocab, (batch, seq), generator=generator)
+        a, b = torch.rand(batch, seq, generator=generator).argsort()[:, :2].T
+        tokens[rows, a], tokens[rows, b] = 0, 1
+        yield tokens, (a < b).long()
+
+
+def copy_batches(
+    back: int = 5, batch: int = 64, seq: int = 32, vocab: int = 10, seed: int = 0
+) -> Iterator[Batch]:
+    """Endless batches of "which token stood ``back`` places ago?".
+
+    Tokens are random. Targets ``(batch, seq)``: the token ``back`` places earlier,
+    ``IGNORE`` for the first ``back``. Lessons 01 and 11.
+
+    >>> tokens, targets = next(copy_batches(back=2, batch=1, seq=6))
+    >>> tokens, targets
+    (tensor([[4, 9, 3, 0, 3, 9]]), tensor([[-100, -100,    4,    9,    3,    0]]))
+    """
+    if not 0 < back < seq:
+        raise ValueError(f"back must lie between 0 and seq={seq}, got {back}")
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        tokens = torch.randint(vocab, (batch, seq), generator=generator)
+        targets = tokens.roll(back, dims=1)
+        targets[:, :back] = IGNORE
+        yield tokens, targets
+
+
+def python_text(modules: tuple[str, ...] = TRAIN_MODULES) -> Tensor:
+    """Source of standard library modules as byte values: ``(bytes,)`` int64.
+
+    Every Python installation carries this text, so no download is needed.
+    Lessons 03 and 12.
+
+    >>> bytes(python_text(("this",))[:39].tolist()).decode()
+    's = \"\"\"Gur Mra bs Clguba, ol Gvz Crgref'
+    """
+    text = "\n".join(_source(name) for name in modules)
+    return torch.tensor(list(text.encode()))
+
+
+def text_batches(
+    text: Tensor, batch: int = 16, seq: int = 64, seed: int = 0
+) -> Iterator[Batch]:
+    """Endless batches of random windows of ``text``, each with its next tokens.
+
+    Targets ``(batch, seq)`` are the tokens one place later. Lessons 03 and 12.
+    """
+    _check_length(text, seq)
+    generator = torch.Generator().manual_seed(seed)
+    windows = text.unfold(0, seq + 1, 1)
+    while True:
+        rows = torch.randint(len(windows), (batch,), generator=generator)
+        yield windows[rows, :-1], windows[rows, 1:]
+
+
+def text_windows(text: Tensor, seq: int) -> Batch:
+    """All windows of ``text`` side by side, as one batch to measure on."""
+    _check_length(text, seq)
+    windows = text.unfold(0, seq + 1, seq)
+    return windows[:, :-1], windows[:, 1:]
+
+
+def _source(module: str) -> str:
+    spec = importlib.util.find_spec(module)
+    loader = spec.loader if spec else None
+    source = loader.get_source(module) if isinstance(loader, InspectLoader) else None
+    if source is None:
+        raise ValueError(f"this Python installation has no source of {module!r}")
+    return source
+
+
+def _check_length(text: Tensor, seq: int) -> None:
+    if text.ndim != 1 or not 0 < seq < len(text):
+        raise ValueError(
+            f"text must be one sequence of more than seq={seq} tokens, got shape "
+            f"{tuple(text.shape)}"
+        )

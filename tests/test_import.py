@@ -1,0 +1,68 @@
+"""What ``import rope_teach`` costs and pulls, and what its names promise."""
+
+import inspect
+import re
+import subprocess
+import sys
+
+import pytest
+
+import rope_teach
+from rope_teach import laws
+
+PROBE = """
+import sys
+import torch
+before = set(sys.modules)
+import rope_teach
+print("\\n".join(set(sys.modules) - before))
+"""
+
+
+def test_the_import_adds_the_package_and_nothing_heavy():
+    """A time would depend on the machine; the number of modules does not."""
+    run = subprocess.run(
+        [sys.executable, "-c", PROBE], capture_output=True, text=True, check=True
+    )
+    added = set(run.stdout.split())
+    assert {"rope_teach", "rope_teach.rotary"} <= added
+    others = {name for name in added if name.partition(".")[0] != "rope_teach"}
+    assert not others
+    heavy = "laws", "plots", "interactive", "exercises", "doctor"
+    assert not {f"rope_teach.{name}" for name in heavy} & added
+
+
+def public():
+    for module in (rope_teach, laws):
+        for name in module.__all__:
+            value = getattr(module, name)
+            if inspect.isclass(value) or inspect.isfunction(value):
+                yield pytest.param(value, id=name)
+
+
+@pytest.mark.parametrize("value", public())
+def test_docstrings_say_what_it_is(value):
+    first = inspect.getdoc(value).splitlines()[0]
+    assert first[0].isupper() and first.rstrip()[-1] in ".`:"
+    assert len(first) <= 88
+
+
+@pytest.mark.parametrize("name", rope_teach.__all__)
+def test_docstrings_of_the_package_have_their_parts(name):
+    value = getattr(rope_teach, name)
+    text = inspect.getdoc(value)
+    assert re.search(r"[Ll]essons? \d\d", text), "name the lesson"
+    assert "``(" in text or "(1)" in text, "state a shape"
+    if inspect.isfunction(value):
+        assert ">>> " in text, "show an example"
+        takes = inspect.signature(value)
+        assert takes.return_annotation is not inspect.Signature.empty
+
+
+def test_names_are_sorted_and_complete():
+    assert rope_teach.__all__ == sorted(rope_teach.__all__)
+    submodules = ("frequencies", "rotation", "absolute", "rotary")
+    offered = set()
+    for module in submodules:
+        offered |= set(sys.modules[f"rope_teach.{module}"].__all__)
+    assert offered - {"Pairing", "Layout"} == set(rope_teach.__all__)

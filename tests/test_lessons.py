@@ -1,0 +1,213 @@
+"""Every lesson keeps the contract of CONTRIBUTING.md, and the linter can tell."""
+
+import copy
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_markdown_cell, new_output
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
+import lesson as tool
+
+LESSONS = tool.lesson_paths()
+
+
+def test_the_first_nine_lessons_are_there_once():
+    numbers = [int(path.name[:2]) for path in LESSONS]
+    assert numbers[:9] == list(range(9))
+    assert len(set(numbers)) == len(numbers)
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_contract(path):
+    assert tool.lint(path) == []
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_links_lead_somewhere(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        for target in tool.re.findall(r"\]\(([^)#]+)", cell.source):
+            if not target.startswith("https://"):
+                assert (path.parent / target).exists(), target
+
+
+def test_every_solved_notebook_has_its_lesson():
+    solved = {path.name for path in (tool.LESSONS / "solutions").glob("*.ipynb")}
+    assert solved == {path.name for path in LESSONS}
+
+
+# ---------------------------------------------------- the linter sees planted faults
+
+
+def code_cell(notebook):
+    return next(c for c in notebook.cells if c.cell_type == "code")
+
+
+def figure_cell(notebook):
+    return next(c for c in notebook.cells if "<img" in str(c.get("outputs", "")))
+
+
+def long_cell(notebook):
+    code_cell(notebook).source += "\nx = 1" * 20
+
+
+def wide_line(notebook):
+    code_cell(notebook).source += "\n# " + "x" * 80
+
+
+def second_h1(notebook):
+    notebook.cells.append(new_markdown_cell("# Again"))
+
+
+def skipped_level(notebook):
+    notebook.cells.append(new_markdown_cell("#### Deep"))
+
+
+def no_slide_type(notebook):
+    code_cell(notebook).metadata.slideshow.slide_type = "slid"
+
+
+def unknown_tag(notebook):
+    code_cell(notebook).metadata.tags = ["nbval-skip"]
+
+
+def out_of_order(notebook):
+    code_cell(notebook).execution_count = 9
+
+
+def error_output(notebook):
+    error = new_output("error", ename="ValueError", evalue="", traceback=[])
+    code_cell(notebook).outputs = [error]
+
+
+def stderr_output(notebook):
+    code_cell(notebook).outputs = [new_output("stream", name="stderr", text="careful")]
+
+
+def bare_picture(notebook):
+    code_cell(notebook).outputs = [new_output("display_data", {"image/png": "AAAA"})]
+
+
+def mute_picture(notebook):
+    html = figure_cell(notebook).outputs[-1].data["text/html"]
+    figure_cell(notebook).outputs[-1].data["text/html"] = tool.re.sub(
+        'alt="[^"]*"', 'alt="figure"', html
+    )
+
+
+def unasserted_figure(notebook):
+    cell = figure_cell(notebook)
+    cell.source = cell.source.replace("assert", "print")
+
+
+def no_summary(notebook):
+    for cell in notebook.cells:
+        cell.source = cell.source.replace("## Summary", "## End")
+
+
+def three_answers(notebook):
+    cell = next(c for c in notebook.cells if "<details>" in c.source)
+    cell.source = cell.source.replace("<details>", "<p>", 1)
+
+
+def no_notes(notebook):
+    notebook.cells = [c for c in notebook.cells if tool.slide_type(c) != "notes"]
+
+
+def no_exercises(notebook):
+    notebook.cells = [c for c in notebook.cells if not tool.exercise_key(c)]
+
+
+def wordy(notebook):
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source += " word" * 80
+
+
+def slow(notebook):
+    notebook.metadata.rope_teach.seconds = 61
+
+
+def stored_widget(notebook):
+    notebook.metadata.widgets = {}
+
+
+def remote_picture(notebook):
+    notebook.cells.append(new_markdown_cell("![a picture](https://example.org/a.png)"))
+
+
+FAULTS = {
+    long_cell: "at most 20",
+    wide_line: "over 79 columns",
+    second_h1: "one H1",
+    skipped_level: "skips a level",
+    no_slide_type: "slide type 'slid'",
+    unknown_tag: "unknown tag",
+    out_of_order: "not executed",
+    error_output: "stopped with ValueError",
+    stderr_output: "writes to stderr",
+    bare_picture: "without alt text",
+    mute_picture: "says nothing",
+    unasserted_figure: "asserts nothing",
+    no_summary: "needs the sections",
+    three_answers: "four answers",
+    no_notes: "speaker notes",
+    no_exercises: "wants 3 to 5",
+    wordy: "at most 75 words",
+    slow: "took 61 s",
+    stored_widget: "state of a widget",
+    remote_picture: "from the network",
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    (path,) = tool.lesson_paths("04")
+    return nbformat.read(path, as_version=4)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_linter_sees(fault, model):
+    notebook = copy.deepcopy(model)
+    assert list(tool.problems(notebook)) == []
+    fault(notebook)
+    assert any(FAULTS[fault] in problem for problem in tool.problems(notebook))
+
+
+@pytest.fixture
+def course(tmp_path, model, monkeypatch):
+    """A course of one lesson that runs in no time."""
+    path = tmp_path / "lessons" / "04_x.ipynb"
+    path.parent.mkdir()
+    nbformat.write(model, path)
+    monkeypatch.setattr(tool, "LESSONS", path.parent)
+    monkeypatch.setattr(tool.NotebookClient, "execute", lambda *_, **__: None)
+    tool.run(path)
+    return path
+
+
+def test_a_solved_notebook_follows_its_lesson(course):
+    notebook = nbformat.read(course, as_version=4)
+    notebook.cells[0].source += " More."
+    nbformat.write(notebook, course)
+    assert any("not this lesson solved" in problem for problem in tool.lint(course))
+    tool.run(course)
+    assert "More." in tool.solved_path(course).read_text()
+
+
+def test_an_edited_solved_notebook_is_not_overwritten(course):
+    solved = tool.solved_path(course)
+    notebook = nbformat.read(solved, as_version=4)
+    notebook.cells[0].source += " My own notes."
+    nbformat.write(notebook, solved)
+    before = solved.read_text()
+    assert "edits of its own" in tool.run(course)[0]
+    assert solved.read_text() == before
+
+
+def test_a_wrong_solution_is_seen(course):
+    solved = tool.solved_path(course)
+    solved.write_text(solved.read_text().replace("✓", "✗"))
+    assert any("solution of 4.1 is not right" in p for p in tool.lint(course))

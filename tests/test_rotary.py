@@ -1,0 +1,448 @@
+"""RotaryEmbedding: positions of every kind, the cache, compilers, moves, messages."""
+
+import copy
+import io
+import pickle
+import shutil
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from rope_teach import (
+    RotaryEmbedding,
+    angles,
+    cos_sin,
+    inverse_frequencies,
+    rotate,
+    rotate_matrix,
+)
+from rope_teach.rotary import LARGEST_TABLE, SMALLEST_TABLE
+
+F64 = torch.float64
+PAIRINGS = ("interleaved", "half")
+both_pairings = pytest.mark.parametrize("pairing", PAIRINGS)
+
+
+def sample(*shape, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=F64).to(dtype)
+
+
+def oracle(x, positions, pairing="interleaved", rotary_dim=None):
+    """``x`` ``(batch, heads, seq, d)`` by full matrices, in float64, without a cache."""
+    inv_freq = inverse_frequencies(rotary_dim or x.shape[-1])
+    angle = angles(positions.expand(x.shape[0], x.shape[2]), inv_freq)
+    return rotate_matrix(x.double(), angle.unsqueeze(1), pairing)
+
+
+def close(got, expected, atol=1e-6):
+    torch.testing.assert_close(got.double(), expected.double(), rtol=0, atol=atol)
+
+
+# --------------------------------------------------------------------- positions
+
+STEPS = torch.arange(5)
+EACH = torch.tensor([[4, 0, 1, 9, 2], [7, 7, 0, -3, 1_000_000]])
+WAYS = {
+    "from zero": ({}, STEPS),
+    "start": ({"start": 7}, STEPS + 7),
+    "negative start": ({"start": -3}, STEPS - 3),
+    "past every table": ({"start": 9_999_999}, STEPS + 9_999_999),
+    "start as a tensor": ({"start": torch.tensor(7)}, STEPS + 7),
+    "start of each": (
+        {"start": torch.tensor([3, 50])},
+        STEPS + torch.tensor([[3], [50]]),
+    ),
+    "left padding": (
+        {"pad_len": torch.tensor([0, 2])},
+        STEPS - torch.tensor([[0], [2]]),
+    ),
+    "padding and start": (
+        {"pad_len": torch.tensor([1, 2]), "start": 40},
+        STEPS + torch.tensor([[39], [38]]),
+    ),
+    "padding and start of each": (
+        {"pad_len": torch.tensor([1, 2]), "start": torch.tensor([5, 9])},
+        STEPS + torch.tensor([[4], [7]]),
+    ),
+    "one row": ({"positions": EACH[0]}, EACH[0]),
+    "one row for a batch": ({"positions": EACH[:1]}, EACH[:1]),
+    "a row for each": ({"positions": EACH}, EACH),
+    "fractions": ({"positions": STEPS / 4}, STEPS / 4),
+    "int32": ({"positions": EACH.int()}, EACH),
+}
+
+
+@both_pairings
+@pytest.mark.parametrize("rotary_dim", [None, 4])
+@pytest.mark.parametrize("way", WAYS)
+def test_positions_of_every_kind(way, rotary_dim, pairing):
+    arguments, positions = WAYS[way]
+    q, k = sample(2, 6, 5, 8), sample(2, 3, 5, 8, seed=1)  # grouped queries
+    expected = [oracle(x, positions, pairing, rotary_dim) for x in (q, k)]
+    rope = RotaryEmbedding(8, rotary_dim=rotary_dim, pairing=pairing)
+    for got, exact in zip(rope(q, k, **arguments), expected, strict=True):
+        close(got, exact)
+    close(rope.rotate(k, **arguments), expected[1])
+    rope = RotaryEmbedding(8, rotary_dim=rotary_dim, pairing=pairing, layout="bshd")
+    got = rope(q.transpose(1, 2), k.transpose(1, 2), **arguments)
+    for x, exact in zip(got, expected, strict=True):
+        close(x.transpose(1, 2), exact)
+
+
+def test_queries_and_keys_at_their_own_positions():
+    rope, q, k = RotaryEmbedding(8), sample(2, 6, 1, 8), sample(2, 3, 5, 8, seed=1)
+    here = torch.tensor([[4], [9]])
+    q_out, k_out = rope(q, k, (here, EACH))
+    close(q_out, oracle(q, here))
+    close(k_out, oracle(k, EACH))
+
+
+@both_pairings
+def test_a_decode_step_continues_the_prompt(pairing):
+    rope, q, k = (
+        RotaryEmbedding(8, pairing=pairing),
+        sample(2, 4, 6, 8),
+        sample(2, 2, 6, 8),
+    )
+    whole = rope(q, k)
+    for t in range(6):
+        step = rope(q[:, :, t : t + 1], k[:, :, t : t + 1], start=t)
+        for x, y in zip(step, whole, strict=True):
+            close(x, y[:, :, t : t + 1])
+
+
+def test_left_padding_keeps_the_scores():
+    rope, q, k = RotaryEmbedding(8), sample(1, 2, 4, 8), sample(1, 2, 4, 8, seed=1)
+    plain_q, plain_k = rope(q, k)
+    padded = [nn.functional.pad(x, (0, 0, 3, 0)) for x in (q, k)]
+    padded_q, padded_k = rope(*padded, pad_len=torch.tensor([3]))
+    close(padded_q[:, :, 3:] @ padded_k[:, :, 3:].mT, plain_q @ plain_k.mT)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3, 8), (2, 4, 0, 8), (2, 0, 3, 8), (4, 0, 8)])
+@both_pairings
+def test_empty_axes_give_empty_results(shape, pairing):
+    rope, x = (
+        RotaryEmbedding(8, pairing=pairing),
+        torch.zeros(shape, requires_grad=True),
+    )
+    for out in (*rope(x, x), *rope(x, x, torch.arange(shape[-2]))):
+        assert out.shape == shape
+        out.sum().backward()
+
+
+def test_no_batch_axis():
+    rope, x = RotaryEmbedding(8), sample(3, 5, 8)
+    close(rope(x, x, start=2)[0], oracle(x[None], STEPS + 2)[0])
+    rope = RotaryEmbedding(8, layout="bshd")
+    got = rope.rotate(x.transpose(0, 1), start=2)
+    close(got, oracle(x[None], STEPS + 2)[0].transpose(0, 1))
+
+
+# ------------------------------------------------------------------------- dtypes
+
+
+@both_pairings
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, F64])
+def test_dtype_is_kept_and_the_result_rounded_once(dtype, pairing):
+    q, k = sample(1, 2, 5, 8, dtype=dtype), sample(1, 2, 5, 8, seed=1)
+    q_out, k_out = RotaryEmbedding(8, pairing=pairing)(q, k, start=1_000_000)
+    assert q_out.dtype == dtype and k_out.dtype == torch.float32
+    exact = oracle(q, STEPS + 1_000_000, pairing)
+    rounding = torch.finfo(dtype).eps / 2 * exact.abs()
+    noise = 1e-6 if dtype != F64 else 1e-9  # float32 tables; float64 angles past 1e6
+    assert ((q_out.double() - exact).abs() <= rounding + noise).all()
+
+
+def save_and_load(module):
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+MOVES = {
+    "half": lambda m: m.half(),
+    "bfloat16": lambda m: m.bfloat16(),
+    "double": lambda m: m.double(),
+    "to a dtype": lambda m: m.to(torch.float16),
+    "to meta": lambda m: m.to("meta"),
+    "from meta": lambda m: m.to("meta").to_empty(device="cpu"),
+    "eval": lambda m: m.eval(),
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda m: pickle.loads(pickle.dumps(m)),
+    "save and load": save_and_load,
+}
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_moves_change_no_result(move):
+    rope, x = RotaryEmbedding(8, rotary_dim=4, pairing="half"), sample(1, 2, 5, 8)
+    expected = [rope.rotate(x, start=start) for start in (0, 3000)]
+    (rope,) = MOVES[move](nn.Sequential(rope))
+    for start, before in zip((0, 3000), expected, strict=True):
+        assert torch.equal(rope.rotate(x, start=start), before)
+    assert rope.inv_freq.dtype == F64
+    assert not rope.state_dict() and not [*rope.parameters(), *rope.buffers()]
+    assert repr(rope) == (
+        "RotaryEmbedding(head_dim=8, rotary_dim=4, base=10000, pairing='half', "
+        "layout='bhsd')"
+    )
+
+
+def test_a_module_made_on_meta_or_with_another_default_dtype_works():
+    x = sample(1, 2, 5, 8)
+    expected = RotaryEmbedding(8).rotate(x)
+    with torch.device("meta"):
+        rope = RotaryEmbedding(8)
+    assert torch.equal(rope.rotate(x), expected)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert torch.equal(RotaryEmbedding(8).rotate(x), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert rope.rotate(x.to("meta")).device.type == "meta"
+    assert torch.equal(rope.rotate(x), expected)
+
+
+@both_pairings
+def test_autocast_changes_nothing(pairing):
+    rope, x = RotaryEmbedding(8, pairing=pairing), sample(1, 2, 5, 8)
+    expected = rope.rotate(x, start=500)
+    for positions in ({"start": 500}, {"positions": STEPS + 500}):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = rope.rotate(x, **positions)
+        assert out.dtype == torch.float32 and torch.equal(out, expected)
+
+
+# ------------------------------------------------------------- training, transforms
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@both_pairings
+def test_training_after_inference(mode, pairing):
+    rope, x = RotaryEmbedding(8, pairing=pairing), sample(1, 2, 5, 8)
+    with mode():
+        inferred = rope.rotate(x, start=5000)  # grows the table inside the mode
+    x.requires_grad_()
+    out = rope.rotate(x, start=5000)
+    assert torch.equal(out, inferred)
+    out.sum().backward()
+    upstream = torch.ones_like(x)
+    close(x.grad, oracle(upstream, -(STEPS + 5000), pairing))
+
+
+@both_pairings
+def test_transforms_use_the_module_and_leave_nothing_behind(pairing):
+    rope, x = RotaryEmbedding(8, pairing=pairing), sample(3, 2, 5, 8)
+
+    def energy(x):  # equals |x| squared
+        return rope.rotate(x, start=5000).pow(2).sum()
+
+    close(torch.func.grad(energy)(x), 2 * x, 1e-5)
+    close(torch.vmap(torch.func.grad(energy))(x), 2 * x, 1e-5)
+    copy.deepcopy(rope)  # fails if a table belongs to a transform that has ended
+    close(rope.rotate(x, start=5000), oracle(x, STEPS + 5000, pairing))
+
+
+def test_double_backward():
+    rope = RotaryEmbedding(4)
+    x = sample(1, 1, 2, 4, dtype=F64).requires_grad_()
+
+    def call(x):
+        return rope(x, x, start=3)
+
+    assert torch.autograd.gradcheck(call, x)
+    assert torch.autograd.gradgradcheck(call, x)
+
+
+# ----------------------------------------------------------------------- the cache
+
+
+@st.composite
+def calls(draw):
+    edges = [
+        0,
+        SMALLEST_TABLE - 3,
+        SMALLEST_TABLE,
+        20_000,
+        LARGEST_TABLE - 3,
+        LARGEST_TABLE,
+    ]
+    return {
+        "seq": draw(st.integers(0, 6)),
+        "start": draw(st.sampled_from(edges) | st.integers(-50, 5000)),
+        "dtype": draw(st.sampled_from([torch.bfloat16, torch.float32, F64])),
+        "inference": draw(st.booleans()),
+        "device": draw(st.sampled_from(["cpu", "cpu", "meta"])),
+    }
+
+
+@both_pairings
+@given(history=st.lists(calls(), min_size=2, max_size=6))
+def test_the_cache_never_changes_a_result(pairing, history):
+    used = RotaryEmbedding(8, pairing=pairing)
+    for call in history:
+        x = sample(1, 2, call["seq"], 8, dtype=call["dtype"]).to(call["device"])
+        with torch.inference_mode(call["inference"]):
+            got = used.rotate(x, start=call["start"])
+        if call["device"] == "meta":
+            continue
+        positions = torch.arange(call["start"], call["start"] + call["seq"])
+        dtype = F64 if call["dtype"] == F64 else torch.float32
+        tables = cos_sin(positions, inverse_frequencies(8), dtype)
+        assert torch.equal(got, rotate(x, *tables, pairing))
+
+
+def test_writing_into_a_result_leaves_the_cache_alone():
+    rope, x = RotaryEmbedding(8), sample(1, 2, 5, 8)
+    first = rope.rotate(x)
+    expected = first.clone()
+    first.zero_()
+    assert torch.equal(rope.rotate(x), expected)
+
+
+# ---------------------------------------------------------------- compile, export
+
+HAS_COMPILER = shutil.which("g++") or shutil.which("clang++")
+BACKEND = "inductor" if HAS_COMPILER else "aot_eager"
+
+
+@both_pairings
+def test_compiles_as_one_graph_forward_and_backward(pairing):
+    torch.compiler.reset()
+    rope = RotaryEmbedding(8, pairing=pairing)
+    compiled = torch.compile(rope, fullgraph=True, backend=BACKEND)
+    q, k = sample(2, 4, 5, 8), sample(2, 2, 5, 8, seed=1)
+    results = []
+    for call in (rope, compiled):
+        leaves = [x.clone().requires_grad_() for x in (q, k)]
+        outputs = call(*leaves, pad_len=torch.tensor([0, 2]))
+        sum((x * x.detach().cos()).sum() for x in outputs).backward()
+        results.append([*outputs, *(x.grad for x in leaves)])
+    for eager, fused in zip(*results, strict=True):
+        close(fused, eager)
+
+
+def test_a_compiled_decode_loop_stops_recompiling():
+    torch.compiler.reset()
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    rope, x = RotaryEmbedding(8), sample(1, 2, 1, 8)
+    compiled = torch.compile(rope, fullgraph=True, backend=count)
+    far = [*range(SMALLEST_TABLE - 5, SMALLEST_TABLE + 5), 5000, LARGEST_TABLE, 10**6]
+    for start in [*range(20), *far]:
+        close(compiled(x, x, start=start)[0], oracle(x, torch.tensor([start])))
+    few = len(graphs)
+    assert few <= 6
+    rope(x, x, start=9000)  # grows the table outside the graph
+    for start in [*range(20, 40), *far]:
+        close(compiled(x, x, start=start + 1)[0], oracle(x, torch.tensor([start + 1])))
+    assert len(graphs) <= few + 2
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_exports_with_any_length(strict):
+    rope, q, k = RotaryEmbedding(8), sample(2, 4, 5, 8), sample(2, 2, 5, 8)
+    seq = torch.export.Dim("seq", min=2, max=100_000)
+    shapes = {"q": {2: seq}, "k": {2: seq}}
+    program = torch.export.export(rope, (q, k), dynamic_shapes=shapes, strict=strict)
+    for length in (5, 2, SMALLEST_TABLE + 7):
+        q, k = sample(2, 4, length, 8), sample(2, 2, length, 8)
+        for got, expected in zip(program.module()(q, k), rope(q, k), strict=True):
+            close(got, expected)
+
+
+def test_exports_with_positions_and_as_the_file_that_is_shipped():
+    rope, x, positions = RotaryEmbedding(8, pairing="half"), sample(2, 4, 5, 8), EACH
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(rope, (x, x, positions)), file)
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    close(loaded(x, x, positions)[0], oracle(x, positions, "half"))
+
+
+def test_fake_tensors_leave_nothing_behind():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    rope, x = RotaryEmbedding(8), sample(1, 2, 5, 8)
+    for start in (0, 5000):  # inside the table, and past it
+        with FakeTensorMode() as mode:
+            assert rope.rotate(mode.from_tensor(x), start=start).shape == x.shape
+        close(rope.rotate(x, start=start), oracle(x, STEPS + start))
+
+
+# ------------------------------------------------------------------------ bad input
+
+ROPE, SWAPPED = RotaryEmbedding(8), RotaryEmbedding(8, layout="bshd")
+X = torch.zeros(2, 4, 5, 8)
+SHORT = X[:, :, :3]
+
+
+def make(**changes):
+    return lambda: RotaryEmbedding(**{"head_dim": 8, **changes})
+
+
+BAD = {
+    "odd head_dim": (make(head_dim=7), ValueError, "head_dim", "even", "7"),
+    "zero head_dim": (make(head_dim=0), ValueError, "head_dim", "positive", "0"),
+    "head_dim a float": (make(head_dim=8.0), TypeError, "head_dim", "int", "8.0"),
+    "odd rotary_dim": (make(rotary_dim=3), ValueError, "rotary_dim", "even", "3"),
+    "zero rotary_dim": (make(rotary_dim=0), ValueError, "rotary_dim", "positive", "0"),
+    "oversized rotary_dim": (make(rotary_dim=10), ValueError, "rotary_dim", "head_dim=8", "10"),
+    "rotary_dim a float": (make(rotary_dim=0.5), TypeError, "rotary_dim", "int", "0.5"),
+    "NaN base": (make(base=float("nan")), ValueError, "base", "finite", "nan"),
+    "zero base": (make(base=0.0), ValueError, "base", "positive", "0.0"),
+    "base a tensor": (make(base=torch.tensor(1e4)), TypeError, "base", "Tensor"),
+    "pairing": (make(pairing="neox"), ValueError, "pairing", "'interleaved'", "'half'", "'neox'"),
+    "layout": (make(layout="sbhd"), ValueError, "layout", "'bhsd'", "'bshd'", "'sbhd'"),
+    "q a list": (lambda: ROPE([1.0], X), TypeError, "q must be a torch.Tensor", "list"),
+    "k None": (lambda: ROPE(X, None), TypeError, "k must be a torch.Tensor", "None"),
+    "integer q": (lambda: ROPE(X.long(), X), TypeError, "q must", "floating", "int64"),
+    "complex k": (lambda: ROPE(X, X.cfloat()), TypeError, "k must", "real", "complex64"),
+    "bool x": (lambda: ROPE.rotate(X.bool()), TypeError, "x must", "bool"),
+    "q wide": (lambda: ROPE(X[..., :6], X), ValueError, "q must", "head_dim=8", "(2, 4, 5, 6)"),
+    "k wide": (lambda: ROPE(X, X[..., :6]), ValueError, "k must", "head_dim=8", "(2, 4, 5, 6)"),
+    "2-D q": (lambda: ROPE(X[0, 0], X[0, 0]), ValueError, "q must", "(batch, heads, seq", "(5, 8)"),
+    "5-D x": (lambda: ROPE.rotate(X[None]), ValueError, "x must", "(1, 2, 4, 5, 8)"),
+    "two devices": (lambda: ROPE(X, X.to("meta")), ValueError, "q and k", "cpu", "meta"),
+    "lengths": (lambda: ROPE(X, SHORT), ValueError, "q has 5", "k has 3", "(q_positions, k_positions)"),
+    "wrong layout": (lambda: SWAPPED(X, X[:, :2]), ValueError, "q has 4", "k has 2", "'bhsd'"),
+    "one length for two": (lambda: ROPE(X, SHORT, (STEPS, STEPS)), ValueError, "positions", "seq=3", "(5,)"),
+    "three positions": (lambda: ROPE(X, X, (STEPS,) * 3), ValueError, "positions", "pair", "3 items"),
+    "positions a list": (lambda: ROPE(X, X, [0, 1, 2, 3, 4]), ValueError, "positions", "tensor", "5 items"),
+    "positions an int": (lambda: ROPE(X, X, 3), TypeError, "positions", "torch.Tensor", "int"),
+    "short positions": (lambda: ROPE(X, X, STEPS[:1]), ValueError, "positions", "seq=5", "(1,)"),
+    "0-D positions": (lambda: ROPE(X, X, STEPS[0]), ValueError, "positions", "seq=5", "()"),
+    "3-D positions": (lambda: ROPE(X, X, EACH[None]), ValueError, "(batch, seq)", "(1, 2, 5)"),
+    "batch of positions": (lambda: ROPE(X, X, STEPS.expand(4, 5)), ValueError, "positions", "(4, 5)"),
+    "positions (batch,)": (lambda: ROPE(X, X, STEPS[:2]), ValueError, "positions", "seq=5", "(2,)"),
+    "rows without batch": (lambda: ROPE(X[0], X[0], EACH), ValueError, "positions", "(2, 5)"),
+    "far positions": (lambda: ROPE(X, X, STEPS.to("meta")), ValueError, "positions", "cpu", "meta"),
+    "bfloat16 positions": (lambda: ROPE(X, X, STEPS.bfloat16()), TypeError, "positions", "bfloat16", "256"),
+    "bool positions": (lambda: ROPE(X, X, STEPS > 2), TypeError, "positions", "bool"),
+    "positions and start": (lambda: ROPE(X, X, STEPS, start=3), ValueError, "positions", "start", "not both"),
+    "positions and pad_len": (lambda: ROPE(X, X, STEPS, pad_len=STEPS[:2]), ValueError, "pad_len", "not both"),
+    "start a float": (lambda: ROPE(X, X, start=1.0), TypeError, "start", "int", "(batch,)", "1.0"),
+    "start a bool": (lambda: ROPE(X, X, start=True), TypeError, "start", "int", "bool"),
+    "start None": (lambda: ROPE(X, X, start=None), TypeError, "start", "int", "None"),
+    "start for another batch": (lambda: ROPE(X, X, start=STEPS), ValueError, "start", "(batch,)", "(5,)"),
+    "start (batch, 1)": (lambda: ROPE(X, X, start=STEPS[:2, None]), ValueError, "start", "(2, 1)"),
+    "bfloat16 start": (lambda: ROPE(X, X, start=STEPS[:2].bfloat16()), TypeError, "start", "bfloat16"),
+    "pad_len a list": (lambda: ROPE(X, X, pad_len=[0, 2]), TypeError, "pad_len", "(batch,)", "list"),
+    "pad_len for another batch": (lambda: ROPE(X, X, pad_len=STEPS), ValueError, "pad_len", "(5,)"),
+    "pad_len without batch": (lambda: ROPE(X[0], X[0], pad_len=STEPS[:4]), ValueError, "pad_len", "(4, 5, 8)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named(case, refuses):
+    refuses(*BAD[case])

@@ -1,0 +1,252 @@
+"""The set-up says one thing in all its files, and fails clearly on a bare machine."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest brings it along
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
+NEEDED = [
+    Requirement(line)
+    for lines in (PROJECT["dependencies"], *EXTRAS.values())
+    for line in lines
+]
+
+needs_make = pytest.mark.skipif(not shutil.which("make"), reason="there is no make")
+
+
+def pins():
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    stripped = (line.partition("#")[0].strip() for line in lines)
+    return [Requirement(line) for line in stripped if line]
+
+
+def make_extras(target):
+    """The extras that a target of the Makefile installs."""
+    return set(re.search(rf"\.{target}: EXTRAS := (\S+)", MAKEFILE)[1].split(","))
+
+
+def editable(line):
+    """The path and the extras of a pip line's ``-e path[extras]``."""
+    path, extras = re.search(r"-e \"?([^\s\[\"]+)\[([\w,]+)\]", line).groups()
+    return path, set(extras.split(","))
+
+
+def conda_packages():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
+    return environment["dependencies"]
+
+
+def conda_pip_lines():
+    (pip,) = [entry for entry in conda_packages() if isinstance(entry, dict)]
+    return pip["pip"]
+
+
+# ------------------------------------------------------------------ one project
+
+
+def test_conda_installs_this_project_with_the_extras_of_make_course():
+    (line,) = [line for line in conda_pip_lines() if line.startswith("-e")]
+    path, extras = editable(line)
+    assert (ROOT / path).resolve() == ROOT
+    assert PROJECT["name"] == "rope-teach"
+    assert extras == make_extras("course")
+    assert extras <= set(EXTRAS)
+
+
+def test_conda_installs_the_tested_set():
+    (line,) = [line for line in conda_pip_lines() if line.startswith("-c")]
+    assert (ROOT / line.removeprefix("-c").strip()) == ROOT / "constraints.txt"
+    assert "pip" in conda_packages()
+
+
+def test_conda_and_make_want_the_python_of_the_project():
+    wanted = SpecifierSet(PROJECT["requires-python"])
+    (python,) = [entry for entry in conda_packages() if str(entry).startswith("python")]
+    assert SpecifierSet(python.removeprefix("python")) == wanted
+    low, high = re.search(
+        r"\((\d+, \d+)\) <= sys.version_info < \((\d+, \d+)\)", MAKEFILE
+    ).groups()
+    assert SpecifierSet(f">={low},<{high}".replace(", ", ".")) == wanted
+    assert [version for version in PYTHONS if version in wanted] == PYTHONS
+    assert f"Python {PYTHONS[0]} to {PYTHONS[-1]}" in README
+
+
+def test_make_test_installs_every_extra():
+    assert make_extras("test") == set(EXTRAS)
+    assert make_extras("slides") == {"course", "slides"}
+
+
+def test_base_install_is_torch_alone():
+    assert [Requirement(line).name for line in PROJECT["dependencies"]] == ["torch"]
+
+
+# -------------------------------------------------------------- one tested set
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("needed", NEEDED, ids=lambda needed: needed.name)
+def test_constraints_pin_each_direct_dependency_once(needed, python):
+    environment = {"python_version": python, "python_full_version": f"{python}.0"}
+    found = [
+        pin
+        for pin in pins()
+        if pin.name == needed.name
+        and (pin.marker is None or pin.marker.evaluate(environment))
+    ]
+    assert len(found) == 1
+    (specifier,) = found[0].specifier
+    assert specifier.operator == "=="
+    assert specifier.version in needed.specifier
+
+
+@pytest.mark.parametrize("needed", NEEDED, ids=lambda needed: needed.name)
+def test_each_direct_dependency_has_a_lower_bound_and_no_upper_one(needed):
+    assert [bound.operator for bound in needed.specifier] == [">="]
+
+
+# ------------------------------------------------------- README says what exists
+
+
+def test_readme_starts_with_the_two_commands():
+    (first, *_) = re.findall(r"```\n(.*?)```", README, re.DOTALL)
+    commands = [line.partition("#")[0].strip() for line in first.splitlines()]
+    assert commands == ["make course", "make test"]
+
+
+def test_every_make_command_in_readme_is_a_target():
+    code = re.findall(r"```.*?```|`[^`]+`", README, re.DOTALL)
+    named = set(re.findall(r"\bmake ([a-z]+)", "\n".join(code)))
+    assert {"course", "test", "slides", "bench"} <= named
+    assert named <= set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
+
+
+def test_pip_lines_in_readme_install_what_make_course_does():
+    lines = [line for line in README.splitlines() if " -m pip install " in line]
+    assert len(lines) == 2  # for Linux and macOS, and for Windows
+    for line in lines:
+        assert "-c constraints.txt" in line
+        assert editable(line) == (".", make_extras("course"))
+
+
+def test_readme_names_the_extras_of_make_test():
+    (named,) = re.findall(r"install `\"\.\[([\w,]+)\]\"`", README)
+    assert set(named.split(",")) == make_extras("test")
+
+
+def test_each_link_in_readme_leads_somewhere():
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    local = [link for link in links if not link.startswith("https://")]
+    assert local
+    assert [link for link in local if not (ROOT / link).exists()] == []
+
+
+def test_readme_lists_each_lesson_and_no_other():
+    listed = re.findall(r"\(lessons/(\d\d_\w+\.ipynb)\)", README)
+    there = sorted(path.name for path in (ROOT / "lessons").glob("[0-9][0-9]_*.ipynb"))
+    assert listed == there
+
+
+def test_code_in_readme_runs():
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names = {}
+    exec(block, names)
+    assert names["q"].shape == (1, 8, 10, 64)
+    assert names["k"].shape == (1, 2, 10, 64)
+
+
+# ------------------------------------------------------------ make, ci and files
+
+
+@needs_make
+def test_make_alone_lists_every_target():
+    listed = subprocess.run(
+        ["make"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    phony = re.search(r"^\.PHONY: (.+)$", MAKEFILE, re.MULTILINE)[1].split()
+    assert [name for name in phony if f"make {name}" not in listed] == ["help"]
+
+
+def make_environment(tmp_path, python):
+    """Run make for a new environment with ``python``, a shell script."""
+    fake = tmp_path / "python"
+    fake.write_text(f"#!/bin/sh\n{python}\n", encoding="utf-8")
+    fake.chmod(0o755)
+    venv = tmp_path / "venv"
+    done = subprocess.run(
+        ["make", f"{venv}/pyvenv.cfg", f"VENV={venv}", f"PYTHON={fake}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert not venv.exists()
+    return done
+
+
+@needs_make
+def test_make_refuses_an_old_python_and_says_so(tmp_path):
+    done = make_environment(
+        tmp_path, 'test "$1" = --version && echo Python 3.9.18 || exit 1'
+    )
+    assert done.returncode != 0
+    assert "needs Python 3.10 to 3.14" in done.stderr
+    assert "is Python 3.9.18." in done.stderr
+
+
+@needs_make
+def test_make_says_what_to_do_without_venv_and_leaves_nothing_behind(tmp_path):
+    done = make_environment(
+        tmp_path, f'test "$1" = -c || {{ mkdir {tmp_path}/venv; exit 1; }}'
+    )
+    assert done.returncode != 0
+    assert "apt install python3-venv" in done.stderr
+
+
+def test_ci_runs_the_test_command_of_readme_on_a_clone_and_last():
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert script[-1] == "make test"
+    assert any(line.startswith("git clone ") for line in script)
+    assert "export ROPE_TEACH_REQUIRE_BROWSER=1" in script
+    assert 'export CUDA_VISIBLE_DEVICES=""' in script
+
+
+def test_hosted_workflow_calls_the_same_script():
+    path = ROOT / ".github" / "workflows" / "ci.yml"
+    jobs = yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"]
+    assert {"run": "bash .ci/run"} in jobs["everything"]["steps"]
+
+
+def test_no_file_names_a_registry_or_a_place_on_one_machine():
+    command = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("this is no clone, so nothing says which files are committed")
+    hosts = (
+        r"pypi[.]org|pythonhosted[.]org|(files|download)[.]pytorch[.]org|anaconda[.]org"
+    )
+    places = r"(?<![\w.])/(tmp|root|work|home|Users)/\w"
+    bad = re.compile(f"{hosts}|{places}")
+    found = []
+    for name in filter(None, listed.stdout.split("\0")):
+        path = ROOT / name
+        if path.suffix in {".png", ".woff2"} or not path.is_file():
+            continue
+        for line in path.read_text(encoding="utf-8").splitlines():
+            found += [f"{name}: {line[:80]}" for _ in bad.findall(line)[:1]]
+    assert found == []

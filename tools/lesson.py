@@ -1,0 +1,306 @@
+"""The author's loop for one lesson: run it, solve it, lint it.
+
+    python tools/lesson.py 04          execute lesson 04 in place and write its outputs,
+                                       derive and execute its solved notebook, lint both
+    python tools/lesson.py lint        hold every lesson against the contract
+
+The notebook is the source. Executing it changes outputs only, never a cell. The solved
+notebook is the lesson with each exercise's stub replaced by its solution.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import hashlib
+import itertools
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+from rope_teach.exercises import find
+
+LESSONS = Path(__file__).resolve().parent.parent / "lessons"
+SECTIONS = ("Predict", "The rule", "Caveats", "Summary", "What breaks next")
+SLIDES = {"slide", "subslide", "fragment", "skip", "notes", "-"}
+TAGS = {"hide-input", "hide-cell", "side-by-side", "raises-exception"}
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+MINUTE = re.compile(r"\bminutes? \d+", re.IGNORECASE)
+
+
+def lesson_paths(number: str = "*") -> list[Path]:
+    """Return the lessons whose two-digit number is ``number``."""
+    return sorted(LESSONS.glob(f"{number}_*.ipynb"))
+
+
+def solved_path(path: Path) -> Path:
+    """Return where the solved notebook of a lesson lies."""
+    return path.parent / "solutions" / path.name
+
+
+# ------------------------------------------------------------------ run and solve
+
+
+def execute(notebook: NotebookNode, folder: Path) -> float:
+    """Run every cell in a fresh kernel, keep the outputs, return the seconds."""
+    started = time.perf_counter()
+    client = NotebookClient(notebook, timeout=120, kernel_name="python3")
+    client.execute(cwd=str(folder))
+    seconds = time.perf_counter() - started
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)  # the clock times of this one run
+    language = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python"}
+    notebook.metadata = NotebookNode(
+        kernelspec=KERNEL,
+        language_info=language,
+        rope_teach={"seconds": round(seconds), "fingerprint": fingerprint(notebook)},
+    )
+    return seconds
+
+
+def solve(notebook: NotebookNode) -> NotebookNode:
+    """Return a copy of a lesson whose stubs hold the solutions, without outputs."""
+    solved = copy.deepcopy(notebook)
+    for cell in solved.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+            key = exercise_key(cell)
+            if key:
+                call = cell.source.splitlines()[-1]
+                cell.source = f"{find(key).solution}\n\n\n{call}"
+    return solved
+
+
+def exercise_key(cell: NotebookNode) -> str | None:
+    """Return the exercise whose stub this cell is, or None."""
+    for tag in cell.metadata.get("tags", []):
+        if tag.startswith("exercise-"):
+            return str(tag.removeprefix("exercise-"))
+    return None
+
+
+def sources(notebook: NotebookNode) -> list[str]:
+    """Return the cells' sources, by which two notebooks are compared."""
+    return [cell.source for cell in notebook.cells]
+
+
+def run(path: Path) -> list[str]:
+    """Execute a lesson and its solved notebook, write both, return what is wrong."""
+    lesson = nbformat.read(path, as_version=4)
+    solved = solve(lesson)
+    for notebook, place in ((lesson, path), (solved, solved_path(path))):
+        if place != path and edited_by_hand(place):
+            return [f"{place.name}: solved notebook has edits of its own; move it away"]
+        seconds = execute(notebook, place.parent)
+        place.parent.mkdir(exist_ok=True)
+        nbformat.write(notebook, place)
+        print(f"{place.relative_to(LESSONS.parent)}: {seconds:.0f} s")
+    return lint(path)
+
+
+def fingerprint(notebook: NotebookNode) -> str:
+    """Return a digest of the cells, by which an edit by hand is noticed."""
+    return hashlib.sha256("\0".join(sources(notebook)).encode()).hexdigest()[:16]
+
+
+def edited_by_hand(path: Path) -> bool:
+    """Whether a solved notebook holds other cells than this tool wrote into it."""
+    if not path.exists():
+        return False
+    notebook = nbformat.read(path, as_version=4)
+    kept = notebook.metadata.get("rope_teach", {}).get("fingerprint")
+    return bool(kept != fingerprint(notebook))
+
+
+# --------------------------------------------------------------------------- lint
+
+
+def lint(path: Path) -> list[str]:
+    """Return where a lesson or its solved notebook breaks the contract."""
+    notebook = nbformat.read(path, as_version=4)
+    found = [f"{path.stem}: {problem}" for problem in problems(notebook)]
+    if path.stat().st_size > 300_000:
+        found.append(f"{path.stem}: {path.stat().st_size:,} bytes, at most 300,000")
+    if not solved_path(path).exists():
+        return [*found, f"{path.stem}: no solved notebook"]
+    solved = nbformat.read(solved_path(path), as_version=4)
+    if sources(solved) != sources(solve(notebook)):
+        found.append(f"{path.stem}: the solved notebook is not this lesson solved")
+    found += [f"solutions/{path.stem}: {p}" for p in run_problems(solved)]
+    for cell in solved.cells:
+        if (key := exercise_key(cell)) and "✓" not in str(cell.outputs):
+            found.append(f"solutions/{path.stem}: the solution of {key} is not right")
+    return found
+
+
+def problems(notebook: NotebookNode) -> Iterator[str]:
+    """Yield every way in which a lesson breaks the contract."""
+    yield from run_problems(notebook)
+    yield from shape_problems(notebook)
+    yield from exercise_problems(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    lengths = [lines_of_code(cell.source) for cell in code]
+    if median(lengths) > 6:
+        yield f"code cells have a median of {median(lengths)} lines, at most 6"
+    if sum(length <= 15 for length in lengths) < 0.9 * len(lengths):
+        yield "less than 90 % of the code cells have at most 15 lines"
+    for number, cell in enumerate(notebook.cells):
+        for problem in cell_problems(cell):
+            yield f"cell {number}: {problem}"
+    prose = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+    if sum(words(cell.source) <= 75 for cell in prose) < 0.9 * len(prose):
+        long = [c.source.splitlines()[0] for c in prose if words(c.source) > 75]
+        yield f"less than 90 % of the prose cells have at most 75 words: {long}"
+
+
+def run_problems(notebook: NotebookNode) -> Iterator[str]:
+    """Yield what is wrong with how a notebook was run and saved."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
+        yield "not executed from top to bottom; run tools/lesson.py"
+    if "widgets" in notebook.metadata:
+        yield "stores the state of a widget"
+    seconds = notebook.metadata.get("rope_teach", {}).get("seconds")
+    if seconds is None or seconds > 60:
+        yield f"took {seconds} s, at most 60"
+    for number, cell in enumerate(notebook.cells):
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                yield f"cell {number}: stopped with {output.ename}"
+            if output.get("name") == "stderr":
+                yield f"cell {number}: writes to stderr"
+            yield from figure_problems(number, output)
+
+
+def figure_problems(number: int, output: NotebookNode) -> Iterator[str]:
+    """Yield what is wrong with the pictures in one output."""
+    data = output.get("data", {})
+    if "image/png" in data or "image/svg+xml" in data:
+        yield f"cell {number}: a figure without alt text; return it from plots.py"
+    for image in re.findall(r"<img\b[^>]*>", data.get("text/html", "")):
+        alt = re.search(r'alt="([^"]*)"', image)
+        if not alt or len(alt[1].split()) < 5:
+            yield f"cell {number}: a picture whose alt text says nothing"
+
+
+def shape_problems(notebook: NotebookNode) -> Iterator[str]:
+    """Yield what is wrong with a lesson's title, sections, slides and notes."""
+    prose = [c.source for c in notebook.cells if c.cell_type == "markdown"]
+    heads = [line for text in prose for line in headings(text)]
+    if [h for h in heads if h.startswith("# ")] != heads[:1]:
+        yield "needs one H1, at its top"
+    for before, after in itertools.pairwise(heads):
+        if level(after) > level(before) + 1:
+            yield f"heading {after!r} skips a level"
+    titles = [h.lstrip("# ") for h in heads]
+    places = [next((i for i, t in enumerate(titles) if t.startswith(s)), -1)
+              for s in SECTIONS]  # fmt: skip
+    if -1 in places or places != sorted(places):
+        yield f"needs the sections {', '.join(SECTIONS)}, in this order"
+    first = notebook.cells[0].source
+    for word in ("minutes", "Builds on"):
+        if word not in first:
+            yield f"the title slide does not say {word!r}"
+    predictions = [text for text in prose if "## Predict" in text]
+    for text in predictions:
+        if text.count("<details>") != 4:
+            yield f"a prediction needs four answers in <details>: {text[:40]!r}"
+    notes = [c.source for c in notebook.cells if slide_type(c) == "notes"]
+    if len([note for note in notes if MINUTE.search(note)]) < 3:
+        yield "needs at least three speaker notes with their minute ('minute 4')"
+
+
+def exercise_problems(notebook: NotebookNode) -> Iterator[str]:
+    """Yield what is wrong with the exercises of a lesson."""
+    stubs = [cell for cell in notebook.cells if exercise_key(cell)]
+    if not 3 <= len(stubs) <= 5:
+        yield f"has {len(stubs)} exercises, wants 3 to 5"
+    for cell in stubs:
+        key = exercise_key(cell) or ""
+        task = find(key)
+        if f'check("{key}", ' not in cell.source.splitlines()[-1]:
+            yield f"exercise {key}: the check's call must be the stub's last line"
+        card = f"difficulty {task.difficulty} of 5 · {task.minutes} minutes"
+        heading = f"## Exercise {key} · {task.title}"
+        if not any(heading in c.source and card in c.source for c in notebook.cells):
+            yield f"exercise {key}: no slide with {heading!r} and {card!r}"
+
+
+def cell_problems(cell: NotebookNode) -> Iterator[str]:
+    """Yield what is wrong with one cell by itself."""
+    if slide_type(cell) not in SLIDES:
+        yield f"slide type {slide_type(cell)!r}"
+    for tag in cell.metadata.get("tags", []):
+        if tag not in TAGS and not tag.startswith("exercise-"):
+            yield f"unknown tag {tag!r}"
+    lines = cell.source.splitlines()
+    if cell.cell_type == "code":
+        if lines_of_code(cell.source) > 20:
+            yield f"{lines_of_code(cell.source)} lines of code, at most 20"
+        if any(len(line) > 79 for line in lines):
+            yield "a line of code over 79 columns"
+        shown = [str(o.get("data", {}).get("text/html", "")) for o in cell.outputs]
+        if any("<img" in text for text in shown) and "assert" not in cell.source:
+            yield "shows a figure and asserts nothing on it"
+    elif "![" in cell.source and re.search(r"!\[\s*\]", cell.source):
+        yield "a picture without alt text"
+    elif "http" in cell.source and re.search(r"<img|!\[[^]]*\]\(http", cell.source):
+        yield "a picture from the network"
+
+
+def slide_type(cell: NotebookNode) -> str:
+    """Return the cell's place in the deck, or '' if it has none."""
+    return str(cell.metadata.get("slideshow", {}).get("slide_type", ""))
+
+
+def headings(text: str) -> list[str]:
+    """Return the headings of a prose cell, outside code."""
+    plain = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    return [line for line in plain.splitlines() if re.match(r"#{1,6} ", line)]
+
+
+def level(heading: str) -> int:
+    """Return 1 for H1, 2 for H2, ..."""
+    return len(heading) - len(heading.lstrip("#"))
+
+
+def lines_of_code(source: str) -> int:
+    """Count the lines that are not blank."""
+    return sum(bool(line.strip()) for line in source.splitlines())
+
+
+def words(text: str) -> int:
+    """Count the words that a slide shows; what a click unfolds does not count."""
+    text = re.sub(r"</summary>.*?</details>", "", text, flags=re.DOTALL)
+    text = re.sub(r"\$\$.*?\$\$|```.*?```|<[^>]+>", " ", text, flags=re.DOTALL)
+    return len(re.findall(r"\w[\w'’-]*", text))
+
+
+# ------------------------------------------------------------------------ command
+
+
+def main() -> int:
+    """Run the command line; return 1 if a contract is broken."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("lesson", help="two digits, for example 04; or lint")
+    choice = parser.parse_args().lesson
+    paths = lesson_paths() if choice == "lint" else lesson_paths(choice)
+    if not paths:
+        parser.error(f"no lesson {choice!r} in {LESSONS}")
+    act = lint if choice == "lint" else run
+    found = [problem for path in paths for problem in act(path)]
+    print("\n".join(found) or "The contract is kept.")
+    return bool(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
