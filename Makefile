@@ -23,7 +23,7 @@ help:
 	@echo "Options: PYTHON=python3.12   PIP_OPTIONS='...'   JUPYTER_OPTIONS=--no-browser"
 
 course: $(VENV)/.course
-	$(BIN)/python -m rope_teach doctor
+	$(BIN)/python -m rope_teach doctor || { rm -f $<; exit 1; }
 	$(BIN)/python -m jupyterlab $(ROOT_OPTIONS) $(JUPYTER_OPTIONS) \
 		lessons/00_start_here.ipynb
 
@@ -48,10 +48,11 @@ lint: $(VENV)/.test
 $(VENV)/.course: EXTRAS := course
 $(VENV)/.slides: EXTRAS := course,slides
 $(VENV)/.test: EXTRAS := course,test,slides,peers
+$(VENV)/.test: ALSO := $(VENV)/.course $(VENV)/.slides
 $(VENV)/.course $(VENV)/.slides $(VENV)/.test: \
 		$(VENV)/pyvenv.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip install $(PIP_OPTIONS) -c constraints.txt -e ".[$(EXTRAS)]"
-	@touch $@
+	@touch $@ $(ALSO)
 
 # A half-made environment is removed, so that the next run starts afresh.
 $(VENV)/pyvenv.cfg:

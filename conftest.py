@@ -4,6 +4,8 @@ import os
 import runpy
 from pathlib import Path
 
+import torch
+
 OFFLINE = Path(__file__).parent / "tests" / "offline"
 
 # Kernels, workers and other children have no network, and neither has this process.
@@ -14,6 +16,10 @@ runpy.run_path(str(OFFLINE / "sitecustomize.py"))
 
 # Two workers with two threads each take turns on two cores, and wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Without a GPU the CUDA kernel runs in Triton's interpreter, chosen before its import.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # It is no module to import again: Python's own start does that.
 collect_ignore = [str(OFFLINE)]

@@ -84,7 +84,9 @@ class Attention(nn.Module):
         """
         self._check_input(x)
         values = self._split(self.value(x), self.kv_heads)
-        return self.out(self._attend(x, values, mask).transpose(1, 2).flatten(2))
+        mixed = self._attend(x, values, mask).transpose(1, 2).flatten(2)
+        out: Tensor = self.out(mixed)
+        return out
 
     @torch.no_grad()
     def weights(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -127,10 +129,10 @@ class Attention(nn.Module):
             if mask.dtype != torch.bool:
                 raise TypeError(f"mask must be boolean, got {mask.dtype}")
             seen = seen & mask
-        bias = x.new_zeros(1)
+        bias = x.new_zeros(seq, seq)
         if self.encoding == "alibi":
             bias = alibi_bias(self.heads, seq).to(x)
-        return torch.where(seen, bias, float("-inf"))
+        return bias.masked_fill(~seen, float("-inf"))
 
     def _check_input(self, x: Tensor) -> None:
         check_floating("x", x)

@@ -13,6 +13,8 @@ from rope_teach.attention import Attention
 
 __all__ = ["LanguageModel"]
 
+START = 0.3  # tokens and learned positions start equally loud; a sine has 0.7
+
 
 class LanguageModel(nn.Module):
     """A transformer from token ids ``(batch, seq)`` to logits ``(batch, seq, vocab)``.
@@ -57,6 +59,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.vocab = vocab
         self.embed = nn.Embedding(vocab, dim)
+        nn.init.normal_(self.embed.weight, std=START)
         self.position: nn.Module = nn.Identity()
         if encoding == "sinusoidal":
             self.position = SinusoidalEncoding(dim)
@@ -64,6 +67,7 @@ class LanguageModel(nn.Module):
             if max_len is None:
                 raise ValueError("encoding='learned' needs max_len, its number of rows")
             self.position = LearnedEncoding(max_len, dim)
+            nn.init.normal_(self.position.weight, std=START)
         self.blocks = nn.Sequential(
             *(
                 Block(
@@ -115,4 +119,5 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.attention_norm(x))
-        return x + self.network(self.network_norm(x))
+        x = x + self.network(self.network_norm(x))
+        return x

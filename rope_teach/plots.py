@@ -23,7 +23,16 @@ from matplotlib.figure import Figure as Canvas
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-__all__ = ["Figure", "lines", "bars", "heatmaps", "clocks", "arrows", "pairs"]
+__all__ = [
+    "Figure",
+    "lines",
+    "bars",
+    "heatmaps",
+    "clocks",
+    "arrows",
+    "pairs",
+    "compared_banks",
+]
 
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 SKY, YELLOW, BLACK, GREY = "#56B4E9", "#E69F00", "#000000", "#767676"
@@ -115,12 +124,16 @@ def lines(
     caption: str = "",
     bands: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
     marks: Mapping[str, float] | None = None,
+    levels: Mapping[str, float] | None = None,
     logx: bool = False,
     logy: bool = False,
     ylim: tuple[float, float] | None = None,
     height: float = 4.0,
 ) -> Figure:
-    """Draw a line for each label; ``bands`` (low, high); ``marks`` are vertical."""
+    """Draw a line for each label, with its band (low, high) where ``bands`` has one.
+
+    ``marks`` are vertical lines with their names, ``levels`` horizontal ones.
+    """
     canvas, [[axes]] = new_canvas(height=height)
     for number, (label, y) in enumerate(series.items()):
         colour, style = COLOURS[number % 7], STYLES[number % 7]
@@ -133,11 +146,18 @@ def lines(
             label, (place, 1.0), xycoords=("data", "axes fraction"),
             xytext=(4, -2), textcoords="offset points", va="top", color="#444444",
         )  # fmt: skip
-    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=ylim)
+    for label, place in (levels or {}).items():
+        axes.axhline(place, color=GREY, linewidth=1.4)
+        axes.annotate(
+            label, (0.0, place), xycoords=("axes fraction", "data"),
+            xytext=(4, 2), textcoords="offset points", color="#444444",
+        )  # fmt: skip
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     if logx:
         axes.set_xscale("log")
     if logy:
         axes.set_yscale("log")
+    axes.set_ylim(ylim)  # after the scale: it ends the automatic choice of limits
     if len(series) > 1:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return Figure(canvas, alt, caption)
@@ -235,10 +255,12 @@ def clocks(
     rows: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
     scale: float = 1.05,
+    colour_rows: bool = False,
 ) -> Figure:
     """Draw a bank of clock hands: ``angles`` ``(rows, hands)`` in radians.
 
     A hand at angle 0 points right and turns counter-clockwise, as in mathematics.
+    Each column has its colour, or each row with ``colour_rows``.
     """
     grid = np.atleast_2d(np.asarray(angles, dtype=float))
     height, width = grid.shape
@@ -246,14 +268,8 @@ def clocks(
         min(11.0, scale * width + 1.6), min(5.4, scale * height + 0.6)
     )
     for (row, column), angle in np.ndenumerate(grid):
-        centre = (column, -row)
-        axes.add_patch(matplotlib.patches.Circle(centre, 0.42, fill=False, color=GREY))
-        axes.plot(
-            [column, column + 0.4 * math.cos(angle)],
-            [-row, -row + 0.4 * math.sin(angle)],
-            color=COLOURS[column % 7], linewidth=3, solid_capstyle="round",
-        )  # fmt: skip
-        axes.plot(*centre, "o", color=BLACK, markersize=3)
+        colour = COLOURS[(row if colour_rows else column) % 7]
+        _dial(axes, (column, -row), [angle], colour)
     axes.set_aspect("equal")
     axes.set(xlim=(-0.6, width - 0.4), ylim=(0.4 - height, 0.6))
     axes.set_xticks(range(width), columns or [f"hand {i}" for i in range(width)])
@@ -323,3 +339,76 @@ def _bare(axes: Axes) -> None:
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def compared_banks(
+    words: Sequence[str],
+    inv_freq: ArrayLike,
+    m: int,
+    n: int,
+    *,
+    alt: str,
+    caption: str = "",
+) -> Figure:
+    """Draw a bank of hands under each word, and words ``m`` and ``n`` compared.
+
+    ``inv_freq`` ``(hands,)`` is in radians per token. In the last column the two
+    hands share a dial, the angle between them is shaded and its cosine written; the
+    last text is the sum of the cosines. Lesson 00.
+    """
+    steps = np.asarray(inv_freq, dtype=float)
+    gap = 1.35  # from word to word; a hand's dial is one unit wide
+    last, bottom = gap * (len(words) + 0.2), -len(steps)
+    canvas, [[axes]] = new_canvas(11.0, 5.0)
+    for place, word in enumerate(words):
+        chosen = place in (m, n)
+        weight = "bold" if chosen else "normal"
+        axes.text(gap * place, 0.72, word, ha="center", fontweight=weight, fontsize=15)
+        axes.text(
+            gap * place, bottom + 0.25, f"m = {place}", ha="center", color="#444444"
+        )
+        for row, step in enumerate(steps):
+            alpha = 1.0 if chosen else 0.3
+            _dial(axes, (gap * place, -row), [place * step], COLOURS[row], alpha)
+    for row, step in enumerate(steps):
+        turns = [m * step, n * step]
+        _dial(axes, (last, -row), turns, COLOURS[row])
+        wedge = matplotlib.patches.Wedge(
+            (last, -row),
+            0.3,
+            *np.degrees(sorted(turns)),
+            color=COLOURS[row],
+            alpha=0.25,
+        )
+        axes.add_patch(wedge)
+        cosine = math.cos(turns[1] - turns[0])
+        axes.text(last + 0.6, -row, f"cos = {cosine:.2f}", va="center")
+    title = f"{words[m]} and {words[n]}"
+    axes.text(last, 0.72, title, ha="center", fontweight="bold", fontsize=15)
+    score = np.cos((n - m) * steps).sum()
+    axes.text(last, bottom + 0.25, f"score = {score:.2f}", ha="center",
+              fontweight="bold")  # fmt: skip
+    axes.set(xlim=(-0.5, last + 1.7), ylim=(bottom + 0.1, 1.0), xticks=[], yticks=[])
+    axes.set_aspect("equal")
+    _bare(axes)
+    return Figure(canvas, alt, caption)
+
+
+def _dial(
+    axes: Axes,
+    centre: tuple[float, float],
+    angles: Sequence[float],
+    colour: str,
+    alpha: float = 1.0,
+) -> None:
+    x, y = centre
+    axes.add_patch(
+        matplotlib.patches.Circle(centre, 0.42, fill=False, color=GREY, alpha=alpha)
+    )
+    for angle, style in zip(angles, ("-", (0, (2, 1))), strict=False):
+        axes.plot(
+            [x, x + 0.4 * math.cos(angle)], [y, y + 0.4 * math.sin(angle)],
+            color=colour, linestyle=style, linewidth=3, alpha=alpha,
+            solid_capstyle="round",
+        )  # fmt: skip
+    axes.plot(x, y, "o", color=BLACK, markersize=3, alpha=alpha)

@@ -22,6 +22,7 @@ from rope_teach.rotation import (
     check_start,
     cos_sin,
     rotate,
+    rotate_qk,
 )
 
 __all__ = ["RotaryEmbedding"]
@@ -144,13 +145,15 @@ class RotaryEmbedding(nn.Module):
             self._check_one_length(q, k)
             q_positions = k_positions = positions
         q_table = self._tables(q, q_positions, start, pad_len)
-        shared = q_positions is k_positions and q.dtype == k.dtype
-        shared &= q.shape[self._seq_axis] == k.shape[self._seq_axis]
-        k_table = q_table if shared else self._tables(k, k_positions, start, pad_len)
-        return (
-            rotate(q, *q_table, self.pairing, self.layout),
-            rotate(k, *k_table, self.pairing, self.layout),
+        shared = (
+            q_positions is k_positions
+            and q.dtype == k.dtype
+            and q.shape[self._seq_axis] == k.shape[self._seq_axis]
         )
+        if shared:
+            return rotate_qk(q, k, *q_table, self.pairing, self.layout)
+        k_table = self._tables(k, k_positions, start, pad_len)
+        return self._rotate(q, *q_table), self._rotate(k, *k_table)
 
     def rotate(
         self,
@@ -162,8 +165,12 @@ class RotaryEmbedding(nn.Module):
     ) -> Tensor:
         """Rotate one tensor, as :meth:`forward` rotates each of its two."""
         self._check_input("x", x)
-        tables = self._tables(x, positions, start, pad_len)
-        return rotate(x, *tables, self.pairing, self.layout)
+        return self._rotate(x, *self._tables(x, positions, start, pad_len))
+
+    def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor, first: int) -> Tensor:
+        rows = slice(first, first + x.shape[self._seq_axis])
+        cos, sin = (cos[rows], sin[rows]) if cos.ndim == 2 else (cos, sin)
+        return rotate(x, cos, sin, self.pairing, self.layout)
 
     def extra_repr(self) -> str:
         return (
@@ -179,15 +186,15 @@ class RotaryEmbedding(nn.Module):
         positions: Tensor | None,
         start: int | Tensor,
         pad_len: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """The cos and sin of the positions of ``x``."""
+    ) -> tuple[Tensor, Tensor, int]:
+        """Cos and sin for the positions of ``x``, and their first row to use."""
         seq = x.shape[self._seq_axis]
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         if positions is None and pad_len is None and not isinstance(start, Tensor):
             check_start("start", start, "an int or a (batch,) tensor")
-            cached = self._cached_rows(start, start + seq, x, dtype)
-            if cached is not None:
-                return cached
+            kept = self._kept_table(start, start + seq, x, dtype)
+            if kept is not None:
+                return *kept, start
         if positions is None:
             positions = torch.arange(seq, device=x.device)
             positions = positions + self._per_sequence("start", start, x)
@@ -197,13 +204,14 @@ class RotaryEmbedding(nn.Module):
             if pad_len is not None or isinstance(start, Tensor) or start != 0:
                 raise ValueError("give positions, or start and pad_len, not both")
             self._check_positions_fit(positions, x)
-        inv_freq = inverse_frequencies(self.rotary_dim, self.base, device=x.device)
-        return cos_sin(positions, inv_freq, dtype)
+        device = "cpu" if x.device.type == "mps" else x.device  # mps has no float64
+        inv_freq = inverse_frequencies(self.rotary_dim, self.base, device=device)
+        return *cos_sin(positions, inv_freq, dtype), 0
 
-    def _cached_rows(
+    def _kept_table(
         self, first: int, end: int, x: Tensor, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor] | None:
-        """Rows ``first`` to ``end`` of the kept table, grown if need be, or None."""
+        """Return the kept table, grown to have rows ``first`` to ``end``, or None."""
         if first < 0 or end > LARGEST_TABLE or torch.compiler.is_exporting():
             return None
         cos, sin = self._table
@@ -214,7 +222,7 @@ class RotaryEmbedding(nn.Module):
                 return None
             length = max(SMALLEST_TABLE, 1 << (end - 1).bit_length())
             cos, sin = self._table = self._build_table(length, x.device)
-        return cos[first:end], sin[first:end]
+        return cos, sin
 
     def _build_table(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         # Outside inference mode, so that training may use rows that inference made.
@@ -264,7 +272,7 @@ class RotaryEmbedding(nn.Module):
         seq = x.shape[self._seq_axis]
         fits = positions.ndim in (1, 2) and positions.shape[-1] == seq
         if positions.ndim == 2:
-            fits &= x.ndim == 4 and positions.shape[0] in (1, x.shape[0])
+            fits = fits and x.ndim == 4 and positions.shape[0] in (1, x.shape[0])
         if not fits:
             raise ValueError(
                 f"positions must be (seq,) or (batch, seq) with seq={seq} for an input "

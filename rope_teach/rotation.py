@@ -11,6 +11,7 @@ Built in lessons 04 (one pair), 05 (real), 06 (complex) and 07 (pairings).
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any, Literal
 
 import torch
@@ -34,6 +35,8 @@ __all__ = [
     "half_table",
     "convert_projection",
 ]
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None  # looked up, not imported
 
 Pairing = Literal["interleaved", "half"]
 Layout = Literal["bhsd", "bshd"]
@@ -91,8 +94,8 @@ def phases(
     >>> phases(torch.tensor([0]), torch.tensor([1.0]))
     tensor([[1.+0.j]])
     """
-    cos, sin = cos_sin(positions, inv_freq, torch.float64)
-    return torch.complex(cos, sin).to(dtype)
+    angle = angles(positions, inv_freq)
+    return torch.complex(angle.cos(), angle.sin()).to(dtype).to(positions.device)
 
 
 # ------------------------------------------------------------------ the three forms
@@ -150,12 +153,37 @@ def rotate(
             f"{tuple(cos.shape)} {cos.dtype} and {tuple(sin.shape)} {sin.dtype}"
         )
     wide = torch.promote_types(cos.dtype, torch.float32)
-    cos, sin = (align_table(table, x, layout).to(wide) for table in (cos, sin))
-    rotary_dim = 2 * cos.shape[-1]
-    if rotary_dim == x.shape[-1]:
-        return _rotate_all(x, cos, sin, pairing)
-    rotated = _rotate_all(x[..., :rotary_dim], cos, sin, pairing)
-    return torch.cat([rotated, x[..., rotary_dim:]], dim=-1)
+    aligned = [align_table(table, x, layout).to(wide) for table in (cos, sin)]
+    if x.is_cuda:
+        fused = _fused(x, None, cos, sin, pairing, layout)
+        if fused is not None:
+            return fused[0]
+    cos, sin = aligned
+    return _rotate_all(x, cos, sin, pairing)
+
+
+def rotate_qk(
+    q: Tensor,
+    k: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    first: int,
+    pairing: Pairing,
+    layout: Layout,
+) -> tuple[Tensor, Tensor]:
+    """Rotate ``q`` and ``k`` of one length by one table; on CUDA, in one launch.
+
+    As :func:`rotate` does each. Row ``first`` of a table ``(rows, r/2)`` is the first
+    token's, so that a decode step need not cut the table. Lesson 18.
+    """
+    if q.is_cuda:
+        fused = _fused(q, k, cos, sin, pairing, layout, first)
+        if fused is not None:
+            return fused
+    if cos.ndim == 2:
+        rows = slice(first, first + q.shape[-2 if layout == "bhsd" else -3])
+        cos, sin = cos[rows], sin[rows]
+    return rotate(q, cos, sin, pairing, layout), rotate(k, cos, sin, pairing, layout)
 
 
 def rotate_complex(x: Tensor, phases: Tensor, layout: Layout = "bhsd") -> Tensor:
@@ -176,11 +204,13 @@ def rotate_complex(x: Tensor, phases: Tensor, layout: Layout = "bhsd") -> Tensor
             f"{getattr(phases, 'dtype', type(phases).__name__)}"
         )
     phases = align_table(phases, x, layout)
-    rotary_dim = 2 * phases.shape[-1]
-    if rotary_dim == x.shape[-1]:
-        return _multiply(x, phases)
-    rotated = _multiply(x[..., :rotary_dim], phases)
-    return torch.cat([rotated, x[..., rotary_dim:]], dim=-1)
+    head, rest = x.tensor_split([2 * phases.shape[-1]], dim=-1)
+    wide = head.to(torch.promote_types(x.dtype, phases.real.dtype))
+    if torch.compiler.is_compiling() or not _holds_complex(wide):
+        wide = wide.clone(memory_format=torch.contiguous_format)
+    turned = torch.view_as_complex(wide.unflatten(-1, (-1, 2))) * phases
+    rotated = torch.view_as_real(turned).flatten(-2).to(x.dtype)
+    return torch.cat([rotated, rest], dim=-1) if rest.shape[-1] else rotated
 
 
 def rotation_matrix(angles: Tensor, pairing: Pairing = "interleaved") -> Tensor:
@@ -231,73 +261,137 @@ def rotate_matrix(
 # ---------------------------------------------- how the arithmetic is really done
 
 
-def _rotate_all(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Tensor:
-    """Rotate all features of ``x``; the tables already broadcast against its pairs.
+BLOCK = 2**17  # 16-bit features at a time: 512 KB of float32 stay in a core's cache
 
-    Four ways to the same numbers; `benchmarks/cpu.md` has what each costs.
+
+def _rotate_all(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Tensor:
+    """Rotate the leading features of ``x``; the tables broadcast against its pairs.
+
+    Three ways to the same numbers; `benchmarks/README.md` has what each costs.
     """
-    if torch.compiler.is_compiling() or cos.requires_grad or sin.requires_grad:
+    wide = torch.promote_types(x.dtype, cos.dtype)
+    cos, sin = cos.to(wide), sin.to(wide)
+    if (
+        _is_watched()
+        or cos.requires_grad
+        or sin.requires_grad
+        or (pairing == "interleaved" and not _holds_complex(x))
+    ):
         return _formula(x, cos, sin, pairing)
-    if pairing == "interleaved":
-        return _multiply(x, torch.complex(cos, sin))
-    if torch.is_grad_enabled() and x.requires_grad:
-        return _RotateHalves.apply(x, cos, sin)
-    return _rotate_halves(x, cos, sin)
+    if x.requires_grad and torch.is_grad_enabled():
+        return _Rotation.apply(x, cos, sin, pairing)  # type: ignore[no-any-return, no-untyped-call]
+    return _rotate_eagerly(x, cos, sin, pairing)
+
+
+def _is_watched() -> bool:
+    """Whether a compiler, vmap or forward-mode differentiation follows each step."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
+def _fused(
+    q: Tensor,
+    k: Tensor | None,
+    cos: Tensor,
+    sin: Tensor,
+    pairing: Pairing,
+    layout: Layout,
+    first: int = 0,
+) -> tuple[Tensor, Tensor] | None:
+    """Rotate by the CUDA kernel, or None where it cannot: the formula then serves."""
+    if not HAS_TRITON or q.ndim != 4:
+        return None
+    from rope_teach import kernels
+
+    swap = layout == "bshd"
+    q = q.transpose(1, 2) if swap else q
+    k = q[:, :0] if k is None else k.transpose(1, 2) if swap else k
+    if not kernels.usable(q, k, cos):
+        return None
+    q, k = kernels.rotate_qk(q, k, cos, sin, pairing == "interleaved", first)
+    return (q.transpose(1, 2), k.transpose(1, 2)) if swap else (q, k)
 
 
 def _formula(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Tensor:
-    """The formula as it is written on paper: what a compiler fuses best."""
-    wide = torch.promote_types(x.dtype, cos.dtype)
+    """As it is written on paper: compilers fuse it, and transforms follow it."""
+    head, rest = x.tensor_split([2 * cos.shape[-1]], dim=-1)
+    wide = head.to(cos.dtype)
     if pairing == "interleaved":
-        a, b = x.to(wide).unflatten(-1, (-1, 2)).unbind(-1)
-        return (
-            torch.stack([a * cos - b * sin, a * sin + b * cos], -1)
-            .flatten(-2)
-            .to(x.dtype)
-        )
-    a, b = x.to(wide).chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
+        a, b = wide.unflatten(-1, (-1, 2)).unbind(-1)
+    else:
+        a, b = wide.chunk(2, dim=-1)
+    # Rounded before they are joined: a compiler would store the join in float32.
+    first, second = (a * cos - b * sin).to(x.dtype), (a * sin + b * cos).to(x.dtype)
+    if pairing == "half":
+        return torch.cat([first, second, rest], dim=-1)
+    turned = torch.stack([first, second], dim=-1).flatten(-2)
+    return torch.cat([turned, rest], dim=-1) if rest.shape[-1] else turned
 
 
-def _multiply(x: Tensor, phases: Tensor) -> Tensor:
-    """Interleaved pairs as complex numbers, times the phases."""
-    pairs = x.to(phases.real.dtype).unflatten(-1, (-1, 2))
-    if any(stride % 2 for stride in pairs.stride()[:-1]) or pairs.stride(-1) != 1:
-        pairs = pairs.contiguous()  # a complex view needs its two parts side by side
-    turned = torch.view_as_complex(pairs) * phases
-    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
-
-
-def _rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Halves without a concatenation: one product, then two updates in place."""
-    wide = x.to(torch.promote_types(x.dtype, cos.dtype))
-    half = x.shape[-1] // 2
-    out = wide * torch.cat([cos, cos], -1)
-    out[..., :half].addcmul_(wide[..., half:], sin, value=-1)
-    out[..., half:].addcmul_(wide[..., :half], sin)
-    return out.to(x.dtype)
-
-
-class _RotateHalves(torch.autograd.Function):
-    """:func:`_rotate_halves` whose gradient is the rotation by the opposite angle.
-
-    Autograd through the updates in place would cost six copies of x.
-    """
-
-    generate_vmap_rule = True
+class _Rotation(torch.autograd.Function):
+    """:func:`_rotate_eagerly`; its gradient is the rotation by the opposite angle."""
 
     @staticmethod
-    def forward(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        return _rotate_halves(x, cos, sin)
+    def forward(
+        ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing
+    ) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        ctx.pairing = pairing
+        return _rotate_eagerly(x, cos, sin, pairing)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[1:])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         cos, sin = ctx.saved_tensors
-        return _rotate_all(grad, cos, -sin, "half"), None, None
+        return _rotate_all(grad, cos, -sin, ctx.pairing), None, None, None
+
+
+def _rotate_eagerly(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Tensor:
+    """Rotate into a new tensor with few kernels; 16-bit features block by block."""
+    tables: tuple[Tensor, ...]
+    if pairing == "interleaved":
+        tables = (torch.complex(cos, sin),)
+    else:
+        tables = (torch.cat([cos, cos], dim=-1), sin)
+    out, rotary_dim = torch.empty_like(x), 2 * cos.shape[-1]
+    source, target = x, out
+    if rotary_dim < x.shape[-1]:
+        source, target = x[..., :rotary_dim], out[..., :rotary_dim]
+        out[..., rotary_dim:] = x[..., rotary_dim:]
+    if x.dtype == cos.dtype:
+        _turn(source, target, *tables)
+        return out
+    # On a CPU, whole float32 copies would travel to memory and back; blocks do not.
+    blocks = 1 + (source.numel() // BLOCK if x.is_cpu else 0)
+    axis = max(range(x.ndim - 1), key=lambda axis: x.shape[axis], default=0)
+    whole = [source, target, *(t.expand(*x.shape[:-1], -1) for t in tables)]
+    for part, into, *rows in zip(*(t.chunk(blocks, axis) for t in whole), strict=True):
+        wide = part.to(cos.dtype)
+        turned = wide if pairing == "interleaved" else torch.empty_like(wide)
+        _turn(wide, turned, *rows)
+        into.copy_(turned)
+    return out
+
+
+def _turn(x: Tensor, out: Tensor, *tables: Tensor) -> None:
+    """Write the rotated ``x``: by one table of phases, or by cos (repeated) and sin."""
+    if len(tables) == 1:
+        (phases,) = tables
+        torch.mul(x.view(phases.dtype), phases, out=out.view(phases.dtype))
+        return
+    cos, sin = tables
+    half = x.shape[-1] // 2
+    torch.mul(x, cos, out=out)
+    out[..., :half].addcmul_(x[..., half:], sin, value=-1)
+    out[..., half:].addcmul_(x[..., :half], sin)
+
+
+def _holds_complex(x: Tensor) -> bool:
+    """Whether the pairs of ``x`` can be seen as complex numbers where they lie."""
+    steps = (x.shape[-1], *x.stride()[:-1], x.storage_offset())
+    return x.stride(-1) == 1 and all(step % 2 == 0 for step in steps)
 
 
 # -------------------------------------------------------- from one pairing to the other

@@ -46,7 +46,7 @@ def order_batches(
 
     >>> tokens, first = next(order_batches(batch=1, seq=6))
     >>> tokens, first
-    (tensor([[8, 0, 6, 6, 1, 2]]), tensor([1]))
+    (tensor([[6, 9, 7, 2, 0, 1]]), tensor([1]))
     """
     if seq < 2 or vocab < 3:
         raise ValueError(

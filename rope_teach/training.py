@@ -34,19 +34,24 @@ def fit(
 
     AdamW, a short warm-up, then a cosine to zero; gradients are clipped at norm 1.
     ``label`` stands before the progress bar; None hides the bar. Raises
-    ``FloatingPointError`` when the loss is no longer finite.
+    ``FloatingPointError`` when the loss is no longer finite, ``ValueError`` when
+    ``batches`` end before ``steps``.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / 20, _cosine(step / steps))
     )
-    losses = []
+    losses: list[float] = []
     model.train()
     for step in _progress(steps, label):
-        loss = loss_of(model, next(batches))
+        batch = next(batches, None)
+        if batch is None:
+            raise ValueError(f"batches ended at step {step} of {steps}")
+        loss = loss_of(model, batch)
         if not math.isfinite(loss.item()):
             raise FloatingPointError(
-                f"the loss is {loss.item()} at step {step}; a lower lr than {lr} may help"
+                f"the loss is {loss.item()} at step {step}; a lower lr than {lr} may "
+                "help"
             )
         optimizer.zero_grad()
         loss.backward()

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from PIL import Image
 
-HERE = Path(__file__).resolve().parent
-sys.path.append(str(HERE.parent / "tests"))
-
-from browser import (  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from slides.build import build_deck, copy_assets, lesson_notebooks
+from tests.browser import (
     chromium,
     find_chromium,
     go_to,
@@ -23,7 +22,6 @@ from browser import (  # noqa: E402
     slide_problems,
     visit,
 )
-from build import build_deck, copy_assets, lesson_notebooks  # noqa: E402
 
 COLUMNS, THUMB = 4, (480, 270)
 

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, sync_playwright
 
 STAGE = {"width": 1280, "height": 720}
-LOCAL = ("file:", "data:", "blob:", "about:", "http://127.0.0.1:", "ws://127.0.0.1:")
+LOCAL = ("file:", "data:", "blob:", "about:", "http://127.0.0.1:")
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",

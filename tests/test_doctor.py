@@ -1,5 +1,6 @@
 """The doctor finds what is wrong, says how to mend it, and is calm when all is well."""
 
+import re
 from importlib import metadata
 
 import pytest
@@ -56,7 +57,7 @@ def test_old_version_is_named_with_the_one_needed(monkeypatch):
     monkeypatch.setattr(metadata, "version", lambda name: "1.0.2")
     (torch_finding, *_) = failures(doctor.requirements)
     assert torch_finding.what == "torch"
-    assert torch_finding.found == "1.0.2, but >=2.5 is needed"
+    assert re.fullmatch(r"1\.0\.2, but >=2\.\d+ is needed", torch_finding.found)
 
 
 @pytest.mark.parametrize("version", [(3, 9, 18), (3, 15, 0)])

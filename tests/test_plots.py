@@ -29,6 +29,9 @@ FIGURES = {
     "clocks": lambda: plots.clocks([[0.0, 1.0], [2.0, 3.0]], alt="four hands"),
     "arrows": lambda: plots.arrows({"one": {"q": (1.0, 0.0)}}, alt="an arrow"),
     "pairs": lambda: plots.pairs({"half": [0, 1, 0, 1]}, alt="four boxes"),
+    "compared_banks": lambda: plots.compared_banks(
+        ["one", "two"], [1.0, 0.5], 0, 1, alt="two banks"
+    ),
 }
 
 

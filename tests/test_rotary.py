@@ -31,9 +31,9 @@ def sample(*shape, seed=0, dtype=torch.float32):
     return torch.randn(*shape, generator=generator, dtype=F64).to(dtype)
 
 
-def oracle(x, positions, pairing="interleaved", rotary_dim=None):
-    """``x`` ``(batch, heads, seq, d)`` by full matrices, in float64, without a cache."""
-    inv_freq = inverse_frequencies(rotary_dim or x.shape[-1])
+def oracle(x, positions, pairing="interleaved", rotary_dim=None, base=10_000.0):
+    """``x`` ``(batch, heads, seq, d)`` by full matrices, in float64, no cache."""
+    inv_freq = inverse_frequencies(rotary_dim or x.shape[-1], base)
     angle = angles(positions.expand(x.shape[0], x.shape[2]), inv_freq)
     return rotate_matrix(x.double(), angle.unsqueeze(1), pairing)
 
@@ -93,6 +93,14 @@ def test_positions_of_every_kind(way, rotary_dim, pairing):
         close(x.transpose(1, 2), exact)
 
 
+def test_the_base_is_used_with_and_without_the_cache():
+    rope, x = RotaryEmbedding(8, base=500), sample(2, 3, 5, 8)
+    expected = oracle(x, STEPS, base=500)
+    close(rope.rotate(x), expected)
+    close(rope.rotate(x, STEPS), expected)
+    close(rope.inv_freq, inverse_frequencies(8, 500))
+
+
 def test_queries_and_keys_at_their_own_positions():
     rope, q, k = RotaryEmbedding(8), sample(2, 6, 1, 8), sample(2, 3, 5, 8, seed=1)
     here = torch.tensor([[4], [9]])
@@ -149,13 +157,17 @@ def test_no_batch_axis():
 @both_pairings
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, F64])
 def test_dtype_is_kept_and_the_result_rounded_once(dtype, pairing):
-    q, k = sample(1, 2, 5, 8, dtype=dtype), sample(1, 2, 5, 8, seed=1)
-    q_out, k_out = RotaryEmbedding(8, pairing=pairing)(q, k, start=1_000_000)
-    assert q_out.dtype == dtype and k_out.dtype == torch.float32
-    exact = oracle(q, STEPS + 1_000_000, pairing)
+    x, other = sample(1, 2, 5, 8, dtype=dtype), sample(1, 2, 5, 8, seed=1)
+    rope = RotaryEmbedding(8, pairing=pairing)
+    exact = oracle(x, STEPS + 1_000_000, pairing)
     rounding = torch.finfo(dtype).eps / 2 * exact.abs()
     noise = 1e-6 if dtype != F64 else 1e-9  # float32 tables; float64 angles past 1e6
-    assert ((q_out.double() - exact).abs() <= rounding + noise).all()
+    q, k_other = rope(x, other, start=1_000_000)
+    q_other, k = rope(other, x, start=1_000_000)  # each in its own dtype
+    assert q_other.dtype == k_other.dtype == torch.float32
+    for out in (q, k):
+        assert out.dtype == dtype
+        assert ((out.double() - exact).abs() <= rounding + noise).all()
 
 
 def save_and_load(module):
@@ -247,6 +259,22 @@ def test_transforms_use_the_module_and_leave_nothing_behind(pairing):
     close(torch.vmap(torch.func.grad(energy))(x), 2 * x, 1e-5)
     copy.deepcopy(rope)  # fails if a table belongs to a transform that has ended
     close(rope.rotate(x, start=5000), oracle(x, STEPS + 5000, pairing))
+
+
+def test_starts_and_positions_under_vmap():
+    rope, x, starts = RotaryEmbedding(8), sample(2, 3, 5, 8), torch.tensor([3, 50])
+    each = torch.vmap(lambda x, start: rope.rotate(x, start=start))(x, starts)
+    close(each, rope.rotate(x, start=starts))
+    close(torch.vmap(rope.rotate)(x, EACH), rope.rotate(x, EACH))
+
+
+@both_pairings
+def test_positions_can_be_learned(pairing):
+    rope, x = RotaryEmbedding(4, pairing=pairing), sample(1, 2, 4, dtype=F64)
+    places = torch.tensor([0.5, 3.0], dtype=F64, requires_grad=True)
+    inputs = (x.requires_grad_(), places)
+    assert torch.autograd.gradcheck(rope.rotate, inputs)
+    assert torch.autograd.gradgradcheck(rope.rotate, inputs)
 
 
 def test_double_backward():
@@ -361,6 +389,17 @@ def test_exports_with_any_length(strict):
             close(got, expected)
 
 
+def test_exports_a_decode_step_with_left_padding():
+    rope, x, pad_len = RotaryEmbedding(8), sample(2, 4, 1, 8), torch.tensor([0, 2])
+    step = {"start": torch.tensor(5), "pad_len": pad_len}
+    program = torch.export.export(rope, (x, x), step).module()
+    for start in (6, 50_000):
+        close(
+            program(x, x, start=torch.tensor(start), pad_len=pad_len)[0],
+            oracle(x, start - pad_len[:, None]),
+        )
+
+
 def test_exports_with_positions_and_as_the_file_that_is_shipped():
     rope, x, positions = RotaryEmbedding(8, pairing="half"), sample(2, 4, 5, 8), EACH
     file = io.BytesIO()
@@ -392,57 +431,61 @@ def make(**changes):
 
 
 BAD = {
-    "odd head_dim": (make(head_dim=7), ValueError, "head_dim", "even", "7"),
-    "zero head_dim": (make(head_dim=0), ValueError, "head_dim", "positive", "0"),
-    "head_dim a float": (make(head_dim=8.0), TypeError, "head_dim", "int", "8.0"),
-    "odd rotary_dim": (make(rotary_dim=3), ValueError, "rotary_dim", "even", "3"),
-    "zero rotary_dim": (make(rotary_dim=0), ValueError, "rotary_dim", "positive", "0"),
-    "oversized rotary_dim": (make(rotary_dim=10), ValueError, "rotary_dim", "head_dim=8", "10"),
-    "rotary_dim a float": (make(rotary_dim=0.5), TypeError, "rotary_dim", "int", "0.5"),
-    "NaN base": (make(base=float("nan")), ValueError, "base", "finite", "nan"),
-    "zero base": (make(base=0.0), ValueError, "base", "positive", "0.0"),
-    "base a tensor": (make(base=torch.tensor(1e4)), TypeError, "base", "Tensor"),
-    "pairing": (make(pairing="neox"), ValueError, "pairing", "'interleaved'", "'half'", "'neox'"),
-    "layout": (make(layout="sbhd"), ValueError, "layout", "'bhsd'", "'bshd'", "'sbhd'"),
-    "q a list": (lambda: ROPE([1.0], X), TypeError, "q must be a torch.Tensor", "list"),
-    "k None": (lambda: ROPE(X, None), TypeError, "k must be a torch.Tensor", "None"),
-    "integer q": (lambda: ROPE(X.long(), X), TypeError, "q must", "floating", "int64"),
-    "complex k": (lambda: ROPE(X, X.cfloat()), TypeError, "k must", "real", "complex64"),
-    "bool x": (lambda: ROPE.rotate(X.bool()), TypeError, "x must", "bool"),
-    "q wide": (lambda: ROPE(X[..., :6], X), ValueError, "q must", "head_dim=8", "(2, 4, 5, 6)"),
-    "k wide": (lambda: ROPE(X, X[..., :6]), ValueError, "k must", "head_dim=8", "(2, 4, 5, 6)"),
-    "2-D q": (lambda: ROPE(X[0, 0], X[0, 0]), ValueError, "q must", "(batch, heads, seq", "(5, 8)"),
-    "5-D x": (lambda: ROPE.rotate(X[None]), ValueError, "x must", "(1, 2, 4, 5, 8)"),
-    "two devices": (lambda: ROPE(X, X.to("meta")), ValueError, "q and k", "cpu", "meta"),
-    "lengths": (lambda: ROPE(X, SHORT), ValueError, "q has 5", "k has 3", "(q_positions, k_positions)"),
-    "wrong layout": (lambda: SWAPPED(X, X[:, :2]), ValueError, "q has 4", "k has 2", "'bhsd'"),
-    "one length for two": (lambda: ROPE(X, SHORT, (STEPS, STEPS)), ValueError, "positions", "seq=3", "(5,)"),
-    "three positions": (lambda: ROPE(X, X, (STEPS,) * 3), ValueError, "positions", "pair", "3 items"),
-    "positions a list": (lambda: ROPE(X, X, [0, 1, 2, 3, 4]), ValueError, "positions", "tensor", "5 items"),
-    "positions an int": (lambda: ROPE(X, X, 3), TypeError, "positions", "torch.Tensor", "int"),
-    "short positions": (lambda: ROPE(X, X, STEPS[:1]), ValueError, "positions", "seq=5", "(1,)"),
-    "0-D positions": (lambda: ROPE(X, X, STEPS[0]), ValueError, "positions", "seq=5", "()"),
-    "3-D positions": (lambda: ROPE(X, X, EACH[None]), ValueError, "(batch, seq)", "(1, 2, 5)"),
-    "batch of positions": (lambda: ROPE(X, X, STEPS.expand(4, 5)), ValueError, "positions", "(4, 5)"),
-    "positions (batch,)": (lambda: ROPE(X, X, STEPS[:2]), ValueError, "positions", "seq=5", "(2,)"),
-    "rows without batch": (lambda: ROPE(X[0], X[0], EACH), ValueError, "positions", "(2, 5)"),
-    "far positions": (lambda: ROPE(X, X, STEPS.to("meta")), ValueError, "positions", "cpu", "meta"),
-    "bfloat16 positions": (lambda: ROPE(X, X, STEPS.bfloat16()), TypeError, "positions", "bfloat16", "256"),
-    "bool positions": (lambda: ROPE(X, X, STEPS > 2), TypeError, "positions", "bool"),
-    "positions and start": (lambda: ROPE(X, X, STEPS, start=3), ValueError, "positions", "start", "not both"),
-    "positions and pad_len": (lambda: ROPE(X, X, STEPS, pad_len=STEPS[:2]), ValueError, "pad_len", "not both"),
-    "start a float": (lambda: ROPE(X, X, start=1.0), TypeError, "start", "int", "(batch,)", "1.0"),
-    "start a bool": (lambda: ROPE(X, X, start=True), TypeError, "start", "int", "bool"),
-    "start None": (lambda: ROPE(X, X, start=None), TypeError, "start", "int", "None"),
-    "start for another batch": (lambda: ROPE(X, X, start=STEPS), ValueError, "start", "(batch,)", "(5,)"),
-    "start (batch, 1)": (lambda: ROPE(X, X, start=STEPS[:2, None]), ValueError, "start", "(2, 1)"),
-    "bfloat16 start": (lambda: ROPE(X, X, start=STEPS[:2].bfloat16()), TypeError, "start", "bfloat16"),
-    "pad_len a list": (lambda: ROPE(X, X, pad_len=[0, 2]), TypeError, "pad_len", "(batch,)", "list"),
-    "pad_len for another batch": (lambda: ROPE(X, X, pad_len=STEPS), ValueError, "pad_len", "(5,)"),
-    "pad_len without batch": (lambda: ROPE(X[0], X[0], pad_len=STEPS[:4]), ValueError, "pad_len", "(4, 5, 8)"),
-}  # fmt: skip
+    "ValueError: head_dim ... even ... 7": make(head_dim=7),
+    "ValueError: head_dim ... positive ... 0": make(head_dim=0),
+    "TypeError: head_dim ... int ... 8.0": make(head_dim=8.0),
+    "ValueError: rotary_dim ... even ... 3": make(rotary_dim=3),
+    "ValueError: rotary_dim ... positive ... 0": make(rotary_dim=0),
+    "ValueError: rotary_dim ... head_dim=8 ... 10": make(rotary_dim=10),
+    "TypeError: rotary_dim ... int ... 0.5": make(rotary_dim=0.5),
+    "ValueError: base ... finite ... nan": make(base=float("nan")),
+    "ValueError: base ... positive ... 0.0": make(base=0.0),
+    "TypeError: base ... Tensor": make(base=torch.tensor(1e4)),
+    "ValueError: pairing ... 'interleaved' ... 'half' ... 'neox'": make(pairing="neox"),
+    "ValueError: layout ... 'bhsd' ... 'bshd' ... 'sbhd'": make(layout="sbhd"),
+    "TypeError: q must be a torch.Tensor ... list": lambda: ROPE([1.0], X),
+    "TypeError: k must be a torch.Tensor ... None": lambda: ROPE(X, None),
+    "TypeError: q must ... floating ... int64": lambda: ROPE(X.long(), X),
+    "TypeError: k must ... real ... complex64": lambda: ROPE(X, X.cfloat()),
+    "TypeError: x must ... bool": lambda: ROPE.rotate(X.bool()),
+    "ValueError: q must ... head_dim=8 ... (2, 4, 5, 6)": lambda: ROPE(X[..., :6], X),
+    "ValueError: k must ... head_dim=8 ... (2, 4, 5, 6)": lambda: ROPE(X, X[..., :6]),
+    "ValueError: q must ... (batch, heads, seq ... (5, 8)": lambda: ROPE(
+        X[0, 0], X[0, 0]
+    ),
+    "ValueError: x must ... (1, 2, 4, 5, 8)": lambda: ROPE.rotate(X[None]),
+    "ValueError: q and k ... cpu ... meta": lambda: ROPE(X, X.to("meta")),
+    "ValueError: q has 5 ... k has 3 ... (q_positions, k_positions)": lambda: ROPE(
+        X, SHORT
+    ),
+    "ValueError: q has 4 ... k has 2 ... 'bhsd'": lambda: SWAPPED(X, X[:, :2]),
+    "ValueError: positions ... seq=3 ... (5,)": lambda: ROPE(X, SHORT, (STEPS, STEPS)),
+    "ValueError: positions ... pair ... 3 items": lambda: ROPE(X, X, (STEPS,) * 3),
+    "ValueError: positions ... tensor ... 5 items": lambda: ROPE(X, X, [0, 1, 2, 3, 4]),
+    "TypeError: positions ... torch.Tensor ... int": lambda: ROPE(X, X, 3),
+    "ValueError: positions ... seq=5 ... (1,)": lambda: ROPE(X, X, STEPS[:1]),
+    "ValueError: positions ... seq=5 ... ()": lambda: ROPE(X, X, STEPS[0]),
+    "ValueError: (batch, seq) ... (1, 2, 5)": lambda: ROPE(X, X, EACH[None]),
+    "ValueError: positions ... (4, 5)": lambda: ROPE(X, X, STEPS.expand(4, 5)),
+    "ValueError: positions ... seq=5 ... (2,)": lambda: ROPE(X, X, STEPS[:2]),
+    "ValueError: positions ... (2, 5)": lambda: ROPE(X[0], X[0], EACH),
+    "ValueError: positions ... cpu ... meta": lambda: ROPE(X, X, STEPS.to("meta")),
+    "TypeError: positions ... bfloat16 ... 256": lambda: ROPE(X, X, STEPS.bfloat16()),
+    "TypeError: positions ... bool": lambda: ROPE(X, X, STEPS > 2),
+    "ValueError: positions ... start ... not both": lambda: ROPE(X, X, STEPS, start=3),
+    "ValueError: pad_len ... not both": lambda: ROPE(X, X, STEPS, pad_len=STEPS[:2]),
+    "TypeError: start ... int ... (batch,) ... 1.0": lambda: ROPE(X, X, start=1.0),
+    "TypeError: start ... int ... bool": lambda: ROPE(X, X, start=True),
+    "TypeError: start ... int ... None": lambda: ROPE(X, X, start=None),
+    "ValueError: start ... (batch,) ... (5,)": lambda: ROPE(X, X, start=STEPS),
+    "ValueError: start ... (2, 1)": lambda: ROPE(X, X, start=STEPS[:2, None]),
+    "TypeError: start ... bfloat16": lambda: ROPE(X, X, start=STEPS[:2].bfloat16()),
+    "TypeError: pad_len ... (batch,) ... list": lambda: ROPE(X, X, pad_len=[0, 2]),
+    "ValueError: pad_len ... (5,)": lambda: ROPE(X, X, pad_len=STEPS),
+    "ValueError: pad_len ... (4, 5, 8)": lambda: ROPE(X[0], X[0], pad_len=STEPS[:4]),
+}
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_named(case, refuses):
-    refuses(*BAD[case])
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input_is_named(message, refuses):
+    refuses(BAD[message], message)

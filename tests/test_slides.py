@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -10,7 +9,11 @@ from pathlib import Path
 
 import nbformat.v4 as nb
 import pytest
-from browser import (
+from nbformat import NotebookNode
+from playwright.sync_api import Browser, Page
+
+from slides.build import build_deck, build_index, copy_assets, lesson_notebooks
+from tests.browser import (
     Visit,
     chromium,
     chromium_or_skip,
@@ -19,11 +22,6 @@ from browser import (
     slide_problems,
     visit,
 )
-from nbformat import NotebookNode
-from playwright.sync_api import Browser, Page
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "slides"))
-from build import build_deck, build_index, copy_assets, lesson_notebooks
 
 pytestmark = pytest.mark.browser
 
@@ -75,26 +73,37 @@ def inspect(deck: Path, browser: Browser) -> Report:
     report = Report()
     with visit(browser) as seen:
         page, total = seen.page, open_deck(seen.page, deck)
-        page.add_script_tag(content=AXE.read_text(encoding="utf-8"))
-        report.inaccessible += axe_problems(page, "document")
         for number in range(total):
             go_to(page, number)
             name = f"slide {number + 1}: "
             report.off_stage += [name + p for p in slide_problems(page)]
-            found = axe_problems(page, "Reveal.getCurrentSlide()")
-            report.inaccessible += [name + p for p in found]
             shown = page.locator(".slide-number").inner_text().split()
             if shown != [str(number + 1), "/", str(total)]:
                 report.unnumbered.append(f"{name}shows {shown}")
         report.badly_set = math_problems(page)
         report.undescribed = undescribed_images(page)
+        lay_open(page)
+        report.inaccessible = axe_problems(page)
         report.outside, report.errors = seen.outside, seen.errors
     return report
 
 
-def axe_problems(page: Page, where: str) -> list[str]:
-    """What axe-core calls critical or serious in a part of the page."""
-    answer = page.evaluate(f"rules => axe.run({where}, rules)", RULES)
+def lay_open(page: Page) -> None:
+    """Show all slides, fragments and cards at once, as axe-core wants to see them."""
+    page.goto(page.url.split("#")[0] + "?print-pdf")
+    page.wait_for_selector("body[data-ready]")
+    page.evaluate("""() => {
+        const each = (what, act) => document.querySelectorAll(what).forEach(act);
+        each("section", (e) => { e.hidden = false; e.removeAttribute("aria-hidden"); });
+        each(".fragment", (e) => e.classList.remove("fragment"));
+        each("details", (e) => { e.name = ""; e.open = true; });
+    }""")
+
+
+def axe_problems(page: Page) -> list[str]:
+    """What axe-core calls critical or serious in the page on show."""
+    page.add_script_tag(content=AXE.read_text(encoding="utf-8"))
+    answer = page.evaluate("rules => axe.run(document, rules)", RULES)
     return [
         f"{found['id']}: {node['html'][:120]}"
         for found in answer["violations"]
@@ -226,7 +235,11 @@ PLANTED = {
         NO_ALT,
         [code("f", html(PICTURE.replace('alt="{}"', "")))],
     ),
-    "pale letters": ("inaccessible", "color-contrast", [slide("## P"), code("f", html(PALE))]),
+    "pale letters": (
+        "inaccessible",
+        "color-contrast",
+        [slide("## P"), code("f", html(PALE))],
+    ),
     "a slider without a label": (
         "inaccessible",
         "label",
@@ -324,9 +337,12 @@ def test_speaker_notes_open_without_a_network(sample: Visit) -> None:
     notes.get_by_text("Minute 3").wait_for()
 
 
+def test_axe_finds_nothing_serious_around_the_stage(sample: Visit) -> None:
+    assert axe_problems(sample.page) == []
+
+
 def test_deck_prints_one_page_a_slide(sample: Visit) -> None:
-    sample.page.goto(sample.page.url.split("#")[0] + "?print-pdf")
-    sample.page.wait_for_selector("body[data-ready]")
+    lay_open(sample.page)
     assert sample.page.locator(".pdf-page").count() == 4
     sections = sample.page.locator(".pdf-page section")
     assert sections.first.bounding_box()["height"] == pytest.approx(720, abs=1)

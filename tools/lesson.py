@@ -51,7 +51,9 @@ def solved_path(path: Path) -> Path:
 def execute(notebook: NotebookNode, folder: Path) -> float:
     """Run every cell in a fresh kernel, keep the outputs, return the seconds."""
     started = time.perf_counter()
-    client = NotebookClient(notebook, timeout=120, kernel_name="python3")
+    client = NotebookClient(
+        notebook, timeout=120, kernel_name="python3", coalesce_streams=True
+    )
     client.execute(cwd=str(folder))
     seconds = time.perf_counter() - started
     for cell in notebook.cells:

@@ -37,7 +37,7 @@ async function startDeck() {
     plugins: [RevealNotes],
   });
   Reveal.on("slidechanged", () => document.activeElement.blur());
-  document.querySelectorAll("details").forEach(openOneAtATime);
+  Reveal.getSlides().forEach(groupCards);
   document.querySelectorAll("input").forEach(leaveToClicker);
   await document.fonts.ready;
   document.body.dataset.ready = "";
@@ -50,12 +50,8 @@ function activates(event) {
 }
 
 // Cards of one slide behave as one question: opening an answer closes the last.
-function openOneAtATime(card) {
-  card.addEventListener("toggle", () => {
-    if (!card.open) return;
-    const others = card.closest("section").querySelectorAll("details[open]");
-    others.forEach((other) => { if (other !== card) other.open = false; });
-  });
+function groupCards(slide, number) {
+  slide.querySelectorAll("details").forEach((card) => { card.name = `slide-${number}`; });
 }
 
 // Reveal leaves every key to a focused input. Arrows should move a slider, but

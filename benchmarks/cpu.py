@@ -1,0 +1,279 @@
+"""Time the rotation beside other libraries, as a multiple of copying q and k.
+
+    python benchmarks/cpu.py > benchmarks/results/cpu.md       (about five minutes)
+
+How it measures, and what the columns mean: `README.md` beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import platform
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rope_teach import RotaryEmbedding, inverse_frequencies, rotate_matrix
+from rope_teach.rotation import angles
+
+PREFILL, DECODE = (4, 16, 2048, 64), (16, 16, 1, 64)  # batch, heads, seq, head_dim
+HEAD_DIM, LONGEST = 64, 2048
+Pair = tuple[Tensor, Tensor]
+Rotation = Callable[[Tensor, Tensor], Pair]
+Tables = Callable[[], object]
+
+
+class Contestant(NamedTuple):
+    """A library's rotation; ``make(seq, dtype, layout)`` returns it and its tables."""
+
+    name: str
+    pairing: str
+    layouts: tuple[str, ...]
+    make: Callable[[int, torch.dtype, str], tuple[Rotation, Tables]]
+    compiled: bool = False  # timed under torch.compile too
+
+
+# ------------------------------------------------------------------ contestants
+
+
+def ours(pairing: str) -> Callable[..., tuple[Rotation, Tables]]:
+    def make(seq: int, dtype: torch.dtype, layout: str) -> tuple[Rotation, Tables]:
+        def build() -> RotaryEmbedding:
+            return RotaryEmbedding(HEAD_DIM, pairing=pairing, layout=layout)
+
+        return build(), build
+
+    return make
+
+
+def llama(seq: int, dtype: torch.dtype, layout: str) -> tuple[Rotation, Tables]:
+    from transformers import LlamaConfig
+    from transformers.models.llama import modeling_llama
+
+    config = LlamaConfig(hidden_size=HEAD_DIM, num_attention_heads=1)
+    module = modeling_llama.LlamaRotaryEmbedding(config)
+
+    def build(length: int = LONGEST) -> Pair:
+        return module(torch.empty(0, dtype=dtype), torch.arange(length)[None])
+
+    cos, sin = build(seq)
+    axis = 1 if layout == "bhsd" else 2
+
+    def rotation(q: Tensor, k: Tensor) -> Pair:
+        return modeling_llama.apply_rotary_pos_emb(q, k, cos, sin, axis)
+
+    return rotation, build
+
+
+def gptj(seq: int, dtype: torch.dtype, layout: str) -> tuple[Rotation, Tables]:
+    from transformers.models.gptj import modeling_gptj
+
+    def build(length: int = LONGEST) -> Tensor:
+        return modeling_gptj.create_sinusoidal_positions(length, HEAD_DIM)
+
+    sin, cos = build(seq)[None].to(dtype).chunk(2, dim=-1)
+    apply = modeling_gptj.apply_rotary_pos_emb
+    return lambda q, k: (apply(q, sin, cos), apply(k, sin, cos)), build
+
+
+def torchtune(seq: int, dtype: torch.dtype, layout: str) -> tuple[Rotation, Tables]:
+    from torchtune.modules import RotaryPositionalEmbeddings
+
+    def build() -> RotaryPositionalEmbeddings:
+        return RotaryPositionalEmbeddings(HEAD_DIM, max_seq_len=LONGEST)
+
+    module = build()
+    return lambda q, k: (module(q), module(k)), build
+
+
+def lucidrains(seq: int, dtype: torch.dtype, layout: str) -> tuple[Rotation, Tables]:
+    from rotary_embedding_torch import RotaryEmbedding, apply_rotary_emb
+
+    # Its own positions would be in bfloat16, which cannot tell 256 from 257.
+    module = RotaryEmbedding(HEAD_DIM, cache_if_possible=False)
+
+    def build(length: int = LONGEST) -> Tensor:
+        return module(torch.arange(length, dtype=torch.float32))
+
+    freqs = build(seq) if layout == "bhsd" else build(seq)[:, None]
+    return lambda q, k: (apply_rotary_emb(freqs, q), apply_rotary_emb(freqs, k)), build
+
+
+def x_transformers(
+    seq: int, dtype: torch.dtype, layout: str
+) -> tuple[Rotation, Tables]:
+    from x_transformers.x_transformers import RotaryEmbedding, apply_rotary_pos_emb
+
+    module = RotaryEmbedding(HEAD_DIM)
+
+    def build(length: int = LONGEST) -> Tensor:
+        return module(torch.arange(length))[0]
+
+    freqs, apply = build(seq), apply_rotary_pos_emb
+    return lambda q, k: (apply(q, freqs), apply(k, freqs)), build
+
+
+BOTH = ("bhsd", "bshd")
+CONTESTANTS = [
+    Contestant("rope_teach", "interleaved", BOTH, ours("interleaved"), compiled=True),
+    Contestant("Hugging Face GPT-J", "interleaved", ("bshd",), gptj, compiled=True),
+    Contestant("torchtune", "interleaved", ("bshd",), torchtune),
+    Contestant("rotary-embedding-torch", "interleaved", BOTH, lucidrains),
+    Contestant("x-transformers", "interleaved", ("bhsd",), x_transformers),
+    Contestant("rope_teach", "half", BOTH, ours("half"), compiled=True),
+    Contestant("Hugging Face Llama", "half", BOTH, llama, compiled=True),
+]
+COLUMNS = [  # header, shape, dtype, backward too
+    ("fp32 fwd", PREFILL, torch.float32, False),
+    ("fp32 fwd+bwd", PREFILL, torch.float32, True),
+    ("bf16 fwd", PREFILL, torch.bfloat16, False),
+    ("bf16 fwd+bwd", PREFILL, torch.bfloat16, True),
+    ("decode fp32", DECODE, torch.float32, False),
+    ("decode bf16", DECODE, torch.bfloat16, False),
+]
+
+
+# ------------------------------------------------------------------ measurement
+
+
+def copy(q: Tensor, k: Tensor) -> Pair:
+    return q.clone(), k.clone()
+
+
+def samples(
+    shape: tuple[int, ...], dtype: torch.dtype, layout: str, grad: bool = False
+) -> Pair:
+    if layout == "bshd":
+        shape = (shape[0], shape[2], shape[1], shape[3])
+    q, k = torch.randn(2, *shape).to(dtype).unbind()
+    return q.clone().requires_grad_(grad), k.clone().requires_grad_(grad)
+
+
+def seconds(call: Callable[[], object], repeats: int) -> float:
+    """Time that this process spent on one call: other processes do not count."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    begin = clock()
+    for _ in range(repeats):
+        call()
+    return (clock() - begin) / repeats
+
+
+def compare(
+    call: Callable[[], object], copy: Callable[[], object], n: int, repeats: int
+) -> str:
+    """Median and quartiles of call / copy, the copy timed before and after."""
+    for warm_up in (call, copy, call):
+        warm_up()
+    ratios, before = [], seconds(copy, repeats)
+    for _ in range(n):
+        taken = seconds(call, repeats)
+        after = seconds(copy, repeats)
+        ratios.append(2 * taken / (before + after))
+        before = after
+    low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return f"{median:.2f} ({low:.2f}-{high:.2f})"
+
+
+def check(rotation: Rotation, pairing: str, layout: str, dtype: torch.dtype) -> None:
+    """Hold a contestant against the rotation matrix in float64; raise if it is wrong.
+
+    The bounds allow angles in float32, and a few roundings.
+    """
+    x = torch.randn(1, LONGEST, HEAD_DIM).to(dtype)
+    angle = angles(torch.arange(LONGEST), inverse_frequencies(HEAD_DIM))
+    expected = rotate_matrix(x.double(), angle, pairing)
+    x = x[:, None] if layout == "bhsd" else x[:, :, None]
+    for rotated in rotation(x, x):
+        error = (rotated.double().reshape(expected.shape) - expected).square().mean()
+        if error.sqrt() > (1e-4 if dtype == torch.float32 else 5e-3):
+            raise ValueError(f"wrong by {error.sqrt():.2g} (root mean square)")
+
+
+def time_column(
+    contestant: Contestant, layout: str, compiled: bool, column: tuple, n: int
+) -> str:
+    _, shape, dtype, backward = column
+    rotation, _ = contestant.make(LONGEST, dtype, layout)
+    check(rotation, contestant.pairing, layout, dtype)
+    rotation, _ = contestant.make(shape[2], dtype, layout)
+    if compiled:
+        torch.compiler.reset()
+        rotation = torch.compile(rotation, dynamic=False)
+    q, k = samples(shape, dtype, layout, backward)
+    gradients = samples(shape, dtype, layout)
+
+    def run(rotation: Rotation) -> None:
+        outputs = rotation(q, k)
+        if backward:
+            torch.autograd.grad(outputs, (q, k), gradients)
+
+    repeats = 200 if shape == DECODE else 1
+    return compare(lambda: run(rotation), lambda: run(copy), n, repeats)
+
+
+def time_tables(contestant: Contestant, layout: str, n: int) -> str:
+    """Building the tables of 2048 positions, against copying q and k in float32."""
+    _, build = contestant.make(LONGEST, torch.float32, layout)
+    q, k = samples(PREFILL, torch.float32, layout)
+    return compare(build, lambda: copy(q, k), n, 1)
+
+
+# ------------------------------------------------------------------------ report
+
+
+def row(contestant: Contestant, layout: str, compiled: bool, n: int) -> str:
+    mode = "compiled" if compiled else "eager"
+    label = [contestant.name, contestant.pairing, layout, mode]
+    print(*label, file=sys.stderr)
+    try:
+        cells = [time_column(contestant, layout, compiled, c, n) for c in COLUMNS]
+        cells.append("" if compiled else time_tables(contestant, layout, n))
+    except ImportError as error:
+        cells = [f"not installed: {error}", *[""] * len(COLUMNS)]
+    return "| " + " | ".join(label + cells) + " |"
+
+
+def machine() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.split(": ")[1] for line in lines if line.startswith("model name")]
+    name = models[0] if models else platform.processor()
+    packages = ["torch", "transformers", "torchtune", "torchao"]
+    packages += ["rotary-embedding-torch", "x-transformers"]
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in packages]
+    return (
+        f"{datetime.date.today()}; {name}, {torch.get_num_threads()} thread(s); "
+        f"Python {platform.python_version()}; {', '.join(versions)}."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--samples", type=int, default=9, help="of each cell")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    warnings.simplefilter("ignore")
+    headers = ["library", "pairing", "layout", "mode"]
+    headers += [column[0] for column in COLUMNS] + ["tables"]
+    print("# The rotation on a CPU, as a multiple of copying q and k\n")
+    print(f"{machine()}\n\nMedian (quartiles) of {options.samples}. 1.00 is a copy.\n")
+    print("| " + " | ".join(headers) + " |\n" + "|---" * len(headers) + "|")
+    for contestant in CONTESTANTS:
+        for layout in contestant.layouts:
+            for compiled in (False, True)[: 1 + contestant.compiled]:
+                print(row(contestant, layout, compiled, options.samples), flush=True)
+
+
+if __name__ == "__main__":
+    main()

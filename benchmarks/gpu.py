@@ -1,0 +1,297 @@
+"""How fast the CUDA path is, beside a copy of q and k and beside other libraries.
+
+    python benchmarks/gpu.py [OUT.json]
+
+GPU time: a CUDA graph that runs over sets of inputs larger than the L2 cache is
+replayed, and the median is taken. Wall time: eager calls one after another, as a decode
+loop makes them. Every contestant is compared with float64 before it is timed. Libraries
+that are not installed are left out.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import json
+import math
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from rope_teach import RotaryEmbedding, cos_sin, full_table, inverse_frequencies
+from rope_teach.rotation import angles, rotate_complex, rotate_matrix
+
+L2_TIMES_FOUR = 256 * 2**20
+Rotate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One workload; tensors are (batch, heads, seq, head_dim)."""
+
+    name: str
+    batch: int
+    seq: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    dtype: torch.dtype = torch.bfloat16
+    rotary_dim: int = 0
+    backward: bool = True
+
+    @property
+    def rotary(self) -> int:
+        return self.rotary_dim or self.head_dim
+
+    @property
+    def bytes(self) -> int:
+        heads = self.heads + self.kv_heads
+        return 2 * self.batch * self.seq * heads * self.head_dim * self.dtype.itemsize
+
+
+SHAPES = [
+    Shape("prefill bf16 8x8192 32/8 128", 8, 8192, 32, 8, 128),
+    Shape("train bf16 4x4096 32/32 128", 4, 4096, 32, 32, 128),
+    Shape("train fp32 4x4096 32/32 128", 4, 4096, 32, 32, 128, torch.float32),
+    Shape("decode bf16 64x1 32/8 128", 64, 1, 32, 8, 128, backward=False),
+    Shape("small bf16 1x512 8/8 64", 1, 512, 8, 8, 64),
+    Shape("long bf16 1x131072 32/8 128", 1, 131_072, 32, 8, 128),
+    Shape("partial bf16 4x4096 32/32 128, 32 rotated", 4, 4096, 32, 32, 128,
+          rotary_dim=32),
+]  # fmt: skip
+
+
+# ------------------------------------------------------------------- contestants
+
+
+def contestants(shape: Shape) -> Iterator[tuple[str, str, Rotate]]:
+    """Yield (name, pairing, function) for all that can take this shape."""
+    inv_freq = inverse_frequencies(shape.rotary, device="cuda")
+    positions = torch.arange(shape.seq, device="cuda")
+    cos, sin = cos_sin(positions, inv_freq)
+    # One elementwise pass: on some shapes it beats the driver's own copy.
+    yield "copy of q and k", "", lambda q, k: (q * 1.0, k * 1.0)
+    yield "copy by the driver", "", lambda q, k: (q.clone(), k.clone())
+    for pairing in ("half", "interleaved"):
+        rope = RotaryEmbedding(
+            shape.head_dim, rotary_dim=shape.rotary, pairing=pairing
+        ).cuda()
+        yield f"ours, {pairing}", pairing, rope
+        yield f"ours, {pairing}, compiled", pairing, torch.compile(rope, fullgraph=True)
+    if shape.rotary == shape.head_dim:  # the others are timed on whole heads
+        phases = torch.complex(cos, sin)
+        yield (
+            "complex form",
+            "interleaved",
+            lambda q, k: (rotate_complex(q, phases), rotate_complex(k, phases)),
+        )
+        yield from peers(shape, cos, sin)
+
+
+def peers(shape: Shape, cos: Tensor, sin: Tensor) -> Iterator[tuple[str, str, Rotate]]:
+    """Yield the rotations of other libraries, as they are called in their models."""
+    if installed("transformers"):
+        from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+        wide = [full_table(t, "half")[None].to(shape.dtype) for t in (cos, sin)]
+        hugging_face: Rotate = lambda q, k: apply_rotary_pos_emb(q, k, *wide)  # noqa: E731
+        yield "Hugging Face", "half", hugging_face
+        yield "Hugging Face, compiled", "half", torch.compile(hugging_face)
+    if installed("liger_kernel"):
+        from liger_kernel.transformers.rope import liger_rotary_pos_emb
+
+        table = [full_table(t, "half")[None] for t in (cos, sin)]
+        yield (
+            "Liger (in place)",
+            "half",
+            lambda q, k: liger_rotary_pos_emb(q, k, *table),
+        )
+    if installed("torchtune.modules"):
+        from torchtune.modules import RotaryPositionalEmbeddings
+
+        tune = RotaryPositionalEmbeddings(shape.head_dim, shape.seq).cuda()
+        swapped: Rotate = lambda q, k: (  # noqa: E731
+            tune(q.transpose(1, 2)).transpose(1, 2),
+            tune(k.transpose(1, 2)).transpose(1, 2),
+        )
+        yield "torchtune", "interleaved", swapped
+        yield "torchtune, compiled", "interleaved", torch.compile(swapped)
+    if installed("rotary_embedding_torch"):
+        from rotary_embedding_torch import apply_rotary_emb
+
+        freqs = full_table(
+            angles(torch.arange(shape.seq), inverse_frequencies(shape.head_dim)),
+            "interleaved",
+        )
+        freqs = freqs.float().cuda()
+        yield (
+            "rotary-embedding-torch",
+            "interleaved",
+            lambda q, k: (apply_rotary_emb(freqs, q), apply_rotary_emb(freqs, k)),
+        )
+    if installed("x_transformers"):
+        from x_transformers.x_transformers import RotaryEmbedding as Theirs
+        from x_transformers.x_transformers import apply_rotary_pos_emb as apply
+
+        x_freqs, _ = Theirs(shape.head_dim).cuda().forward_from_seq_len(shape.seq)
+        yield (
+            "x-transformers",
+            "interleaved",
+            lambda q, k: (apply(q, x_freqs), apply(k, x_freqs)),
+        )
+
+
+def installed(module: str) -> bool:
+    """Whether a peer is here and imports; some break on newer dependencies."""
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return False
+    return True
+
+
+# ------------------------------------------------------------------- measurement
+
+
+def inputs(shape: Shape, gradients: bool = False) -> tuple[Tensor, Tensor]:
+    """Random q and k, stored token by token, as a projection leaves them."""
+    return tuple(
+        torch.randn(shape.batch, shape.seq, heads, shape.head_dim, device="cuda")
+        .to(shape.dtype)
+        .transpose(1, 2)
+        .requires_grad_(gradients)
+        for heads in (shape.heads, shape.kv_heads)
+    )  # type: ignore[return-value]
+
+
+def error(rotate: Rotate, pairing: str, shape: Shape) -> float:
+    """Relative error against a float64 rotation, on the last 64 tokens."""
+    q, k = inputs(shape)
+    tail = slice(-min(64, shape.seq), None)
+    expected = [x[:1, :, tail].double() for x in (q, k)]
+    if pairing:
+        positions = torch.arange(shape.seq, device="cuda")[tail]
+        angle = angles(positions, inverse_frequencies(shape.rotary, device="cuda"))
+        expected = [rotate_matrix(x, angle, pairing) for x in expected]
+    worst = 0.0
+    for got, x in zip(rotate(q, k), expected, strict=True):
+        worst = max(worst, ((got[:1, :, tail] - x).norm() / x.norm()).item())
+    return worst
+
+
+def step(rotate: Rotate, q: Tensor, k: Tensor, grads: list[Tensor] | None) -> object:
+    """One call, with its backward pass where gradients are given."""
+    turned = rotate(q, k)
+    if grads is None:
+        return turned
+    return turned, torch.autograd.grad(turned, (q, k), grads)
+
+
+def gpu_microseconds(rotate: Rotate, shape: Shape, backward: bool) -> float:
+    """Median GPU time of one call, from replays of a graph."""
+    sets = min(512, max(1, math.ceil(L2_TIMES_FOUR / shape.bytes)))
+    data = [inputs(shape, backward) for _ in range(sets)]
+    grads = [torch.randn_like(x) for x in data[0]] if backward else None
+    step(rotate, *data[0], grads)
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for q, k in data[:2]:
+            step(rotate, q, k, grads)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kept = [step(rotate, q, k, grads) for q, k in data]
+    times = []
+    for _ in range(24):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end) * 1e3 / sets)
+    del kept
+    return median(times[4:])
+
+
+def wall_microseconds(rotate: Rotate, shape: Shape, backward: bool) -> float:
+    """Median time of one eager call, when calls follow one another."""
+    q, k = inputs(shape, backward)
+    grads = [torch.randn_like(x) for x in (q, k)] if backward else None
+    rounds, calls = [], max(3, min(200, 2**32 // shape.bytes))
+    for _ in range(8):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        for _ in range(calls):
+            step(rotate, q, k, grads)
+        torch.cuda.synchronize()
+        rounds.append((time.perf_counter() - started) * 1e6 / calls)
+    return median(rounds[2:])
+
+
+def measure(shape: Shape) -> Iterator[dict[str, object]]:
+    """Yield one row for each contestant that is right."""
+    for name, pairing, rotate in contestants(shape):
+        row: dict[str, object] = {"shape": shape.name, "name": name}
+        torch._dynamo.reset()
+        try:
+            row["error"] = error(rotate, pairing, shape)
+            with torch.no_grad():
+                row["gpu"] = gpu_microseconds(rotate, shape, False)
+                row["wall"] = wall_microseconds(rotate, shape, False)
+            if shape.backward:
+                row["gpu_both"] = gpu_microseconds(rotate, shape, True)
+                row["wall_both"] = wall_microseconds(rotate, shape, True)
+        except Exception as trouble:  # a peer's failure is a result
+            words = f"{type(trouble).__name__}: {trouble}"
+            row["trouble"] = words.splitlines()[0][:120]
+            torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        yield row
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    """Write the rows as Markdown, each shape with the copy on top."""
+    columns = ("gpu", "gpu_both", "wall", "wall_both")
+    lines = ["| shape | contestant | error | GPU forward | GPU both | wall forward "
+             "| wall both | note |", "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    for row in rows:
+        numbers = [f"{row[c]:.1f}" if c in row else "" for c in columns]
+        error = f"{row['error']:.1e}" if "error" in row else ""
+        cells = [row["shape"], row["name"], error, *numbers, row.get("trouble", "")]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure every shape, print the table, and write it as JSON where asked."""
+    torch.manual_seed(0)
+    rows = [row for shape in SHAPES for row in measure(shape)]
+    import triton
+
+    machine = {
+        "gpu": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "python": platform.python_version(),
+        "date": datetime.date.today().isoformat(),
+        "command": "python benchmarks/gpu.py",
+    }
+    print(machine, table(rows), sep="\n\n")
+    if len(sys.argv) > 1:
+        shapes = [
+            {**asdict(shape), "dtype": str(shape.dtype), "bytes": shape.bytes}
+            for shape in SHAPES
+        ]
+        found = {"machine": machine, "shapes": shapes, "rows": rows}
+        with open(sys.argv[1], "w") as file:
+            json.dump(found, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""The exercises of lesson 00: first steps, and how to use a check."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from rope_teach.exercises import Wrong, as_tensor, close, exercise, expect, number
+
+
+@exercise(
+    "0.1",
+    "How far apart?",
+    difficulty=1,
+    minutes=2,
+    hints=(
+        "Positions count from 0: The is 0, the first dog is 1. Where is the other dog?",
+        "The second dog is at position 4. Take the first position away from it.",
+    ),
+    solution="distance = 4 - 1",
+    why="The dogs stand at positions 1 and 4. Each hand of the second has turned by "
+    "3 steps more than the hand of the first.",
+)
+def how_far_apart(distance: Any) -> str:
+    got = number(distance)
+    expect(
+        got != 2,
+        "Two words stand between the dogs. The distance counts the steps from one dog "
+        "to the other.",
+    )
+    expect(got != 5, "5 is the sum of the positions 1 and 4. Take their difference.")
+    expect(
+        got != 4,
+        "4 is the position of the second dog. How far is it from the first one?",
+    )
+    expect(
+        got != -3,
+        "The right size, but it looks back. From the first dog to the second, the "
+        "position grows.",
+    )
+    expect(
+        got == 3,
+        f"From position 1, {got:g} steps lead to position {1 + got:g}. "
+        "Where is the second dog?",
+    )
+    return "Three steps, and it stays three when the whole sentence moves."
+
+
+@exercise(
+    "0.2",
+    "Turn it to position 5",
+    difficulty=1,
+    minutes=2,
+    hints=(
+        "The lesson has a function that takes a vector and a position.",
+        "Give that function the two hands and the number 5: `rope(two_hands, ...)`.",
+    ),
+    solution="turned = rope(two_hands, 5)",
+    why="Both hands start to the right. At position 5 the fast one has turned by "
+    "5 radians, the slow one by 5 · 0.01.",
+)
+def turn_it_to_position_five(turned: Any) -> str:
+    got = as_tensor(turned)
+    expect(
+        tuple(got.shape) == (4,),
+        f"Two hands are 4 numbers, turned or not. Yours has shape {tuple(got.shape)}.",
+    )
+    start = torch.tensor([1.0, 0.0, 1.0, 0.0])
+    expect(
+        not close(got, start),
+        "The hands are as they were: that is position 0, where none has turned yet.",
+    )
+    expect(
+        not close(got, 5 * start),
+        "You multiplied by 5. That makes the hands longer. A position turns them.",
+    )
+    expect(
+        not close(got, start + 5),
+        "You added 5. Some encodings add a position; this one turns by it.",
+    )
+    for other in (1, 4, 6, -5):
+        expect(
+            not close(got, _two_hands(other)),
+            f"Those are the hands at position {other}. Position 5 is wanted.",
+        )
+    if not close(got, _two_hands(5)):
+        values = ", ".join(f"{value:.3f}" for value in got.tolist())
+        raise Wrong(
+            f"At position 5, the pairs are (cos 5, sin 5) and (cos 0.05, sin 0.05). "
+            f"You gave ({values})."
+        )
+    return "The first hand has turned by 5 radians, the second by 0.05."
+
+
+def _two_hands(position: int) -> list[float]:
+    angles = (position, 0.01 * position)
+    return [f(angle) for angle in angles for f in (math.cos, math.sin)]
+
+
+@exercise(
+    "0.3",
+    "What stays?",
+    difficulty=2,
+    minutes=4,
+    hints=(
+        "Try it: print each of the four for m = 1, n = 4, then for m = 11, n = 14.",
+        "Turning changes where a hand points, but not how long it is. And a score "
+        "stays only if both vectors were turned.",
+    ),
+    solution='same = "BC"',
+    why="B compares two vectors that turn together, so only n - m counts. C is a "
+    "length, which no turn changes. A points elsewhere, and in D only q turns.",
+)
+def what_stays(same: Any) -> str:
+    letters = same if isinstance(same, str) else "".join(map(str, same))
+    chosen = {letter for letter in letters.upper() if letter.isalpha()}
+    expect(
+        bool(chosen) and chosen <= set("ABCD"),
+        f'Write the letters of your choice, for example "AD". You gave {same!r}.',
+    )
+    expect(
+        "A" not in chosen,
+        "A: the query itself turns on, its numbers are others at each position. Print "
+        "rope(q, 1) and rope(q, 11).",
+    )
+    expect(
+        "D" not in chosen,
+        "D: only the query was turned, the key stayed behind. So this score depends on "
+        "where the query stands.",
+    )
+    expect("B" in chosen, "One is missing: think of the rule of this lesson.")
+    expect("C" in chosen, "One is missing: what does a turn do to a length?")
+    return (
+        "A score of two turned vectors, and a length. These two facts carry the course."
+    )

@@ -1,0 +1,313 @@
+"""The CUDA path: one Triton kernel that rotates q and k in a single pass.
+
+A rotation does little arithmetic and moves many bytes, so the kernel's whole merit is
+to read q and k once and to write them once. One program owns one token of one sequence
+and a share of its heads; it loads the token's cos and sin once and uses them for every
+head of q and k. Built in lesson 18.
+
+Without a GPU the kernel runs in Triton's interpreter: set ``TRITON_INTERPRET=1`` before
+the import.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.runtime import driver
+
+__all__ = ["rotate_qk"]
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+# ------------------------------------------------------------------- the kernel
+
+
+@triton.jit
+def _load_pairs(
+    x, step, heads,
+    PAIRS: tl.constexpr, WIDTH: tl.constexpr, HEADS: tl.constexpr,
+    INTERLEAVED: tl.constexpr,
+):  # fmt: skip
+    """Load the pairs (a, b) of up to HEADS heads, in float32; x points at the first."""
+    head = tl.arange(0, HEADS)[:, None]
+    x += head * step
+    if INTERLEAVED:  # one load of neighbours, then split: two loads would be strided
+        both = tl.arange(0, 2 * WIDTH)[None, :]
+        here = (head < heads) & (both < 2 * PAIRS)
+        pairs = tl.load(x + both, mask=here).to(tl.float32)
+        a, b = tl.split(tl.reshape(pairs, (HEADS, WIDTH, 2)))
+    else:
+        first = tl.arange(0, WIDTH)[None, :]
+        here = (head < heads) & (first < PAIRS)
+        a = tl.load(x + first, mask=here).to(tl.float32)
+        b = tl.load(x + PAIRS + first, mask=here).to(tl.float32)
+    return a, b
+
+
+@triton.jit
+def _store_turned(
+    out, step, heads, a, b, cos, sin,
+    PAIRS: tl.constexpr, WIDTH: tl.constexpr, HEADS: tl.constexpr,
+    INTERLEAVED: tl.constexpr,
+):  # fmt: skip
+    """Turn the pairs and store them in out's dtype: the one rounding."""
+    left, right = a * cos - b * sin, a * sin + b * cos
+    head = tl.arange(0, HEADS)[:, None]
+    out += head * step
+    if INTERLEAVED:
+        both = tl.arange(0, 2 * WIDTH)[None, :]
+        here = (head < heads) & (both < 2 * PAIRS)
+        pairs = tl.reshape(tl.join(left, right), (HEADS, 2 * WIDTH))
+        tl.store(out + both, pairs.to(out.dtype.element_ty), mask=here)
+    else:
+        first = tl.arange(0, WIDTH)[None, :]
+        here = (head < heads) & (first < PAIRS)
+        tl.store(out + first, left.to(out.dtype.element_ty), mask=here)
+        tl.store(out + PAIRS + first, right.to(out.dtype.element_ty), mask=here)
+
+
+@triton.jit
+def _copy_rest(
+    x, out, x_step, out_step, heads,
+    HEAD_DIM: tl.constexpr, PAIRS: tl.constexpr, HEADS: tl.constexpr,
+    TAIL: tl.constexpr,
+):  # fmt: skip
+    """Pass the features on that a partial rotation leaves alone."""
+    head = tl.arange(0, HEADS)[:, None]
+    rest = 2 * PAIRS + tl.arange(0, TAIL)[None, :]
+    here = (head < heads) & (rest < HEAD_DIM)
+    tl.store(out + head * out_step + rest, tl.load(x + head * x_step + rest, mask=here),
+             mask=here)  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["first_row"])  # or a decode loop would compile anew
+def _rotate_token(
+    q, k, q_out, k_out, cos, sin, first_row,
+    q_batch, q_head, q_token, k_batch, k_head, k_token,
+    q_out_batch, q_out_head, q_out_token, k_out_batch, k_out_head, k_out_token,
+    table_batch, table_row, q_heads, k_heads,
+    HEAD_DIM: tl.constexpr, PAIRS: tl.constexpr, WIDTH: tl.constexpr,
+    Q_HEADS: tl.constexpr, K_HEADS: tl.constexpr, INTERLEAVED: tl.constexpr,
+    TAIL: tl.constexpr, BACK: tl.constexpr,
+):  # fmt: skip
+    """Rotate a share of the heads of one token of one sequence."""
+    token = tl.program_id(0).to(tl.int64)  # offsets may pass 2**31 elements
+    share = tl.program_id(1)
+    batch = tl.program_id(2).to(tl.int64)
+
+    pair = tl.arange(0, WIDTH)
+    row = batch * table_batch + (first_row + token) * table_row
+    c = tl.load(cos + row + pair, mask=pair < PAIRS)[None, :]
+    s = tl.load(sin + row + pair, mask=pair < PAIRS)[None, :]
+    if BACK:
+        s = -s
+
+    q_first, k_first = share * Q_HEADS, share * K_HEADS
+    q += batch * q_batch + token * q_token + q_first * q_head
+    k += batch * k_batch + token * k_token + k_first * k_head
+    q_out += batch * q_out_batch + token * q_out_token + q_first * q_out_head
+    k_out += batch * k_out_batch + token * k_out_token + k_first * k_out_head
+    q_heads -= q_first
+    k_heads -= k_first
+
+    # All loads come before the first store: they would wait for it.
+    q_a, q_b = _load_pairs(q, q_head, q_heads, PAIRS, WIDTH, Q_HEADS, INTERLEAVED)
+    if K_HEADS:
+        k_a, k_b = _load_pairs(k, k_head, k_heads, PAIRS, WIDTH, K_HEADS, INTERLEAVED)
+    _store_turned(q_out, q_out_head, q_heads, q_a, q_b, c, s,
+                  PAIRS, WIDTH, Q_HEADS, INTERLEAVED)  # fmt: skip
+    if K_HEADS:
+        _store_turned(k_out, k_out_head, k_heads, k_a, k_b, c, s,
+                      PAIRS, WIDTH, K_HEADS, INTERLEAVED)  # fmt: skip
+    if TAIL:
+        _copy_rest(q, q_out, q_head, q_out_head, q_heads,
+                   HEAD_DIM, PAIRS, Q_HEADS, TAIL)  # fmt: skip
+    if TAIL and K_HEADS:
+        _copy_rest(k, k_out, k_head, k_out_head, k_heads,
+                   HEAD_DIM, PAIRS, K_HEADS, TAIL)  # fmt: skip
+
+
+# ------------------------------------------------------------------- its launch
+
+LARGEST_ROW = 8192  # features that one program holds in registers without spilling
+_PLANS: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+
+
+def _launch(
+    q: Tensor,
+    k: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    interleaved: bool,
+    first_row: int,
+    back: bool,
+) -> tuple[Tensor, Tensor]:
+    """Rotate ``q`` and ``k`` ``(batch, heads, seq, head_dim)`` into new tensors."""
+    key = (
+        q.shape, q.stride(), k.shape, k.stride(), cos.shape, cos.stride(), q.dtype,
+        k.dtype, q.device, interleaved, back, (q.data_ptr() | k.data_ptr()) & 15,
+    )  # fmt: skip
+    plan = _PLANS.get(key)
+    if plan is None:  # the first call of its kind
+        q, k, cos, sin = (_unit_stride(x) for x in (q, k, cos, sin))
+    q_out, k_out = torch.empty_like(q), torch.empty_like(k)
+    tensors = (q, k, q_out, k_out, cos, sin)
+    if plan is not None:  # spares what Triton would work out again at each launch
+        compiled, grid, arguments, device = plan
+        stream = driver.active.get_current_stream(device)
+        with _on(device):
+            compiled.run(
+                *grid, stream, compiled.function, compiled.packed_metadata, None, None,
+                None, *tensors, first_row, *arguments,
+            )  # fmt: skip
+    elif q_out.numel() + k_out.numel():
+        grid, numbers, choices, warps = _plan(
+            q, k, q_out, k_out, cos, interleaved, back
+        )
+        with _on(q.device.index):
+            compiled = _rotate_token[grid](
+                *tensors, first_row, *numbers, **choices, num_warps=warps
+            )
+        if not INTERPRETED and key[1][-1] == key[3][-1] == key[5][-1] == 1:
+            arguments = (*numbers, *choices.values())
+            _PLANS[key] = (compiled, grid, arguments, q.device.index)
+    return q_out, k_out
+
+
+def _on(device: int | None) -> AbstractContextManager[Any]:
+    """Make ``device`` current, at no cost where it is already."""
+    if device is None or device == driver.active.get_current_device():
+        return nullcontext()
+    return torch.cuda.device(device)
+
+
+def _unit_stride(x: Tensor) -> Tensor:
+    """The kernel reads features side by side."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _plan(
+    q: Tensor, k: Tensor, q_out: Tensor, k_out: Tensor, cos: Tensor,
+    interleaved: bool, back: bool,
+) -> tuple[tuple[int, int, int], tuple[int, ...], dict[str, Any], int]:  # fmt: skip
+    """Grid, strides and sizes, compile-time choices, and warps of one launch."""
+    batch, q_heads, seq, head_dim = q.shape
+    k_heads, pairs = k.shape[1], cos.shape[-1]
+    shares = 1
+    while max(q_heads, k_heads) * head_dim > LARGEST_ROW * shares:
+        shares *= 2
+    q_block, k_block = (_share(heads, shares) for heads in (q_heads, k_heads))
+    shares = max(
+        -(-q_heads // max(q_block, 1)),
+        -(-k_heads // max(k_block, 1)),
+    )
+    numbers = (
+        *q.stride()[:3], *k.stride()[:3], *q_out.stride()[:3], *k_out.stride()[:3],
+        cos.stride(0) if cos.ndim == 3 and len(cos) > 1 else 0, cos.stride(-2),
+        q_heads, k_heads,
+    )  # fmt: skip
+    choices = {
+        "HEAD_DIM": head_dim,
+        "PAIRS": pairs,
+        "WIDTH": triton.next_power_of_2(pairs),
+        "Q_HEADS": q_block,
+        "K_HEADS": k_block,
+        "INTERLEAVED": interleaved,
+        "TAIL": triton.next_power_of_2(head_dim - 2 * pairs) * (head_dim > 2 * pairs),
+        "BACK": back,
+    }
+    warps = 8 if batch * seq >= 1024 else 4  # measured: benchmarks/gpu.py
+    return (seq, shares, batch), numbers, choices, warps
+
+
+def _share(heads: int, shares: int) -> int:
+    """Heads of one program: a power of two, or 0 where there are none."""
+    return triton.next_power_of_2(-(-heads // shares)) if heads else 0
+
+
+# ------------------------------------------------------- as an operation of torch
+
+
+def usable(q: Tensor, k: Tensor, cos: Tensor) -> bool:
+    """Whether the kernel takes these inputs; the torch form takes all."""
+    return (
+        q.dtype in DTYPES
+        and k.dtype in DTYPES
+        and cos.dtype == torch.float32
+        and cos.ndim in (2, 3)
+        and not cos.requires_grad
+        and q.shape[0] <= 65_535  # CUDA's limit for the third axis of a grid
+    )
+
+
+DTYPES = frozenset([torch.float32, torch.float16, torch.bfloat16])
+
+
+def rotate_qk(
+    q: Tensor,
+    k: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    interleaved: bool,
+    first_row: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Rotate ``q`` and ``k`` by one table, in one launch.
+
+    ``q`` ``(batch, heads, seq, head_dim)`` and ``k`` ``(batch, kv_heads, seq,
+    head_dim)`` in any memory layout; ``kv_heads`` may be 0. ``cos`` and ``sin``
+    ``(rows, r/2)``, of which rows ``first_row`` to ``first_row + seq`` are used, or
+    ``(batch, seq, r/2)``; float32. The results have the inputs' dtype and memory
+    layout. The arguments must have been checked, see :func:`usable` and
+    :mod:`rope_teach.rotation`. Lesson 18.
+    """
+    arguments = (q, k, cos, sin, interleaved, first_row, False)
+    if torch.compiler.is_compiling():
+        return torch.ops.rope_teach.rotate_qk(*arguments)
+    if (q.requires_grad or k.requires_grad) and torch.is_grad_enabled():
+        return _RotateQK.apply(*arguments)
+    return _launch(*arguments)
+
+
+class _RotateQK(torch.autograd.Function):
+    """Its gradient is the same kernel with -sin: nothing is kept but the table."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
+        _keep(ctx, arguments, None)
+        return _launch(*arguments)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        return *_RotateQK.apply(*grads, *_kept(ctx)), *[None] * 5
+
+
+# Under torch.compile the kernel is an opaque operator with a shape and a gradient.
+_operator = torch.library.custom_op("rope_teach::rotate_qk", _launch, mutates_args=())
+
+
+@_operator.register_fake
+def _(q: Tensor, k: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(_unit_stride(q)), torch.empty_like(_unit_stride(k))
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs[2:4])
+    ctx.interleaved, ctx.first_row, ctx.back = inputs[4:]
+
+
+def _kept(ctx: Any) -> tuple[Any, ...]:
+    return *ctx.saved_tensors, ctx.interleaved, ctx.first_row, not ctx.back
+
+
+def _backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+    return *torch.ops.rope_teach.rotate_qk(*grads, *_kept(ctx)), *[None] * 5
+
+
+_operator.register_autograd(_backward, setup_context=_keep)

@@ -1,0 +1,192 @@
+"""The CUDA path on a real GPU: `pytest -m gpu`. Skipped where there is none."""
+
+import random
+
+import pytest
+import torch
+
+from rope_teach import RotaryEmbedding, laws, rotate, rotate_matrix
+from rope_teach.rotation import angles
+
+if not torch.cuda.is_available():
+    pytest.skip("no CUDA device on this machine", allow_module_level=True)
+
+from rope_teach import kernels
+
+pytestmark = pytest.mark.gpu
+PAIRINGS = ["interleaved", "half"]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+
+def tensors(batch, seq, heads, kv_heads, head_dim, dtype=torch.float32):
+    """q and k stored token by token, seen as (batch, heads, seq, head_dim)."""
+    return [
+        torch.randn(batch, seq, h, head_dim, device="cuda").to(dtype).transpose(1, 2)
+        for h in (heads, kv_heads)
+    ]
+
+
+def assert_one_rounding(got, x, rope, positions):
+    """``got`` is the float64 rotation of ``x``, rounded once to its dtype."""
+    expected = rotate_matrix(
+        x.double(), angles(positions, rope.inv_freq.cuda()), rope.pairing
+    )
+    assert got.dtype == x.dtype and got.shape == x.shape
+    spacing = torch.finfo(x.dtype).eps * expected.abs().clamp(min=1e-3)
+    # Half a unit in the last place; float32 arithmetic adds a few of its own units.
+    slack = 2**-21 * x.double().norm(dim=-1, keepdim=True)
+    assert ((got.double() - expected).abs() <= 0.5 * spacing + slack).all()
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["bhsd", "bshd"])
+def test_rotates_with_one_rounding(pairing, dtype, layout):
+    q, k = tensors(2, 33, 8, 2, 64, dtype)
+    rope = RotaryEmbedding(64, pairing=pairing, layout=layout).cuda()
+    given = (q, k) if layout == "bhsd" else (q.transpose(1, 2), k.transpose(1, 2))
+    for got, x in zip(rope(*given, start=7), (q, k), strict=True):
+        got = got if layout == "bhsd" else got.transpose(1, 2)
+        assert got.stride() == x.stride()
+        assert_one_rounding(got, x, rope, torch.arange(7, 40, device="cuda"))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_shapes(seed):
+    pick = random.Random(seed)
+    head_dim = pick.randrange(2, 161, 2)
+    kv_heads = pick.randint(1, 9)
+    q, k = tensors(
+        pick.randint(1, 4),
+        pick.choice([1, 2, 17, 130, 700]),
+        kv_heads * pick.randint(1, 5),
+        kv_heads,
+        head_dim,
+        pick.choice(DTYPES),
+    )
+    if pick.random() < 0.5:
+        q, k = q.contiguous(), k.contiguous()
+    rope = RotaryEmbedding(
+        head_dim,
+        rotary_dim=pick.randrange(2, head_dim + 1, 2),
+        pairing=pick.choice(PAIRINGS),
+    ).cuda()
+    seq = q.shape[2]
+    positions = torch.randint(-50, 100_000, (len(q), seq), device="cuda")
+    for got, x in zip(rope(q, k, positions), (q, k), strict=True):
+        r = rope.rotary_dim
+        assert torch.equal(got[..., r:], x[..., r:])
+        for row in range(len(q)):
+            assert_one_rounding(
+                got[row, ..., :r], x[row, ..., :r], rope, positions[row]
+            )
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_gradient_and_double_backward(pairing):
+    q, k = (x.requires_grad_() for x in tensors(2, 5, 4, 2, 16))
+    rope = RotaryEmbedding(16, pairing=pairing).cuda()
+    on_cpu = RotaryEmbedding(16, pairing=pairing)
+    seconds = []
+    for module, device in ((rope, "cuda"), (on_cpu, "cpu")):
+        a, b = (x.detach().to(device).requires_grad_() for x in (q, k))
+        turned = module(a, b)
+        loss = sum((x**3).sum() for x in turned)
+        grads = torch.autograd.grad(loss, (a, b), create_graph=True)
+        more = torch.autograd.grad(sum(g.sum() for g in grads), (a, b))
+        seconds.append([x.detach().cpu() for x in (*grads, *more)])
+    for got, expected in zip(*seconds, strict=True):
+        assert torch.allclose(got, expected, atol=1e-4)
+
+
+def test_obeys_the_laws():
+    for pairing in PAIRINGS:
+        rope = RotaryEmbedding(8, pairing=pairing).cuda()
+        laws.check_all(
+            lambda x, p, rope=rope: rope.rotate(x.float().cuda()[None, None], p.cuda())[
+                0, 0
+            ].cpu()
+        )
+
+
+def test_more_elements_than_32_bits_count():
+    seq = 2**31 // (16 * 128) + 64
+    q = torch.zeros(1, 16, seq, 128, device="cuda", dtype=torch.float16)
+    q[:, :, -64:] = torch.randn(1, 16, 64, 128, device="cuda")
+    assert q.numel() > 2**31
+    rope = RotaryEmbedding(128, pairing="half").cuda()
+    got = rope.rotate(q)
+    last = torch.arange(seq - 64, seq, device="cuda")
+    assert_one_rounding(got[:, :, -64:], q[:, :, -64:], rope, last)
+    assert not got[:, :, :-64].any()
+
+
+def test_positions_of_ten_million():
+    q, k = tensors(1, 4, 2, 2, 64)
+    rope = RotaryEmbedding(64).cuda()
+    for got, x in zip(rope(q, k, start=10_000_000), (q, k), strict=True):
+        assert_one_rounding(got, x, rope, 10_000_000 + torch.arange(4, device="cuda"))
+
+
+def test_no_autograd_node_where_nothing_needs_a_gradient():
+    q, k = tensors(1, 4, 2, 2, 64)
+    assert RotaryEmbedding(64).cuda()(q, k)[0].grad_fn is None
+
+
+def test_a_decode_loop_compiles_once_and_never_waits():
+    q, k = tensors(4, 1, 8, 2, 64, torch.bfloat16)
+    rope = RotaryEmbedding(64).cuda()
+    rope(q, k, start=0)
+    compiled = kernels._rotate_token.device_caches[torch.cuda.current_device()][0]
+    before = len(compiled)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for start in range(1, 400):
+            rope(q, k, start=start)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(compiled) == before
+
+
+def test_captured_by_a_cuda_graph():
+    q, k = tensors(2, 16, 4, 2, 64)
+    rope = RotaryEmbedding(64).cuda()
+    rope(q, k)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        turned, _ = rope(q, k)
+    q.copy_(torch.randn_like(q))
+    graph.replay()
+    assert_one_rounding(turned, q, rope, torch.arange(16, device="cuda"))
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_compiled_under_autocast_with_gradients(pairing):
+    rope = RotaryEmbedding(32, pairing=pairing).cuda()
+    project = torch.nn.Linear(32, 32).cuda()
+
+    def block(x):
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            q = project(x)
+            return rope(q, q)[0].float().square().sum()
+
+    x = torch.randn(2, 4, 16, 32, device="cuda", requires_grad=True)
+    (expected,) = torch.autograd.grad(block(x), x)
+    (got,) = torch.autograd.grad(torch.compile(block, fullgraph=True)(x), x)
+    assert torch.allclose(got, expected, atol=0.05, rtol=0.05)
+
+
+def test_tables_that_learn_take_the_torch_form():
+    x = torch.randn(1, 2, 3, 8, device="cuda")
+    cos = torch.ones(3, 4, device="cuda", requires_grad=True)
+    rotate(x, cos, torch.zeros(3, 4, device="cuda")).sum().backward()
+    assert cos.grad is not None and cos.grad.abs().sum() > 0
+
+
+def test_operator_is_registered_in_full():
+    q, k = (x.requires_grad_() for x in tensors(2, 3, 4, 2, 16))
+    cos, sin = (torch.randn(3, 8, device="cuda") for _ in range(2))
+    verdicts = torch.library.opcheck(
+        torch.ops.rope_teach.rotate_qk.default, (q, k, cos, sin, True, 0, False)
+    )
+    assert set(verdicts.values()) == {"SUCCESS"}

@@ -1,0 +1,229 @@
+"""The CUDA kernel, without a GPU: in Triton's interpreter, and compiled for Hopper.
+
+The interpreter truncates where the GPU rounds when it makes bfloat16, so that bfloat16
+is held to 4e-3 here. `test_gpu.py` holds the same kernel to one rounding.
+"""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed")
+if torch.cuda.is_available():
+    pytest.skip("test_gpu.py runs the kernel itself", allow_module_level=True)
+
+from rope_teach import (
+    cos_sin,
+    inverse_frequencies,
+    kernels,
+    laws,
+    rotate,
+    rotate_matrix,
+)
+from rope_teach.rotation import angles
+
+pytestmark = pytest.mark.skipif(
+    not kernels.INTERPRETED, reason="needs TRITON_INTERPRET=1"
+)
+
+PAIRINGS = ["interleaved", "half"]
+TOLERANCE = {torch.float32: 1e-6, torch.float16: 6e-4, torch.bfloat16: 4e-3}
+
+
+def tensors(dtype=torch.float32, batch=2, seq=3, heads=4, kv_heads=2, head_dim=16):
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randn(batch, seq, h, head_dim, generator=generator).to(dtype)
+        for h in (heads, kv_heads)
+    ]  # stored token by token: (batch, seq, heads, head_dim)
+
+
+def table(positions, rotary_dim=16):
+    return cos_sin(positions, inverse_frequencies(rotary_dim))
+
+
+def assert_rotated(got, x, positions, pairing, rotary_dim=16):
+    angle = angles(positions, inverse_frequencies(rotary_dim))
+    expected = rotate_matrix(x.double(), angle, pairing)
+    assert got.dtype == x.dtype and got.shape == x.shape
+    error = (got.double() - expected).norm() / expected.norm()
+    assert error < TOLERANCE[x.dtype]
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("layout", ["bhsd", "bshd", "packed"])
+def test_equals_the_matrix_form(pairing, dtype, layout):
+    q, k = tensors(dtype)
+    if layout == "packed":  # slices of one projection, as attention layers make them
+        q, k = torch.cat([q, k], dim=2).split([4, 2], dim=2)
+    q, k = q.transpose(1, 2), k.transpose(1, 2)
+    if layout == "bhsd":
+        q, k = q.contiguous(), k.contiguous()
+    positions = torch.tensor([5, 6, 7])
+    turned = kernels.rotate_qk(q, k, *table(positions), pairing == "interleaved")
+    for got, x in zip(turned, (q, k), strict=True):
+        assert_rotated(got, x, positions, pairing)
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim", "rotary_dim"),
+    [(1, 1, 8, 8), (6, 3, 24, 24), (5, 0, 16, 4), (3, 1, 20, 12), (8, 2, 10, 10)],
+)
+def test_heads_and_widths_of_any_size(pairing, heads, kv_heads, head_dim, rotary_dim):
+    q, k = tensors(heads=heads, kv_heads=kv_heads, head_dim=head_dim)
+    q, k = q.transpose(1, 2), k.transpose(1, 2)
+    positions = torch.arange(3)
+    tables = table(positions, rotary_dim)
+    turned = kernels.rotate_qk(q, k, *tables, pairing == "interleaved")
+    for got, x in zip(turned, (q, k), strict=True):
+        if x.numel():
+            assert_rotated(got, x, positions, pairing, rotary_dim)
+        assert torch.equal(got[..., rotary_dim:], x[..., rotary_dim:])
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_each_sequence_at_its_own_positions(pairing):
+    q, k = (x.transpose(1, 2) for x in tensors())
+    positions = torch.tensor([[0, 1, 2], [1_000_000, -3, 70]])
+    turned = kernels.rotate_qk(q, k, *table(positions), pairing == "interleaved")
+    for got, x in zip(turned, (q, k), strict=True):
+        assert_rotated(got, x, positions, pairing)
+
+
+def test_first_row_is_where_the_first_token_stands():
+    q, k = (x.transpose(1, 2) for x in tensors())
+    got, _ = kernels.rotate_qk(q, k, *table(torch.arange(20)), True, first_row=11)
+    assert_rotated(got, q, torch.arange(11, 14), "interleaved")
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_gradient_is_the_rotation_back(pairing):
+    q, k = (x.transpose(1, 2).requires_grad_() for x in tensors())
+    cos, sin = table(torch.arange(3))
+    turned = kernels.rotate_qk(q, k, cos, sin, pairing == "interleaved")
+    grads = [torch.randn_like(x) for x in turned]
+    got = torch.autograd.grad(turned, (q, k), grads)
+    for back, grad in zip(got, grads, strict=True):
+        expected = rotate(grad, cos, -sin, pairing)
+        assert torch.allclose(back, expected, atol=1e-6)
+
+
+def test_double_backward():
+    q, k = (x.transpose(1, 2).requires_grad_() for x in tensors())
+    turned, _ = kernels.rotate_qk(q, k, *table(torch.arange(3)), True)
+    (grad,) = torch.autograd.grad((turned**3).sum(), q, create_graph=True)
+    (second,) = torch.autograd.grad(grad.sum(), q)
+    expected = torch.autograd.functional.hvp(
+        lambda x: (rotate(x, *table(torch.arange(3))) ** 3).sum(), q, torch.ones_like(q)
+    )[1]
+    assert torch.allclose(second, expected, atol=1e-4)
+
+
+def test_no_graph_is_kept_where_nothing_needs_a_gradient():
+    q, k = (x.transpose(1, 2) for x in tensors())
+    turned, _ = kernels.rotate_qk(q, k, *table(torch.arange(3)), True)
+    assert turned.grad_fn is None
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_obeys_the_laws(pairing):
+    def rotation(x, positions):
+        x = x.float()[None, None]
+        cos, sin = table(positions, 8)
+        turned, _ = kernels.rotate_qk(x, x[:, :0], cos, sin, pairing == "interleaved")
+        return turned[0, 0]
+
+    laws.check_all(rotation)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3, 16), (2, 4, 0, 16), (2, 0, 3, 16)])
+def test_empty_inputs(shape):
+    q = torch.empty(shape)
+    turned, _ = kernels.rotate_qk(q, q, *table(torch.arange(shape[2])), True)
+    assert turned.shape == shape
+
+
+def test_operator_is_registered_in_full():
+    q, k = (x.transpose(1, 2) for x in tensors())
+    arguments = (q.requires_grad_(), k, *table(torch.arange(3)), True, 0, False)
+    verdicts = torch.library.opcheck(torch.ops.rope_teach.rotate_qk.default, arguments)
+    assert len(verdicts) >= 4 and set(verdicts.values()) == {"SUCCESS"}
+
+
+def test_compiles_without_a_graph_break():
+    q, k = (x.transpose(1, 2) for x in tensors())
+    cos, sin = table(torch.arange(3))
+    compiled = torch.compile(
+        lambda q, k: kernels.rotate_qk(2 * q, k, cos, sin, False),
+        fullgraph=True,
+        backend="aot_eager",
+    )
+    got, _ = compiled(q, k)
+    assert torch.allclose(got, rotate(2 * q, cos, sin, "half"), atol=1e-5)
+
+
+def test_what_the_kernel_leaves_to_the_torch_form():
+    q = torch.randn(1, 2, 3, 16)
+    cos, _ = table(torch.arange(3))
+    assert kernels.usable(q, q, cos)
+    assert not kernels.usable(q.double(), q, cos)
+    assert not kernels.usable(q, q, cos.double())
+    assert not kernels.usable(q, q, cos.clone().requires_grad_())
+    assert not kernels.usable(q, q, cos[None, None])
+
+
+# ---------------------------------------------------------- compiled, without a GPU
+
+COMPILE = """
+import json, subprocess, tempfile, triton
+from pathlib import Path
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from rope_teach.kernels import _rotate_token
+
+pointers = ["q", "k", "q_out", "k_out", "cos", "sin"]
+choices = dict(HEAD_DIM=128, PAIRS=64, WIDTH=64, Q_HEADS=32, K_HEADS=32, TAIL=0,
+               BACK=False)
+found = {}
+for interleaved in (True, False):
+    constants = {**choices, "INTERLEAVED": interleaved}
+    names = _rotate_token.arg_names
+    signature = {n: "constexpr" if n in constants else "i32" for n in names}
+    signature |= {n: "*bf16" for n in pointers} | {"cos": "*fp32", "sin": "*fp32"}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names)
+               if n not in constants and n != "first_row"}
+    source = ASTSource(_rotate_token, signature, constants, aligned)
+    kernel = triton.compile(source, target=GPUTarget("cuda", 90, 32),
+                            options={"num_warps": 8})
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+        usage = subprocess.run([tool, "--dump-resource-usage", file.name],
+                               capture_output=True, text=True, check=True).stdout
+    found[str(interleaved)] = kernel.asm["ptx"], usage
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ptxas ships for Linux")
+def test_compiled_for_hopper_moves_16_bytes_at_a_time(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET")
+    ran = subprocess.run(
+        [sys.executable, "-c", COMPILE], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    for ptx, usage in json.loads(ran.stdout).values():
+        lines = ptx.splitlines()
+        loads = [line for line in lines if "ld.global" in line]
+        stores = [line for line in lines if "st.global" in line]
+        narrow = [line for line in loads + stores if ".v4.b32" not in line]
+        assert len(loads) >= 4 and len(stores) >= 4
+        assert len(narrow) <= 2  # the token's row of cos and of sin: 8 bytes a thread
+        assert not set(narrow) & set(stores)
+        assert "STACK:0 SHARED:0 LOCAL:0" in usage  # nothing spilled, no detour
