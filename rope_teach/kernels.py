@@ -95,12 +95,14 @@ def _rotate_token(
     table_batch, table_row, q_heads, k_heads,
     HEAD_DIM: tl.constexpr, PAIRS: tl.constexpr, WIDTH: tl.constexpr,
     Q_HEADS: tl.constexpr, K_HEADS: tl.constexpr, INTERLEAVED: tl.constexpr,
-    TAIL: tl.constexpr, BACK: tl.constexpr,
+    TAIL: tl.constexpr, BACK: tl.constexpr, SHARES: tl.constexpr,
 ):  # fmt: skip
     """Rotate a share of the heads of one token of one sequence."""
-    token = tl.program_id(0).to(tl.int64)  # offsets may pass 2**31 elements
-    share = tl.program_id(1)
-    batch = tl.program_id(2).to(tl.int64)
+    # Neighbouring programs take the shares of one token, so that they read one stretch
+    # of memory together. 64-bit numbers: offsets may pass 2**31 elements.
+    share = tl.program_id(0) % SHARES
+    token = (tl.program_id(0) // SHARES).to(tl.int64)
+    batch = tl.program_id(1).to(tl.int64)
 
     pair = tl.arange(0, WIDTH)
     row = batch * table_batch + (first_row + token) * table_row
@@ -136,7 +138,7 @@ def _rotate_token(
 
 # ------------------------------------------------------------------- its launch
 
-LARGEST_ROW = 8192  # features that one program holds in registers without spilling
+LARGEST_ROW = 4096  # bytes of q that one program takes: measured, benchmarks/gpu.py
 _PLANS: dict[tuple[Any, ...], tuple[Any, ...]] = {}
 
 
@@ -200,8 +202,8 @@ def _plan(
     """Grid, strides and sizes, compile-time choices, and warps of one launch."""
     batch, q_heads, seq, head_dim = q.shape
     k_heads, pairs = k.shape[1], cos.shape[-1]
-    shares = 1
-    while max(q_heads, k_heads) * head_dim > LARGEST_ROW * shares:
+    head_bytes, shares = head_dim * q.element_size(), 1
+    while max(q_heads, k_heads) * head_bytes > LARGEST_ROW * shares:
         shares *= 2
     q_block, k_block = (_share(heads, shares) for heads in (q_heads, k_heads))
     shares = max(
@@ -222,9 +224,11 @@ def _plan(
         "INTERLEAVED": interleaved,
         "TAIL": triton.next_power_of_2(head_dim - 2 * pairs) * (head_dim > 2 * pairs),
         "BACK": back,
+        "SHARES": shares,
     }
-    warps = 8 if batch * seq >= 1024 else 4  # measured: benchmarks/gpu.py
-    return (seq, shares, batch), numbers, choices, warps
+    row_bytes = max(q_block, k_block) * head_bytes
+    warps = 4 if row_bytes > 2048 else 2  # 32 bytes a thread: 16 in each load of a half
+    return (seq * shares, batch, 1), numbers, choices, warps
 
 
 def _share(heads: int, shares: int) -> int:
@@ -243,7 +247,7 @@ def usable(q: Tensor, k: Tensor, cos: Tensor) -> bool:
         and cos.dtype == torch.float32
         and cos.ndim in (2, 3)
         and not cos.requires_grad
-        and q.shape[0] <= 65_535  # CUDA's limit for the third axis of a grid
+        and q.shape[0] <= 65_535  # CUDA's limit for the second axis of a grid
     )
 
 

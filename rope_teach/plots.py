@@ -32,6 +32,7 @@ __all__ = [
     "arrows",
     "pairs",
     "compared_banks",
+    "roofline",
 ]
 
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -412,3 +413,43 @@ def _dial(
             solid_capstyle="round",
         )  # fmt: skip
     axes.plot(x, y, "o", color=BLACK, markersize=3, alpha=alpha)
+
+
+def roofline(
+    moved: ArrayLike,
+    seconds: Mapping[str, ArrayLike],
+    *,
+    roof: str,
+    alt: str,
+    caption: str = "",
+    height: float = 4.4,
+) -> Figure:
+    """Draw the bytes per second that each label reaches against the bytes to move.
+
+    ``moved`` ``(workloads,)`` is what each workload must read and write at the least,
+    ``seconds[label]`` ``(workloads,)`` what it took. The label ``roof``, a copy, is
+    drawn as the roof over the others. Lesson 18.
+    """
+    size = np.asarray(moved, dtype=float)
+    order = np.argsort(size, kind="stable")
+    canvas, [[axes]] = new_canvas(11.0, height)
+    for number, (label, took) in enumerate(seconds.items()):
+        axes.plot(
+            size[order],
+            (size / np.asarray(took, dtype=float) / 1e12)[order],
+            label=label,
+            color=BLACK if label == roof else COLOURS[number % 6],
+            linestyle="-" if label == roof else STYLES[1 + number % 6],
+            linewidth=6 if label == roof else 2.2,
+            alpha=0.3 if label == roof else 1.0,
+            marker="osDv^P"[number % 6],
+            markersize=7,
+        )
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="bytes that must move",
+        ylabel="reached (TB per second)",
+    )
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return Figure(canvas, alt, caption)

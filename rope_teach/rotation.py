@@ -278,6 +278,8 @@ def _rotate_all(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Tensor
         or (pairing == "interleaved" and not _holds_complex(x))
     ):
         return _formula(x, cos, sin, pairing)
+    if x.dtype != wide and not (x.is_cpu and x.numel() > BLOCK):
+        return _rotate_all(x.to(wide), cos, sin, pairing).to(x.dtype)
     if x.requires_grad and torch.is_grad_enabled():
         return _Rotation.apply(x, cos, sin, pairing)  # type: ignore[no-any-return, no-untyped-call]
     return _rotate_eagerly(x, cos, sin, pairing)
@@ -363,8 +365,8 @@ def _rotate_eagerly(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Te
     if x.dtype == cos.dtype:
         _turn(source, target, *tables)
         return out
-    # On a CPU, whole float32 copies would travel to memory and back; blocks do not.
-    blocks = 1 + (source.numel() // BLOCK if x.is_cpu else 0)
+    # A whole float32 copy would travel to memory and back; a block of it does not.
+    blocks = 1 + source.numel() // BLOCK
     axis = max(range(x.ndim - 1), key=lambda axis: x.shape[axis], default=0)
     whole = [source, target, *(t.expand(*x.shape[:-1], -1) for t in tables)]
     for part, into, *rows in zip(*(t.chunk(blocks, axis) for t in whole), strict=True):

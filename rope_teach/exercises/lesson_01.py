@@ -202,5 +202,5 @@ def a_head_that_counts(values: Callable[..., Any]) -> str:
             )
     return (
         "A marked first token and a causal mask: the model reads its position as "
-        "1 / output. Beyond a few hundred tokens the steps become too fine to read."
+        "1 / output. So it can count without any encoding."
     )

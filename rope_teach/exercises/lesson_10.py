@@ -1,0 +1,294 @@
+"""The exercises of lesson 10: positions and angles in low precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rope_teach.exercises import Wrong, as_tensor, close, exercise, expect, number
+from rope_teach.frequencies import inverse_frequencies
+from rope_teach.rotation import cos_sin
+
+
+@exercise(
+    "10.1",
+    "The first collision",
+    difficulty=2,
+    minutes=4,
+    hints=(
+        "Store the positions 0, 1, 2, ... in dtype. Where do two neighbours come out "
+        "equal?",
+        "stored = torch.arange(5000).to(dtype); compare stored[:-1] with stored[1:], "
+        "and take the first place where they are equal.",
+    ),
+    solution='''
+def first_collision(dtype):
+    """Return the first m that dtype stores as it stores m + 1."""
+    stored = torch.arange(5000).to(dtype)
+    return (stored[:-1] == stored[1:]).nonzero()[0].item()
+''',
+    why="With p bits every whole number up to 2 to the power p is stored exactly. The "
+    "next one needs a bit more, lies midway, and goes back: 2**8 and 2**11 here.",
+)
+def the_first_collision(first_collision: Callable[..., Any]) -> str:
+    for dtype, bits in ((torch.bfloat16, 8), (torch.float16, 11)):
+        got = number(first_collision(dtype))
+        first = 2**bits
+        expect(
+            got != first + 1,
+            f"{dtype}: {first + 1} is the token that was moved. The pair is "
+            f"({first}, {first + 1}), and m is the first of the two.",
+        )
+        expect(
+            got != 2 ** (bits - 1),
+            f"{dtype}: from {got:.0f} on the steps are 1 wide, and so every whole "
+            "number is still there. Positions collide when the steps are wider.",
+        )
+        expect(
+            got != torch.finfo(dtype).max,
+            f"{dtype}: that is where the numbers end. The range is not the precision: "
+            "gaps open long before.",
+        )
+        expect(
+            bits == 8 or got != 256,
+            "256 is right for bfloat16. float16 keeps more bits, and spends fewer on "
+            "its range.",
+        )
+        expect(
+            got == first,
+            f"{dtype} stores {got:.0f} as {_stored(got, dtype):.0f}, and {got + 1:.0f} "
+            f"as {_stored(got + 1, dtype):.0f}. Look for the first equal pair.",
+        )
+    return (
+        "256 and 2048: a type with p bits counts to 2 to the power p, then skips. "
+        "float32 gets to 16 777 216."
+    )
+
+
+def _stored(m: float, dtype: torch.dtype) -> float:
+    return float(torch.tensor(m, dtype=torch.float64).to(dtype))
+
+
+@exercise(
+    "10.2",
+    "Pairs that collide",
+    difficulty=3,
+    minutes=5,
+    hints=(
+        "Between which two powers of two does each number lie? From 256 to 512 the "
+        "stored numbers are 2 apart, from 512 on 4, from 1024 on 8, from 2048 on 16.",
+        "Round each number to the nearest multiple of its step. 301 lies midway: "
+        "300 is 150 steps of 2 and 302 is 151, so it goes to 300, the even one.",
+    ),
+    solution='colliding = "BEF"',
+    why="Stored are A: 199, 200; B: 300, 300; C: 300, 302; D: 1024, 1032; E: 1024, "
+    "1024; F: 4096, 4096.",
+)
+def pairs_that_collide(letters: Any) -> str:
+    try:
+        got = {str(letter).upper() for letter in letters} - {" ", ","}
+    except TypeError:
+        raise Wrong('Answer with letters, for example "AC".') from None
+    expect(got <= set("ABCDEF"), 'Answer with letters from A to F, for example "AC".')
+    expect(
+        "A" not in got,
+        "A: 199 and 200 lie below 256. There bfloat16 holds every whole number.",
+    )
+    expect(
+        got != set("BCDEF"),
+        "You took every pair that is closer than a step. Rounding goes to the nearest "
+        "stored number, and two close numbers can lie on either side of the middle: "
+        "301 and 302, or 1026 and 1030.",
+    )
+    expect(
+        got != set("BDF"),
+        "You cut the bits off. The hardware rounds to the nearest stored number: 1023 "
+        "goes up to 1024, and so does 1030 to 1032.",
+    )
+    expect(
+        got != set("CEF"),
+        "You rounded midway numbers up. They go to the neighbour whose last kept bit "
+        "is 0: 301 goes down to 300.",
+    )
+    expect(
+        "E" in got,
+        "E: 1023 and 1027 lie on two sides of a power of two, and both are nearest to "
+        "1024.",
+    )
+    for letter, message in (
+        ("B", "B: 301 lies midway between 300 and 302. 300 = 100101100 in binary, and "
+              "its last kept bit is 0."),
+        ("F", "F: from 2048 on the stored numbers are 16 apart: 4080, 4096. Where does "
+              "4090 go?"),
+    ):  # fmt: skip
+        expect(letter in got, message)
+    expect("C" not in got, "C: 302 is stored exactly, and 301 goes down to 300.")
+    expect(
+        "D" not in got,
+        "D: from 1024 on the stored numbers are 8 apart. 1028 is the middle, and 1026 "
+        "and 1030 lie on either side of it.",
+    )
+    return (
+        "Not every second token collides with the one before it: rounding to even "
+        "makes groups of three and of one."
+    )
+
+
+@exercise(
+    "10.3",
+    "Speeds that survive",
+    difficulty=3,
+    minutes=5,
+    hints=(
+        "Which tensors of a module does .bfloat16() look for? Look at what the module "
+        "Naive did to tell torch about its tensor.",
+        "It casts parameters and buffers. A tensor that is set as an ordinary "
+        "attribute, self.inv_freq = inv_freq, is neither.",
+    ),
+    solution='''
+def steady(inv_freq):
+    """Return an nn.Module with a robust attribute inv_freq."""
+    module = torch.nn.Module()
+    module.inv_freq = inv_freq
+    return module
+''',
+    why="An ordinary attribute is neither a parameter nor a buffer, so that no cast "
+    "finds it. It does not follow .to(device) either: move it where it is used.",
+)
+def speeds_that_survive(steady: Callable[..., Any]) -> str:
+    for inv_freq in (inverse_frequencies(64), inverse_frequencies(16, 5e5)):
+        for cast in ("bfloat16", "half"):
+            module = steady(inv_freq.clone())
+            expect(module is not None, "Your function returns nothing.")
+            expect(
+                isinstance(module, nn.Module),
+                f"Expected an nn.Module, got {type(module).__name__}.",
+            )
+            _expect_speeds(module, inv_freq, "before any cast")
+            buffers, parameters = dict(module.named_buffers()), [*module.parameters()]
+            own = steady(inv_freq.clone())
+            getattr(own, cast)()
+            mends_itself = close(getattr(own, "inv_freq", 0), inv_freq, 1e-9)
+            getattr(nn.Sequential(module), cast)()
+            got = as_tensor(module.inv_freq)
+            if close(got, inv_freq, 1e-9):
+                continue
+            expect(
+                not mends_itself,
+                f"Called on the module itself, .{cast}() is survived; called on a "
+                "model around it, it is not. A model does not call its children's "
+                f".{cast}(): it goes through their parameters and buffers.",
+            )
+            expect(
+                not parameters,
+                "A parameter is cast like every weight, and trained as well.",
+            )
+            expect(
+                "inv_freq" not in buffers or "inv_freq" in module.state_dict(),
+                "persistent=False keeps a buffer out of the state dict. It is cast "
+                "like any other.",
+            )
+            expect(
+                "inv_freq" not in buffers,
+                f"A buffer is cast: .{cast}() goes through every floating parameter "
+                "and buffer. What else can a module hold a tensor as?",
+            )
+            raise Wrong(
+                f"After .{cast}() the speeds have type {module.inv_freq.dtype}, but "
+                "their digits are lost. Casting back cannot bring them back."
+            )
+    return (
+        "No cast can find them. The package goes one step further, and computes its "
+        "speeds anew from the base."
+    )
+
+
+def _expect_speeds(module: nn.Module, inv_freq: Tensor, when: str) -> None:
+    got = getattr(module, "inv_freq", None)
+    expect(got is not None, "The module has no attribute inv_freq.")
+    expect(
+        close(got, inv_freq, 1e-9),
+        f"The module's inv_freq is not the one that was given, {when}. Has it been "
+        "rounded on its way in?",
+    )
+
+
+@exercise(
+    "10.4",
+    "Two small tables for a million",
+    difficulty=4,
+    minutes=8,
+    hints=(
+        "Turning by A and then by B is turning by A + B. What are the cosine and the "
+        "sine of a sum?",
+        "a, b = m // 1024, m % 1024. Then cos(A + B) = cos A cos B - sin A sin B, and "
+        "sin(A + B) = sin A cos B + cos A sin B.",
+    ),
+    solution='''
+def combine(m, fine, coarse):
+    """Return cos and sin at position m, from the two tables."""
+    a, b = m // 1024, m % 1024
+    (cos_b, sin_b), (cos_a, sin_a) = [t[b] for t in fine], [t[a] for t in coarse]
+    return cos_a * cos_b - sin_a * sin_b, sin_a * cos_b + cos_a * sin_b
+''',
+    why="Both rows are right to one float32 rounding, and a product of numbers below 1 "
+    "does not make it grow. No large angle is ever formed.",
+)
+def two_small_tables(combine: Callable[..., Any]) -> str:
+    rows = torch.arange(1024)
+    for m, base in ((1_000_000, 1e4), (777_777, 5e5), (5_000, 1e4)):
+        inv_freq = inverse_frequencies(64, base)
+        fine, coarse = cos_sin(rows, inv_freq), cos_sin(1024 * rows, inv_freq)
+        got = as_tensor(combine(m, fine, coarse))
+        expect(
+            tuple(got.shape) == (2, 32),
+            f"Return two tensors of 32 numbers, cos and sin; yours make "
+            f"{tuple(got.shape)}.",
+        )
+        (cos_a, sin_a), (cos_b, sin_b) = (
+            [table[row].double() for table in tables]
+            for tables, row in ((coarse, m // 1024), (fine, m % 1024))
+        )
+        known = {
+            "You added the cosines. Turns add up, but cos(A + B) is not cos A + "
+            "cos B.": (cos_a + cos_b, sin_a + sin_b),
+            "You multiplied cosine by cosine and sine by sine. A turn mixes the two: "
+            "each result needs both.": (cos_a * cos_b, sin_a * sin_b),
+            "A sign is wrong: you turned back by b. That is position 1024 a - b.": (
+                cos_a * cos_b + sin_a * sin_b,
+                sin_a * cos_b - cos_a * sin_b,
+            ),
+            "Sine and cosine changed places: the first result must be the cosine.": (
+                sin_a * cos_b + cos_a * sin_b,
+                cos_a * cos_b - sin_a * sin_b,
+            ),
+            "a and b changed places: m // 1024 is the row of coarse, m % 1024 that of "
+            "fine.": _at(1024 * (m % 1024) + m // 1024, inv_freq),
+        }
+        for message, wrong in known.items():
+            expect(not close(got, torch.stack(wrong), 1e-5), message)
+        right = torch.stack(_at(m, inv_freq))
+        error = (got - right).abs().max().item()
+        angle = torch.tensor(float(m)) * inv_freq.float()
+        expect(
+            m < 500_000 or not close(got, (angle.cos(), angle.sin()), 1e-3),
+            f"That is the float32 angle again: off by {error:.0e} at {m:,}. Do not "
+            "multiply position by speed; the tables have done it.",
+        )
+        expect(
+            error < 1e-6,
+            f"At position {m:,} you are off by {error:.0e}; two float32 rows, well "
+            "combined, are off by less than 1e-6. The tables belong to any bank: use "
+            "nothing but them.",
+        )
+    return (
+        "2048 rows in place of a million, all in float32, and no error that grows: "
+        "float32 angles would be off by 0.02 here."
+    )
+
+
+def _at(m: int, inv_freq: Tensor) -> tuple[Tensor, Tensor]:
+    return cos_sin(torch.tensor(m), inv_freq, torch.float64)

@@ -1,0 +1,153 @@
+"""Seeded answers for lesson 18: misconceptions with their message, another solution."""
+
+# Without Triton, which exists for Linux only, the whole lesson cannot run.
+SET_UP = """
+import pytest
+pytest.importorskip("triton", reason="Triton is not installed")
+import triton.language as tl
+
+def one_launch(q, k, cos, sin):
+    return tuple(rotate(x, cos, sin, "half", layout="bshd") for x in (q, k))
+"""
+
+BILL = "def least_bytes(batch, seq, heads, kv_heads, head_dim, itemsize):\n    return "
+OWNED = "def owned(heads, block):\n    return "
+BACK = (
+    "def backward(ctx, q_grad, k_grad):\n    cos, sin = ctx.saved_tensors\n    return "
+)
+
+
+def kernel(**lines):
+    """Return the two-load kernel with some of its lines replaced."""
+    parts = {
+        "t": "t = tl.program_id(0)",
+        "i": "i = tl.arange(0, PAIRS)",
+        "c": "c = tl.load(cos + t * PAIRS + i)",
+        "s": "s = tl.load(sin + t * PAIRS + i)",
+        "first": "first = t * 2 * PAIRS + 2 * i",
+        "load": "a, b = tl.load(x + first), tl.load(x + first + 1)",
+        "one": "tl.store(out + first, a * c - b * s)",
+        "two": "tl.store(out + first + 1, a * s + b * c)",
+    } | lines
+    head = "def turn_neighbours(x, out, cos, sin, PAIRS: tl.constexpr):\n    "
+    return head + "\n    ".join(filter(None, parts.values()))
+
+
+WRONG = {
+    "18.1": [
+        (BILL + "batch * seq * (heads + kv_heads) * head_dim * itemsize", "read and"),
+        (BILL + "2 * batch * seq * heads * head_dim * itemsize", "only q"),
+        (BILL + "4 * batch * seq * heads * head_dim * itemsize", "as large as q"),
+        (BILL + "2 * batch * seq * (heads + kv_heads) * head_dim", "features."),
+        (
+            BILL + "10 * batch * seq * (heads + kv_heads) * head_dim * itemsize",
+            "five operations",
+        ),
+        (
+            BILL + "3 * batch * seq * (heads + kv_heads) * head_dim * itemsize",
+            "three walks",
+        ),
+        (BILL + "2 * seq * (heads + kv_heads) * head_dim * itemsize", "one sequence"),
+        (BILL + "2 * batch * (heads + kv_heads) * head_dim * itemsize", "one token"),
+        (BILL + "30720", "1,310,720"),
+    ],
+    "18.2": [
+        (
+            OWNED + "[list(range(b, b + block)) for b in range(0, heads, block)]",
+            "The mask",
+        ),
+        (
+            OWNED + "[list(range(n * block, (n + 1) * block))"
+            " for n in range(heads // block)]",
+            "rounds down",
+        ),
+        (
+            OWNED + "[list(range(b, min(b + block, heads)))"
+            " for b in range(0, heads + block, block)]",
+            "is idle",
+        ),
+        (
+            OWNED + "[list(range(n, heads, -(-heads // block)))"
+            " for n in range(-(-heads // block))]",
+            "in turn",
+        ),
+        (OWNED + "[list(range(heads))]", "other ones"),
+        (OWNED + "[list(range(heads)), [heads - 1]]", "owned twice"),
+        (OWNED + "[list(range(1, heads))]", "belong to nobody"),
+    ],
+    "18.3": [
+        (
+            kernel(
+                first="first = t * 2 * PAIRS + i",
+                load="a, b = tl.load(x + first), tl.load(x + first + PAIRS)",
+                two="tl.store(out + first + PAIRS, a * s + b * c)",
+            ),
+            "the half pairing",
+        ),
+        (
+            kernel(
+                one="tl.store(out + first, a * c + b * s)",
+                two="tl.store(out + first + 1, b * c - a * s)",
+            ),
+            "clockwise",
+        ),
+        (kernel(t="t = 0"), "Only the first row"),
+        (
+            kernel(c="c = tl.load(cos + i)", s="s = tl.load(sin + i)"),
+            "first row of the tables",
+        ),
+        (
+            kernel(
+                one="tl.store(out + t * 2 * PAIRS + i, a * c - b * s)",
+                two="tl.store(out + t * 2 * PAIRS + PAIRS + i, a * s + b * c)",
+            ),
+            "wrong places",
+        ),
+        (kernel(two=""), "never written"),
+        (kernel(one="", two=""), "tl.store"),
+        (kernel(two="tl.store(out + first + 1, a * s - b * c)"), "the second are not"),
+        (kernel(one="tl.store(out + first, a * c + b * s)"), "the first are not"),
+        (
+            kernel(one="tl.store(out + first, a)", two="tl.store(out + first + 1, b)"),
+            "nothing is turned",
+        ),
+        (
+            kernel(one="tl.store(out + first - 1, a * c - b * s)"),
+            "beside out",
+        ),
+        (kernel(one="tl.store(x + first, a * c - b * s)"), "into x"),
+        (kernel(s="s = c"), "not the pairs"),
+        (kernel(i="i = torch.arange(PAIRS)"), "Your code stopped"),
+    ],
+    "18.4": [
+        (BACK + "*one_launch(q_grad, k_grad, cos, sin), None, None", "once more"),
+        (BACK + "one_launch(q_grad, k_grad, cos, -sin)", "One gradient for each"),
+        (BACK + "*one_launch(q_grad, k_grad, cos, -sin), cos, sin", "Nobody trains"),
+        (BACK + "*one_launch(q_grad, k_grad, -cos, -sin), None, None", "Both signs"),
+        (BACK + "*one_launch(q_grad, k_grad, -cos, sin), None, None", "sign of cos"),
+        (BACK + "q_grad, k_grad, None, None", "unturned"),
+        (BACK + "*one_launch(q_grad, k_grad, cos, -sin), None", "four inputs"),
+        (
+            BACK + "*one_launch(2 * q_grad, k_grad, cos, -sin), None, None",
+            "incoming gradient",
+        ),
+    ],
+}
+
+OTHER = {
+    "18.1": BILL + "sum(2 * batch * seq * h * head_dim * itemsize"
+    " for h in (heads, kv_heads))",
+    "18.2": """
+def owned(heads, block):
+    return torch.arange(heads).split(block)
+""",
+    "18.3": kernel(),
+    "18.4": """
+def backward(ctx, *grads):
+    tables = [t.repeat(1, 2).unsqueeze(1) for t in ctx.saved_tensors]
+    turned = [g.roll(g.shape[-1] // 2, -1) for g in grads]
+    for g in turned:
+        g[..., g.shape[-1] // 2:] *= -1
+    return [g * tables[0] + t * tables[1] for g, t in zip(grads, turned)] + [None] * 2
+""",
+}
