@@ -20,6 +20,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import EngFormatter
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
@@ -432,7 +433,7 @@ def roofline(
     """
     size = np.asarray(moved, dtype=float)
     order = np.argsort(size, kind="stable")
-    canvas, [[axes]] = new_canvas(11.0, height)
+    canvas, [[axes]] = new_canvas(height=height)
     for number, (label, took) in enumerate(seconds.items()):
         axes.plot(
             size[order],
@@ -451,5 +452,7 @@ def roofline(
         xlabel="bytes that must move",
         ylabel="reached (TB per second)",
     )
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    axes.xaxis.set_major_formatter(EngFormatter("B"))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.legend(loc="lower right", ncols=2, fontsize=11)
     return Figure(canvas, alt, caption)
