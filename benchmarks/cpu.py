@@ -8,6 +8,8 @@ How it measures, and what the columns mean: `README.md` beside this file.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import datetime
 import importlib.metadata
 import platform
@@ -145,6 +147,15 @@ COLUMNS = [  # header, shape, dtype, backward too
 # ------------------------------------------------------------------ measurement
 
 
+def keep_memory() -> None:
+    """Let glibc keep what is freed: fresh pages would cost more than the copies."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        trim_threshold, mmap_threshold = -1, -3
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_threshold, 2**30)
+
+
 def copy(q: Tensor, k: Tensor) -> Pair:
     return q.clone(), k.clone()
 
@@ -265,6 +276,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--samples", type=int, default=9, help="of each cell")
     options = parser.parse_args()
+    keep_memory()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     warnings.simplefilter("ignore")

@@ -16,7 +16,12 @@ from rope_teach.frequencies import (
     check_rotary_dim,
     inverse_frequencies,
 )
-from rope_teach.rotation import angles, check_floating, check_start
+from rope_teach.rotation import (
+    angles,
+    check_floating,
+    check_positions,
+    check_start,
+)
 
 __all__ = [
     "sinusoidal",
@@ -54,8 +59,8 @@ def sinusoidal(
 class SinusoidalEncoding(nn.Module):
     """Add the sinusoidal code to token embeddings ``(batch, seq, dim)``.
 
-    ``start`` is the position of the first token. No parameters, no longest
-    sequence. Lesson 02.
+    ``start`` is the position of the first token; or give all ``positions``,
+    ``(seq,)`` or ``(batch, seq)``. No parameters, no longest sequence. Lesson 02.
     """
 
     def __init__(self, dim: int, base: float = 10_000.0) -> None:
@@ -64,9 +69,12 @@ class SinusoidalEncoding(nn.Module):
         check_base(base)
         self.dim, self.base = dim, base
 
-    def forward(self, x: Tensor, start: int = 0) -> Tensor:
-        check_embeddings(x, self.dim, start)
-        positions = torch.arange(start, start + x.shape[-2], device=x.device)
+    def forward(
+        self, x: Tensor, start: int = 0, positions: Tensor | None = None
+    ) -> Tensor:
+        check_embeddings(x, self.dim, start, positions)
+        if positions is None:
+            positions = torch.arange(start, start + x.shape[-2], device=x.device)
         return x + sinusoidal(positions, self.dim, self.base, x.dtype)
 
     def extra_repr(self) -> str:
@@ -76,8 +84,9 @@ class SinusoidalEncoding(nn.Module):
 class LearnedEncoding(nn.Module):
     """Add a learned row for each position to embeddings ``(batch, seq, dim)``.
 
-    There are ``max_len`` rows and no more: a longer sequence raises
-    ``ValueError``. Source: BERT, GPT-2. Lesson 03.
+    ``start`` is the position of the first token; or give all ``positions``,
+    ``(seq,)`` or ``(batch, seq)``, int64. There are ``max_len`` rows and no more: a
+    longer sequence raises ``ValueError``. Source: BERT, GPT-2. Lesson 03.
     """
 
     def __init__(self, max_len: int, dim: int) -> None:
@@ -88,16 +97,23 @@ class LearnedEncoding(nn.Module):
         self.weight = nn.Parameter(torch.empty(max_len, dim))
         nn.init.normal_(self.weight, std=0.02)
 
-    def forward(self, x: Tensor, start: int = 0) -> Tensor:
-        check_embeddings(x, self.dim, start)
-        end = start + x.shape[-2]
-        if start < 0 or end > self.max_len:
+    def forward(
+        self, x: Tensor, start: int = 0, positions: Tensor | None = None
+    ) -> Tensor:
+        check_embeddings(x, self.dim, start, positions)
+        if positions is not None and positions.numel():
+            first, last = int(positions.min()), int(positions.max())
+        else:
+            first, last = start, start + x.shape[-2] - 1
+        if first < 0 or last >= self.max_len:
             raise ValueError(
-                f"positions {start} to {end - 1} were asked for, but this table has "
+                f"positions {first} to {last} were asked for, but this table has "
                 f"max_len={self.max_len} rows (0 to {self.max_len - 1}); a learned "
                 "encoding has nothing to say past its table"
             )
-        return x + self.weight[start:end]
+        return (
+            x + self.weight[slice(first, last + 1) if positions is None else positions]
+        )
 
     def extra_repr(self) -> str:
         return f"max_len={self.max_len}, {self.dim}"
@@ -144,11 +160,23 @@ def alibi_bias(heads: int, q_len: int, k_len: int | None = None) -> Tensor:
     return -alibi_slopes(heads)[:, None, None] * distance
 
 
-def check_embeddings(x: Tensor, dim: int, start: int) -> None:
-    """Raise unless ``x`` is floating ``(..., seq, dim)`` and ``start`` an int."""
+def check_embeddings(
+    x: Tensor, dim: int, start: int, positions: Tensor | None = None
+) -> None:
+    """Raise unless ``x`` is floating ``(..., seq, dim)`` and its positions fit it."""
     check_floating("x", x)
     if x.ndim < 2 or x.shape[-1] != dim:
         raise ValueError(
             f"x must be (batch, seq, dim) with dim={dim}, got {tuple(x.shape)}"
         )
     check_start("start", start)
+    if positions is None:
+        return
+    check_positions("positions", positions)
+    if start != 0:
+        raise ValueError("give positions, or start, not both")
+    if positions.shape not in (x.shape[-2:-1], x.shape[:-1]):
+        raise ValueError(
+            f"positions must be (seq,) or (batch, seq) for x of shape "
+            f"{tuple(x.shape)}, got {tuple(positions.shape)}"
+        )

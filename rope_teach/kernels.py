@@ -241,13 +241,15 @@ def _share(heads: int, shares: int) -> int:
 
 def usable(q: Tensor, k: Tensor, cos: Tensor) -> bool:
     """Whether the kernel takes these inputs; the torch form takes all."""
+    batch, _, seq, head_dim = q.shape
     return (
         q.dtype in DTYPES
         and k.dtype in DTYPES
+        and (k.shape[0], *k.shape[2:]) == (batch, seq, head_dim)
         and cos.dtype == torch.float32
         and cos.ndim in (2, 3)
         and not cos.requires_grad
-        and q.shape[0] <= 65_535  # CUDA's limit for the second axis of a grid
+        and batch <= 65_535  # CUDA's limit for the second axis of a grid
     )
 
 

@@ -88,6 +88,7 @@ class RotaryEmbedding(nn.Module):
         self.head_dim, self.base, self.rotary_dim = head_dim, float(base), rotary_dim
         self.pairing: Pairing = pairing
         self.layout: Layout = layout
+        self._seq_axis = -2 if layout == "bhsd" else -3
         self._table = self._build_table(SMALLEST_TABLE, torch.get_default_device())
 
     @property
@@ -240,10 +241,6 @@ class RotaryEmbedding(nn.Module):
         return self
 
     # ------------------------------------------------------------------ checks
-
-    @property
-    def _seq_axis(self) -> int:
-        return -2 if self.layout == "bhsd" else -3
 
     def _check_input(self, name: str, x: Tensor) -> None:
         check_floating(name, x)

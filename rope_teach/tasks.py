@@ -8,19 +8,26 @@ or ``(batch,)``, one answer a sequence. Built in lessons 01 and 03.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from importlib.abc import InspectLoader
 
 import torch
 from torch import Tensor
 
 __all__ = [
+    "END",
     "IGNORE",
+    "PAD",
+    "START",
     "TEST_MODULES",
     "TRAIN_MODULES",
     "Batch",
+    "Words",
     "copy_batches",
     "order_batches",
+    "padded",
+    "place_batches",
     "python_text",
     "text_batches",
     "text_windows",
@@ -28,6 +35,7 @@ __all__ = [
 
 Batch = tuple[Tensor, Tensor]
 IGNORE = -100  # what cross_entropy skips unless told otherwise
+PAD, START, END = 0, 1, 2  # the first tokens of every vocabulary of words
 
 # Modules whose source is the same, byte for byte, in Python 3.10 to 3.13, so that
 # every reader trains on the same text.
@@ -83,6 +91,28 @@ def copy_batches(
         yield tokens, targets
 
 
+def place_batches(
+    place: int = 3, batch: int = 64, seq: int = 32, vocab: int = 10, seed: int = 0
+) -> Iterator[Batch]:
+    """Endless batches of "which token stands at this place of the text?".
+
+    As :func:`copy_batches`, but the answer is counted from the start of the text:
+    the token at index ``place``, and ``IGNORE`` before it. Lesson 11.
+
+    >>> tokens, targets = next(place_batches(place=2, batch=1, seq=6))
+    >>> tokens, targets
+    (tensor([[4, 9, 3, 0, 3, 9]]), tensor([[-100, -100,    3,    3,    3,    3]]))
+    """
+    if not 0 <= place < seq:
+        raise ValueError(f"place must lie between 0 and seq={seq}, got {place}")
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        tokens = torch.randint(vocab, (batch, seq), generator=generator)
+        targets = tokens[:, place : place + 1].repeat(1, seq)
+        targets[:, :place] = IGNORE
+        yield tokens, targets
+
+
 def python_text(modules: tuple[str, ...] = TRAIN_MODULES) -> Tensor:
     """Source of standard library modules as byte values: ``(bytes,)`` int64.
 
@@ -133,3 +163,42 @@ def _check_length(text: Tensor, seq: int) -> None:
             f"text must be one sequence of more than seq={seq} tokens, got shape "
             f"{tuple(text.shape)}"
         )
+
+
+class Words:
+    """A tokenizer for sentences of known words: a word or a mark is a token.
+
+    ``vocabulary`` is what there is beside ``PAD``, ``START`` and ``END``, which are
+    tokens 0, 1 and 2. A word outside it raises ``ValueError``.
+
+    >>> words = Words(("sail", "holds", "."))
+    >>> words.encode("sail holds .")
+    [3, 4, 5]
+    >>> words.decode([3, 4, 5, END, 0])
+    'sail holds .'
+    """
+
+    def __init__(self, vocabulary: tuple[str, ...]) -> None:
+        self.vocabulary = ("<pad>", "<start>", "<end>", *vocabulary)
+        self.number = {word: n for n, word in enumerate(self.vocabulary)}
+
+    def __len__(self) -> int:
+        return len(self.vocabulary)
+
+    def encode(self, text: str) -> list[int]:
+        """Token numbers of the words of ``text``, which spaces separate."""
+        unknown = [word for word in text.split() if word not in self.number]
+        if unknown:
+            raise ValueError(f"the vocabulary has no {unknown[0]!r}")
+        return [self.number[word] for word in text.split()]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The words up to the first ``END``; padding and ``START`` are left out."""
+        kept = itertools.takewhile(lambda token: token != END, tokens)
+        return " ".join(self.vocabulary[n] for n in kept if n not in (PAD, START))
+
+
+def padded(rows: Sequence[Sequence[int]], filler: int = PAD) -> Tensor:
+    """Rows of tokens as one tensor, filled up on the right."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows])

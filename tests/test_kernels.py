@@ -184,6 +184,8 @@ def test_what_the_kernel_leaves_to_the_torch_form():
     assert not kernels.usable(q, q, cos.double())
     assert not kernels.usable(q, q, cos.clone().requires_grad_())
     assert not kernels.usable(q, q, cos[None, None])
+    assert not kernels.usable(q, torch.cat([q, q]), cos)  # another batch
+    assert not kernels.usable(q, q[:, :, :2], cos)  # another length
 
 
 # ---------------------------------------------------------- compiled, without a GPU

@@ -209,17 +209,17 @@ def by_x_transformers(x):
 
 
 @pytest.mark.parametrize(
-    "theirs, pairing",
+    "theirs, pairing, wrong_by",
     [
-        (by_llama, "half"),  # its frequencies are rounded to bfloat16
-        (by_rotary_embedding_torch, "interleaved"),  # and here its positions
-        (by_x_transformers, "interleaved"),  # and here both
+        (by_llama, "half", 0.1),  # frequencies in bfloat16
+        (by_rotary_embedding_torch, "interleaved", 4),  # positions in bfloat16
+        (by_x_transformers, "interleaved", 4),  # both
     ],
 )
-def test_positions_or_frequencies_in_bfloat16(theirs, pairing):
+def test_positions_or_frequencies_in_bfloat16(theirs, pairing, wrong_by):
     x = sample(torch.bfloat16)
     exact = oracle(x, POSITIONS, pairing, base=10_000)
-    assert (theirs(x).double() - exact).abs().max() > 0.3
+    assert (theirs(x).double() - exact).abs().max() > wrong_by
     assert roundings(ours(x, pairing, base=10_000), exact) <= 1.001
 
 
@@ -254,7 +254,7 @@ def far_x_transformers(x):
 def test_angles_in_float32_at_a_million(theirs, pairing):
     x = sample(torch.float32, seq=len(MILLION))
     exact = oracle(x, MILLION, pairing, base=10_000)
-    assert (theirs(x).double() - exact).abs().max() > 0.01
+    assert (theirs(x).double() - exact).abs().max() > 0.03  # of numbers about 1
     assert roundings(ours(x, pairing, base=10_000, start=1_000_000), exact) <= 1.001
 
 

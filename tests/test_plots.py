@@ -32,6 +32,9 @@ FIGURES = {
     "compared_banks": lambda: plots.compared_banks(
         ["one", "two"], [1.0, 0.5], 0, 1, alt="two banks"
     ),
+    "roofline": lambda: plots.roofline(
+        [1e9, 1e6], {"copy": [1e-3, 1e-6], "ours": [2e-3, 2e-6]}, roof="copy", alt="two"
+    ),
 }
 
 

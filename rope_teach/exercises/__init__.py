@@ -138,7 +138,7 @@ def check(key: str, answer: Any) -> None:
     """Check the answer to exercise ``key`` and show what it says.
 
     >>> check("4.1", ...)
-    4.1 Turn a pair: not attempted yet. Replace the dots, then run this cell again. \
+    4.1 Undo a turn: not attempted yet. Replace the dots, then run this cell again. \
 Stuck? Run hint("4.1") in a cell of its own.
     """
     _show(feedback(key, answer))
@@ -198,7 +198,8 @@ def as_tensor(value: Any) -> Tensor:
             value = torch.stack([torch.as_tensor(item) for item in value])
         return torch.as_tensor(value).detach().to(torch.float64)
     except (TypeError, ValueError, RuntimeError):
-        raise Wrong(f"Expected numbers, got {type(value).__name__}.") from None
+        quoted = " Leave the quotation marks away." if isinstance(value, str) else ""
+        raise Wrong(f"Expected numbers, got {type(value).__name__}.{quoted}") from None
 
 
 def close(got: Any, expected: Any, tolerance: float = 1e-4) -> bool:

@@ -16,7 +16,7 @@ from rope_teach.exercises import Wrong, as_tensor, close, exercise, expect, numb
     difficulty=1,
     minutes=2,
     hints=(
-        "Positions count from 0: The is 0, the first dog is 1. Where is the other dog?",
+        'Positions count from 0: "The" is 0, the first "dog" is 1. Where is the other?',
         "The second dog is at position 4. Take the first position away from it.",
     ),
     solution="distance = 4 - 1",

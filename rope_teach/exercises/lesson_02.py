@@ -122,7 +122,19 @@ def _name_a_wrong_table(
         return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)
 
     sines, cosines = right[:, 0::2], right[:, 1::2]
+    expect(
+        base == 10_000.0 or not close(got, built(inverse_frequencies(dim)), 1e-3),
+        f"With base {base:g} you computed the table of base 10,000. The base is an "
+        "argument.",
+    )
+    every = torch.arange(dim, dtype=torch.float64)
+    alone = positions[:, None] * base ** (-every / dim)
     misconceptions = (
+        (
+            torch.where(every % 2 == 0, alone.sin(), alone.cos()),
+            "Every feature turns at a speed of its own. The sine and the cosine of a "
+            "hand have one angle.",
+        ),
         (
             torch.cat([sines, cosines], -1),
             "All sines stand first, then all cosines. Some code does that. Here the "
@@ -258,6 +270,11 @@ def read_the_clock(read: Callable[..., Any]) -> str:
             "You returned a code. The question asks for its position, one number.",
         )
         got = number(found)
+        expect(
+            got != (table - noisy).abs().argmin() or got == position,
+            f"{got:g} counts the numbers of the table, and its nearest number is not "
+            "the nearest row. Make one distance for each row first: norm(dim=-1).",
+        )
         expect(
             abs(got - distances.min().item()) > 1e-4 or got == position,
             "You returned the distance to the nearest code. Which row is it? "

@@ -166,10 +166,8 @@ def twins(distance, period, last):
     "and with equal pairs also a distance with its mirror.",
 )
 def what_one_hand_confuses(twins: Callable[..., Any]) -> str:
-    for distance, period, last in ((3, 12, 40), (5, 8, 30), (0, 10, 25)):
-        got = twins(distance, period, last)
-        expect(got is not None, "Your function returns nothing. Is there a `return`?")
-        got = [int(d) for d in got]
+    for distance, period, last in ((3, 12, 40), (5, 8, 30), (0, 10, 30)):
+        got = [int(d) for d in as_tensor(twins(distance, period, last)).flatten()]
         turns = [d for d in range(last + 1) if d % period == distance % period]
         mirror = {distance % period, -distance % period}
         right = [d for d in range(last + 1) if d % period in mirror]
@@ -184,9 +182,11 @@ def what_one_hand_confuses(twins: Callable[..., Any]) -> str:
             f"For {what} you stopped after one turn: the hand goes on turning.",
         )
         expect(
-            got != [d for d in range(last + 1) if d % distance == 0]
-            if distance
-            else True,
+            got != [d for d in right if d < last] or last not in right,
+            f"For {what} you left out {last} itself: range(last) ends one before it.",
+        )
+        expect(
+            not distance or got != list(range(0, last + 1, distance)),
             f"For {what} you listed multiples of the distance. Twice the distance is "
             "twice the angle; its cosine is another one.",
         )
@@ -195,6 +195,5 @@ def what_one_hand_confuses(twins: Callable[..., Any]) -> str:
         )
         expect(got == right, "Right distances, but not in order.")
     return (
-        "One hand confuses these. A bank of hands at many speeds does not: that is "
-        "the whole of lesson 08."
+        "One hand confuses these. A bank of hands at many speeds does not: lesson 05."
     )

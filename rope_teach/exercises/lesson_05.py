@@ -69,8 +69,12 @@ def one_speed_for_each_pair(speeds: Callable[..., Any]) -> str:
             "These are the right speeds, slowest first. Hand 0 is the fastest.",
         )
         expect(
+            not close(got[:-1], right[1:]),
+            f"For {what} your first hand has the speed of hand 1. Hands count from 0.",
+        )
+        expect(
             not close(got, inverse_frequencies(head_dim)) or base == 10_000.0,
-            f"For {what} you used base 10 000. The base is an argument.",
+            f"For {what} you used base 10,000. The base is an argument.",
         )
         expect(
             close(got, right, 1e-6),
@@ -82,6 +86,11 @@ def one_speed_for_each_pair(speeds: Callable[..., Any]) -> str:
             got = speeds(odd, 10_000.0)
         except ValueError:
             continue
+        except Exception as error:
+            raise Wrong(
+                f"For head_dim={odd} your code stops with {type(error).__name__}. "
+                "Raise a ValueError, with a message, before you compute."
+            ) from None
         raise Wrong(
             f"For head_dim={odd} the last feature has no partner, and you returned "
             f"{len(got)} speeds. Raise a ValueError before you compute."

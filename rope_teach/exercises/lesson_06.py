@@ -71,6 +71,10 @@ def one_number_for_two_turns(answer: Any) -> str:
             "the tokens add.",
         ),
         (
+            cmath.exp(7j),
+            "This turns by 7 radians. The hand turns by 0.2 radians for each token.",
+        ),
+        (
             right.conjugate(),
             "This turns back by 7 tokens: the minus sign makes it the conjugate.",
         ),
@@ -162,8 +166,10 @@ def _judge_turn(got: Any, x: Tensor, table: Tensor) -> None:
         "ones. Each pair belongs side by side.",
     )
     halves = torch.complex(*x.chunk(2, -1)) * table
+    side_by_side = torch.view_as_real(halves).flatten(-2)
     expect(
-        not _close(got, torch.cat([halves.real, halves.imag], -1)),
+        not _close(got, torch.cat([halves.real, halves.imag], -1))
+        and not _close(got, side_by_side),
         "You paired feature i with feature i + d/2: lesson 07. Here the pairs are "
         "neighbours.",
     )

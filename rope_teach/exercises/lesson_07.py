@@ -137,6 +137,14 @@ def convert_a_key(convert_key: Callable[..., Any]) -> str:
             f"{heads} pieces, as many as the query has heads: num_key_value_heads "
             "counts the heads of the key.",
         )
+        shared = heads // kv_heads
+        expect(
+            not any(
+                close(got, by(shared, part)) for part in _parts(shared, rows, factor)
+            ),
+            f"You divided the two head counts: {shared} query heads share one key "
+            f"head. W_k has {kv_heads} heads, num_key_value_heads.",
+        )
         expect(
             not close(got, by(1, None)),
             f"You reordered all {rows} rows as one head. Each of the {kv_heads} heads "
@@ -204,7 +212,8 @@ def the_detector(pairing_of: Callable[..., Any]) -> str:
                 pairing: Any = pairing,
                 seen: list[int] = seen,
             ) -> Tensor:
-                seen += torch.as_tensor(positions).flatten().tolist()
+                positions = torch.as_tensor(positions)
+                seen += positions.flatten().tolist()
                 inv_freq = inverse_frequencies(rotary_dim, base)
                 cos, sin = cos_sin(positions, inv_freq, torch.float64)
                 return rotate(x, cos, sign * sin, pairing)
@@ -294,7 +303,7 @@ def repair_the_mixed_code(repaired: Callable[..., Any]) -> str:
         raise Wrong(f"A law is broken: {broken}.") from None
     expect(
         close(got, rotate(x, cos, sin, "half"), 1e-3),
-        "Every law holds, but this is not the rotation with half pairs, base 10 000 "
+        "Every law holds, but this is not the rotation with half pairs, base 10,000 "
         "and the sign of this course.",
     )
     return "Every law holds, and the pairing is the checkpoint's."

@@ -233,13 +233,17 @@ def hands_in_new_territory(new_territory: Callable[..., Any]) -> str:
             "max_position_embeddings": trained,
         }
         got = new_territory(dict(config), length)
-        expect(got is not None, "Your function returns nothing. Is there a `return`?")
-        try:
-            got = [int(i) for i in got]
-        except TypeError:
-            raise Wrong(
-                f"Expected a list of hands, got {type(got).__name__}."
-            ) from None
+        listed = as_tensor(got)
+        expect(
+            listed.ndim == 1,
+            f"Expected a list of hands, got {type(got).__name__}. Which hands are they?",
+        )
+        expect(
+            getattr(got, "dtype", None) is not torch.bool,
+            "You gave True or False for each hand. List the numbers of those that are "
+            "True: nonzero() finds them.",
+        )
+        got = [int(i) for i in listed]
         right = _slow_hands(int(head_dim * factor), base, trained)
         what = f"With {config} and {length:,} tokens"
         if length <= trained:
@@ -263,6 +267,12 @@ def hands_in_new_territory(new_territory: Callable[..., Any]) -> str:
             got != _slow_hands(int(head_dim * factor), base, length),
             f"{what} you compared with the new length. A hand that came round between "
             f"{trained:,} and {length:,} did so in new territory.",
+        )
+        not_round = _slow_hands(int(head_dim * factor), base, length)
+        expect(
+            not not_round or got != [i for i in right if i not in not_round],
+            f"{what} you left out the hands that are not round after {length:,} tokens. "
+            "They too go on to where they have not been.",
         )
         expect(
             got != _slow_hands(int(head_dim * factor), base, 2 * math.pi * trained),

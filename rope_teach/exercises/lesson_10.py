@@ -132,8 +132,8 @@ def pairs_that_collide(letters: Any) -> str:
         "and 1030 lie on either side of it.",
     )
     return (
-        "Not every second token collides with the one before it: rounding to even "
-        "makes groups of three and of one."
+        "Rounding to even makes uneven groups: from 256 to 512, three tokens share a "
+        "place and the next stands alone."
     )
 
 
@@ -184,7 +184,7 @@ def speeds_that_survive(steady: Callable[..., Any]) -> str:
             )
             expect(
                 not parameters,
-                "A parameter is cast like every weight, and trained as well.",
+                "A parameter is cast like every weight, trained or not.",
             )
             expect(
                 "inv_freq" not in buffers or "inv_freq" in module.state_dict(),

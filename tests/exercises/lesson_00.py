@@ -17,6 +17,7 @@ WRONG = {
         ("distance = 4", "position of the second dog"),
         ("distance = 1 - 4", "looks back"),
         ("distance = 7", "lead to position 8"),
+        ('distance = "three"', "quotation marks"),
     ],
     "0.2": [
         ("turned = two_hands", "as they were"),

@@ -43,6 +43,14 @@ WRONG = {
         (_table(f"2 * math.pi * {THETA}", PAIRS), "factor 2π"),
         (_table(THETA, f"{PAIRS}.T"), "changed places"),
         (_table(THETA, "sin"), "make a table of shape"),
+        (_table("10_000 ** (-2 * i / dim)", PAIRS), "The base is an argument"),
+        (
+            "def build(positions, dim, base):\n"
+            "    i = torch.arange(dim)\n"
+            "    angle = positions[:, None] * base ** (-i / dim)\n"
+            "    return torch.where(i % 2 == 0, angle.sin(), angle.cos())",
+            "have one angle",
+        ),
         (_table("0.5 * i", PAIRS), "the row of position 1"),
     ],
     "2.3": [
@@ -85,6 +93,10 @@ WRONG = {
             "def read(noisy, table):\n"
             "    return (table - noisy)[:, :2].norm(dim=-1).argmin()",
             "hand 0 alone",
+        ),
+        (
+            "def read(noisy, table):\n    return (table - noisy).abs().argmin()",
+            "one distance for each row",
         ),
         ("def read(noisy, table):\n    return 1", "was read as 1"),
     ],

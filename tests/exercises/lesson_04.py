@@ -47,6 +47,12 @@ WRONG = {
             "multiples of the distance",
         ),
         (
+            "def twins(distance, period, last):\n"
+            "    same = {distance % period, -distance % period}\n"
+            "    return [d for d in range(last) if d % period in same]",
+            "ends one before it",
+        ),
+        (
             "def twins(distance, period, last):\n    return [distance]",
             "the twins are",
         ),

@@ -41,6 +41,17 @@ WRONG = {
             _speeds("base ** (-2 * torch.arange(head_dim // 2) / head_dim)", "pass"),
             "no partner",
         ),
+        (
+            _speeds(
+                "base ** (-2 * torch.arange(head_dim // 2) / head_dim)",
+                "assert head_dim % 2 == 0",
+            ),
+            "stops with AssertionError",
+        ),
+        (
+            _speeds("base ** (-2 * torch.arange(1, head_dim // 2 + 1) / head_dim)"),
+            "Hands count from 0",
+        ),
         (_speeds("torch.ones(head_dim // 2)"), "hand 1 should turn"),
     ],
     "5.2": [

@@ -36,7 +36,8 @@ WRONG = {
         ("number = cmath.exp(1j * 0.6 * 0.8)", "multiplied the angles"),
         ("number = cmath.exp(1j * 3 * 4 * 0.2)", "12 tokens"),
         ("number = cmath.exp(-1.4j)", "turns back"),
-        ("number = cmath.exp(7j)", "turns by 0.72"),
+        ("number = cmath.exp(7j)", "by 7 radians"),
+        ("number = cmath.exp(1j)", "turns by 1.00"),
         ("number = 1 + 1j", "1.414 long"),
     ],
     "6.2": [
@@ -56,6 +57,12 @@ WRONG = {
             "def turn_any(x, turn_by):\n"
             "    z = torch.complex(*x.float().chunk(2, -1)) * turn_by\n"
             "    return torch.cat([z.real, z.imag], -1).to(x.dtype)",
+            "lesson 07",
+        ),
+        (
+            "def turn_any(x, turn_by):\n"
+            "    z = torch.complex(*x.float().chunk(2, -1)) * turn_by\n"
+            "    return torch.view_as_real(z).flatten(-2).to(x.dtype)",
             "lesson 07",
         ),
         ("def turn_any(x, turn_by):\n    return x", "nothing is turned"),

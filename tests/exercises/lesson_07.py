@@ -42,6 +42,12 @@ WRONG = {
             'config["num_attention_heads"], "half", "interleaved")',
             "as many as the query",
         ),
+        (
+            CONVERT + "return convert_projection(weight, "
+            'config["num_attention_heads"] // config["num_key_value_heads"], '
+            '"half", "interleaved")',
+            "divided the two head counts",
+        ),
         (CONVERT + "return half_to_interleaved(weight.T).T", "as one head"),
         (
             CONVERT + "return convert_projection(weight, "

@@ -80,6 +80,15 @@ WRONG = {
             "            if t / (2 * math.pi) > trained]",
             "compared 1/θ",
         ),
+        (
+            TERRITORY + "    return [i for i, t in enumerate(turn)\n"
+            "            if trained < t <= length]",
+            "left out the hands",
+        ),
+        (
+            TERRITORY + "    return torch.tensor(turn) > trained",
+            "True or False",
+        ),
         (TERRITORY + "    return range(dim)", "these are the hands from"),
         (TERRITORY + "    return len(turn)", "list of hands"),
     ],

@@ -1,0 +1,67 @@
+"""What the result scripts share: many trainings at once, and where they ran."""
+
+import argparse
+import json
+import multiprocessing
+import platform
+import time
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+Run = dict[str, Any]
+
+
+def run_all(run: Callable[..., Run], cases: Sequence[tuple[Any, ...]]) -> list[Run]:
+    """Return ``run(*case)`` for each case, in order; ``--jobs N`` of them at once."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once")
+    jobs = parser.parse_args().jobs
+    with multiprocessing.get_context("spawn").Pool(jobs, one_thread) as pool:
+        waiting = [pool.apply_async(timed, (run, case)) for case in cases]
+        return [done.get() for done in waiting]
+
+
+def one_thread() -> None:
+    """A training on one thread gives the same result however many run beside it."""
+    torch.set_num_threads(1)
+
+
+def timed(run: Callable[..., Run], case: tuple[Any, ...]) -> Run:
+    started = time.process_time()
+    result = run(*case)
+    seconds = round(time.process_time() - started, 1)
+    print(*case, f"{seconds} s", flush=True)
+    return {**result, "cpu_seconds": seconds}
+
+
+def write(script: str, settings: dict[str, Any], runs: list[Run]) -> None:
+    """Write the result file of ``benchmarks/<script>.py``."""
+    result = {
+        "command": f"python benchmarks/{script}.py",
+        "date": date.today().isoformat(),
+        "machine": f"{processor()}, one thread a training",
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "cpu_seconds": round(sum(run["cpu_seconds"] for run in runs)),
+        "settings": settings,
+        "runs": runs,
+    }
+    path = RESULTS / f"{script}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"wrote {path.name} after {result['cpu_seconds']} s of one core")
+
+
+def rounded(x: torch.Tensor) -> list[float]:
+    return [round(value, 4) for value in x.tolist()]
+
+
+def processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return platform.processor()
+    names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line]
+    return names[0].partition(": ")[2] if names else platform.machine()
