@@ -10,7 +10,17 @@ from rope_teach.absolute import (
     alibi_slopes,
     sinusoidal,
 )
-from rope_teach.frequencies import inverse_frequencies, wavelengths
+from rope_teach.frequencies import (
+    dynamic_ntk,
+    inverse_frequencies,
+    llama3,
+    longrope,
+    ntk_aware,
+    position_interpolation,
+    proportional,
+    wavelengths,
+    yarn,
+)
 from rope_teach.rotary import RotaryEmbedding
 from rope_teach.rotation import (
     angles,
@@ -38,16 +48,23 @@ __all__ = [
     "angles",
     "convert_projection",
     "cos_sin",
+    "dynamic_ntk",
     "full_table",
     "half_table",
     "half_to_interleaved",
     "interleaved_to_half",
     "inverse_frequencies",
+    "llama3",
+    "longrope",
+    "ntk_aware",
     "phases",
+    "position_interpolation",
+    "proportional",
     "rotate",
     "rotate_complex",
     "rotate_matrix",
     "rotation_matrix",
     "sinusoidal",
     "wavelengths",
+    "yarn",
 ]

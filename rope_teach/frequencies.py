@@ -1,17 +1,37 @@
-"""Inverse frequencies and wavelengths: how fast each clock hand turns.
+"""Inverse frequencies: how fast each clock hand turns, and slower for longer context.
 
 A bank of clock hands encodes a position: at position m, hand i stands at the
 angle m * inv_freq[i]. Built in lessons 02 and 08.
+
+The rules for longer context each return the inverse frequencies and an attention
+factor, by which cos and sin are multiplied (1 but for YaRN and LongRoPE). Their first
+two arguments are ``rotary_dim`` and ``base``, so that a module takes any of them, or
+one of your own: ``RotaryEmbedding(128, scaling=partial(yarn, factor=4,
+trained_length=4096))``.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["inverse_frequencies", "wavelengths"]
+__all__ = [
+    "Scaling",
+    "inverse_frequencies",
+    "wavelengths",
+    "position_interpolation",
+    "ntk_aware",
+    "dynamic_ntk",
+    "yarn",
+    "llama3",
+    "longrope",
+    "proportional",
+]
+
+Scaling = Callable[[int, float], tuple[Tensor, float]]
 
 
 def inverse_frequencies(
@@ -75,6 +95,214 @@ def check_rotary_dim(rotary_dim: int, name: str = "rotary_dim") -> None:
             f"{name} must be even and positive, because features are rotated in "
             f"pairs; got {rotary_dim}"
         )
+
+
+# ------------------------------------------------------ rules for longer context
+
+
+def position_interpolation(
+    rotary_dim: int, base: float, *, factor: float
+) -> tuple[Tensor, float]:
+    """Slow every hand by ``factor``: position m then looks like m / factor.
+
+    Returns ``(rotary_dim / 2,)`` float64, and 1. Source: Chen et al. (2306.15595).
+    Lesson 13.
+
+    >>> position_interpolation(4, 10_000.0, factor=4)[0]
+    tensor([0.2500, 0.0025], dtype=torch.float64)
+    """
+    check_factor(factor)
+    return inverse_frequencies(rotary_dim, base) / factor, 1.0
+
+
+def ntk_aware(rotary_dim: int, base: float, *, factor: float) -> tuple[Tensor, float]:
+    """Raise the base, so that the slowest hand slows by ``factor`` and the first not.
+
+    ``base * factor ** (d / (d - 2))``; ``rotary_dim`` must be at least 4. Returns
+    ``(rotary_dim / 2,)`` float64, and 1.
+    Source: bloc97's post of 2023, and section 3.1 of YaRN (2309.00071). Lesson 13.
+
+    >>> ntk_aware(4, 10_000.0, factor=4)[0]
+    tensor([1.0000, 0.0025], dtype=torch.float64)
+    """
+    check_factor(factor)
+    return inverse_frequencies(rotary_dim, _larger_base(rotary_dim, base, factor)), 1.0
+
+
+def dynamic_ntk(
+    rotary_dim: int, base: float, *, factor: float, trained_length: int, length: int
+) -> tuple[Tensor, float]:
+    """NTK-aware for one ``length`` in tokens: nothing changes up to ``trained_length``.
+
+    The length belongs to the rule, since keys that were cached under one length do
+    not fit queries under another. Returns ``(rotary_dim / 2,)`` float64, and 1. Source:
+    emozilla's post of 2023; the formula is Hugging Face's ``dynamic``. Lesson 13.
+
+    >>> dynamic_ntk(4, 10_000.0, factor=4, trained_length=64, length=64)[0]
+    tensor([1.0000, 0.0100], dtype=torch.float64)
+    """
+    check_factor(factor)
+    check_count("trained_length", trained_length)
+    check_count("length", length)
+    stretch = factor * max(length, trained_length) / trained_length - (factor - 1)
+    return inverse_frequencies(rotary_dim, _larger_base(rotary_dim, base, stretch)), 1.0
+
+
+def yarn(
+    rotary_dim: int,
+    base: float,
+    *,
+    factor: float,
+    trained_length: int,
+    beta_fast: float = 32.0,
+    beta_slow: float = 1.0,
+    ramp: str = "code",
+    truncate: bool = True,
+    attention_factor: float | None = None,
+) -> tuple[Tensor, float]:
+    """Keep the fast hands, slow the slow ones by ``factor``, blend those between.
+
+    Hands that make more than ``beta_fast`` turns in ``trained_length`` tokens stay,
+    those with fewer than ``beta_slow`` slow down. Between them ``ramp="code"`` blends
+    linearly in the pair's number, as the authors' code and Hugging Face do (with the
+    ends rounded to whole pairs, unless ``truncate=False``); ``ramp="paper"`` blends
+    linearly in the number of turns, as the paper says. The paper's speeds are up to
+    67 % lower. Returns ``(rotary_dim / 2,)`` float64, and ``0.1 ln(factor) + 1``.
+
+    Source: Peng et al. (2309.00071), section 3.2 and 3.4. Lesson 13.
+
+    >>> yarn(8, 10_000.0, factor=4, trained_length=64)[0]
+    tensor([1.0000e+00, 6.2500e-02, 2.5000e-03, 2.5000e-04], dtype=torch.float64)
+    """
+    check_factor(factor)
+    check_count("trained_length", trained_length)
+    if ramp not in ("code", "paper"):
+        raise ValueError(f"ramp must be 'code' or 'paper', got {ramp!r}")
+    inv_freq = inverse_frequencies(rotary_dim, base)
+    if ramp == "paper":
+        turns = trained_length / wavelengths(inv_freq)
+        slow = 1 - ((turns - beta_slow) / (beta_fast - beta_slow)).clamp(0, 1)
+    else:
+        low, high = (
+            rotary_dim * math.log(trained_length / (turns * 2 * math.pi))
+            / (2 * math.log(base))
+            for turns in (beta_fast, beta_slow)
+        )  # fmt: skip
+        if truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, rotary_dim - 1)
+        pair = torch.arange(rotary_dim // 2, dtype=torch.float64)
+        slow = ((pair - low) / max(high - low, 0.001)).clamp(0, 1)
+    if attention_factor is None:
+        attention_factor = 0.1 * math.log(factor) + 1
+    return (1 - slow) * inv_freq + slow * inv_freq / factor, attention_factor
+
+
+def llama3(
+    rotary_dim: int,
+    base: float,
+    *,
+    factor: float = 8.0,
+    low_freq_factor: float = 1.0,
+    high_freq_factor: float = 4.0,
+    trained_length: int = 8192,
+) -> tuple[Tensor, float]:
+    """Llama 3.1's rule: YaRN's blend by turns, between 1 and 4, with no factor.
+
+    Returns ``(rotary_dim / 2,)`` float64, and 1. Source: Meta's llama-models
+    repository,
+    ``apply_scaling``. Lesson 13.
+
+    >>> inv_freq, _ = llama3(128, 500_000.0)
+    >>> (inverse_frequencies(128, 500_000.0) / inv_freq)[[0, 32, 63]]
+    tensor([1.0000, 2.6945, 8.0000], dtype=torch.float64)
+    """
+    inv_freq, _ = yarn(
+        rotary_dim,
+        base,
+        factor=factor,
+        trained_length=trained_length,
+        beta_fast=high_freq_factor,
+        beta_slow=low_freq_factor,
+        ramp="paper",
+    )
+    return inv_freq, 1.0
+
+
+def longrope(
+    rotary_dim: int,
+    base: float,
+    *,
+    short_factors: Sequence[float],
+    long_factors: Sequence[float],
+    trained_length: int,
+    length: int,
+    factor: float | None = None,
+) -> tuple[Tensor, float]:
+    """Slow each hand by its own searched factor: two lists of ``rotary_dim / 2``.
+
+    The long list serves a ``length`` past ``trained_length``; as in
+    :func:`dynamic_ntk` the length belongs to the rule. ``factor`` (default:
+    ``length / trained_length``) sets the attention factor,
+    ``sqrt(1 + ln(factor) / ln(trained_length))``. Returns ``(rotary_dim / 2,)``
+    float64, and that factor. Source: Ding et al. (2402.13753) and its code. Lesson 13.
+
+    >>> lists = {"short_factors": [1.0, 1.0], "long_factors": [1.0, 8.0]}
+    >>> longrope(4, 10_000.0, **lists, trained_length=64, length=512)[0]
+    tensor([1.0000, 0.0013], dtype=torch.float64)
+    """
+    check_count("trained_length", trained_length)
+    check_count("length", length)
+    factors = short_factors if length <= trained_length else long_factors
+    inv_freq = inverse_frequencies(rotary_dim, base)
+    if len(factors) != len(inv_freq):
+        raise ValueError(
+            f"short_factors and long_factors need rotary_dim / 2 = {len(inv_freq)} "
+            f"numbers each, got {len(factors)}"
+        )
+    factor = max(1.0, length / trained_length) if factor is None else factor
+    attention_factor = math.sqrt(1 + math.log(factor) / math.log(trained_length))
+    return inv_freq / torch.tensor(factors, dtype=torch.float64), attention_factor
+
+
+def proportional(
+    rotary_dim: int, base: float, *, fraction: float, factor: float = 1.0
+) -> tuple[Tensor, float]:
+    """Stop the slowest hands: only the fastest ``fraction`` of all pairs turn (p-RoPE).
+
+    Unlike partial rotary (``rotary_dim < head_dim``), the hands that turn keep the
+    speeds that they have in the full head. Source: Barbero et al. (2410.06205);
+    Hugging Face's ``proportional``. Lesson 16.
+
+    >>> proportional(8, 10_000.0, fraction=0.5)[0]
+    tensor([1.0000, 0.1000, 0.0000, 0.0000], dtype=torch.float64)
+    """
+    check_factor(factor)
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction must be above 0 and at most 1, got {fraction}")
+    inv_freq = inverse_frequencies(rotary_dim, base) / factor
+    inv_freq[int(fraction * rotary_dim // 2) :] = 0.0
+    return inv_freq, 1.0
+
+
+def _larger_base(rotary_dim: int, base: float, factor: float) -> float:
+    check_rotary_dim(rotary_dim)
+    check_base(base)
+    if rotary_dim < 4:
+        raise ValueError(
+            "a larger base slows no hand of the only pair: NTK rules need "
+            f"rotary_dim >= 4, got {rotary_dim}"
+        )
+    return float(base * factor ** (rotary_dim / (rotary_dim - 2)))
+
+
+# ------------------------------------------------------------------------ guards
+
+
+def check_factor(factor: float) -> None:
+    """Raise ``ValueError`` unless ``factor`` is a finite number of at least 1."""
+    if not (math.isfinite(factor) and factor >= 1):
+        raise ValueError(f"factor must be finite and at least 1, got {factor}")
 
 
 def check_count(name: str, value: int) -> None:

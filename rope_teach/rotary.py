@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rope_teach.frequencies import (
+    Scaling,
     check_base,
     check_count,
     check_rotary_dim,
@@ -71,6 +73,7 @@ class RotaryEmbedding(nn.Module):
         rotary_dim: int | None = None,
         pairing: Pairing = "interleaved",
         layout: Layout = "bhsd",
+        scaling: Scaling | None = None,
     ) -> None:
         super().__init__()
         check_count("head_dim", head_dim)
@@ -88,13 +91,20 @@ class RotaryEmbedding(nn.Module):
         self.head_dim, self.base, self.rotary_dim = head_dim, float(base), rotary_dim
         self.pairing: Pairing = pairing
         self.layout: Layout = layout
+        self.scaling = scaling
+        self._check_scaling()
         self._seq_axis = -2 if layout == "bhsd" else -3
         self._table = self._build_table(SMALLEST_TABLE, torch.get_default_device())
 
     @property
     def inv_freq(self) -> Tensor:
         """Radians per token of each pair: ``(rotary_dim / 2,)``, float64."""
-        return inverse_frequencies(self.rotary_dim, self.base)
+        return self._scaled()[0]
+
+    @property
+    def attention_factor(self) -> float:
+        """By what cos and sin are multiplied: 1, but for some ``scaling`` rules."""
+        return self._scaled()[1]
 
     def forward(
         self,
@@ -177,6 +187,7 @@ class RotaryEmbedding(nn.Module):
         return (
             f"head_dim={self.head_dim}, rotary_dim={self.rotary_dim}, "
             f"base={self.base:g}, pairing={self.pairing!r}, layout={self.layout!r}"
+            + (f", scaling={self.scaling}" if self.scaling else "")
         )
 
     # ------------------------------------------------------------------ tables
@@ -205,9 +216,21 @@ class RotaryEmbedding(nn.Module):
             if pad_len is not None or isinstance(start, Tensor) or start != 0:
                 raise ValueError("give positions, or start and pad_len, not both")
             self._check_positions_fit(positions, x)
-        device = "cpu" if x.device.type == "mps" else x.device  # mps has no float64
-        inv_freq = inverse_frequencies(self.rotary_dim, self.base, device=device)
-        return *cos_sin(positions, inv_freq, dtype), 0
+        return *self._cos_sin(positions, dtype), 0
+
+    def _cos_sin(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        device = positions.device.type
+        inv_freq, factor = self._scaled("cpu" if device == "mps" else positions.device)
+        cos, sin = cos_sin(positions, inv_freq, dtype)
+        return (cos, sin) if factor == 1 else (cos * factor, sin * factor)
+
+    def _scaled(self, device: torch.device | str | None = None) -> tuple[Tensor, float]:
+        """Inverse frequencies and attention factor, by the scaling rule if any."""
+        if self.scaling is None:
+            inv_freq = inverse_frequencies(self.rotary_dim, self.base, device=device)
+            return inv_freq, 1.0
+        inv_freq, factor = self.scaling(self.rotary_dim, self.base)
+        return inv_freq.to(device=device, dtype=torch.float64), float(factor)
 
     def _kept_table(
         self, first: int, end: int, x: Tensor, dtype: torch.dtype
@@ -228,8 +251,8 @@ class RotaryEmbedding(nn.Module):
     def _build_table(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         # Outside inference mode, so that training may use rows that inference made.
         with torch.inference_mode(False), torch.no_grad():
-            inv_freq = inverse_frequencies(self.rotary_dim, self.base, device="cpu")
-            cos, sin = cos_sin(torch.arange(length, device="cpu"), inv_freq)
+            positions = torch.arange(length, device="cpu")
+            cos, sin = self._cos_sin(positions, torch.float32)
             return cos.to(device), sin.to(device)
 
     def _apply(self, fn: Any, recurse: bool = True) -> RotaryEmbedding:
@@ -241,6 +264,17 @@ class RotaryEmbedding(nn.Module):
         return self
 
     # ------------------------------------------------------------------ checks
+
+    def _check_scaling(self) -> None:
+        if self.scaling is None:
+            return
+        inv_freq, factor = self.scaling(self.rotary_dim, self.base)
+        if inv_freq.shape != (self.rotary_dim // 2,) or not math.isfinite(factor):
+            raise ValueError(
+                "scaling must return rotary_dim / 2 = "
+                f"{self.rotary_dim // 2} inverse frequencies and a finite attention "
+                f"factor; it returned shape {tuple(inv_freq.shape)} and {factor}"
+            )
 
     def _check_input(self, name: str, x: Tensor) -> None:
         check_floating(name, x)

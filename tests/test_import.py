@@ -65,4 +65,4 @@ def test_names_are_sorted_and_complete():
     offered = set()
     for module in submodules:
         offered |= set(sys.modules[f"rope_teach.{module}"].__all__)
-    assert offered - {"Pairing", "Layout"} == set(rope_teach.__all__)
+    assert offered - {"Pairing", "Layout", "Scaling"} == set(rope_teach.__all__)

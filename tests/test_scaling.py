@@ -1,0 +1,215 @@
+"""The rules for longer context: reference values, Hugging Face's tables, the module."""
+
+import copy
+import math
+import pickle
+from functools import partial
+
+import pytest
+import torch
+
+from rope_teach import (
+    RotaryEmbedding,
+    dynamic_ntk,
+    inverse_frequencies,
+    llama3,
+    longrope,
+    ntk_aware,
+    position_interpolation,
+    proportional,
+    yarn,
+)
+
+D, BASE = 128, 10_000.0
+PLAIN = inverse_frequencies(D, BASE)
+
+
+def test_position_interpolation_is_slower_time():
+    inv_freq, factor = position_interpolation(D, BASE, factor=4)
+    assert torch.equal(inv_freq, PLAIN / 4) and factor == 1
+    q = torch.randn(1, 1, 8, D, dtype=torch.float64)
+    slowed = RotaryEmbedding(D, scaling=partial(position_interpolation, factor=4))
+    quarter = RotaryEmbedding(D).rotate(q, torch.arange(8) / 4)
+    assert torch.allclose(slowed.rotate(q), quarter)
+
+
+@pytest.mark.parametrize(("factor", "base"), [(2, 20_221.3), (4, 40_889.9)])
+def test_ntk_raises_the_base_so_that_the_slowest_hand_slows_by_factor(factor, base):
+    inv_freq, _ = ntk_aware(D, BASE, factor=factor)
+    expected = inverse_frequencies(D, base)
+    assert torch.allclose(inv_freq, expected, rtol=1e-5)
+    assert math.isclose(inv_freq[-1], PLAIN[-1] / factor)
+    assert inv_freq[0] == 1
+
+
+def test_dynamic_ntk_changes_nothing_up_to_the_trained_length():
+    rule = partial(dynamic_ntk, D, BASE, factor=4, trained_length=4096)
+    assert torch.equal(rule(length=100)[0], PLAIN)
+    expected = inverse_frequencies(D, 135_401.97)
+    assert torch.allclose(rule(length=16_384)[0], expected, rtol=1e-6)
+
+
+def test_yarn_has_the_reference_codes_values():
+    inv_freq, factor = yarn(D, BASE, factor=16, trained_length=4096)
+    got = inv_freq[[0, 20, 21, 32, 45, 46, 63]]
+    expected = [1, 0.05623413, 0.04694086, 0.005673077, 1.517716e-4, 8.334509e-5,
+                7.217387e-6]  # fmt: skip
+    assert torch.allclose(got, torch.tensor(expected, dtype=torch.float64), rtol=1e-5)
+    assert factor == pytest.approx(1.2773, abs=1e-4)
+
+
+def test_yarns_paper_and_code_differ_by_up_to_two_thirds():
+    code, _ = yarn(D, BASE, factor=16, trained_length=4096)
+    paper, _ = yarn(D, BASE, factor=16, trained_length=4096, ramp="paper")
+    lower = 1 - paper / code
+    assert lower.argmax() == 38 and 0.66 < lower.max() < 0.68
+
+
+def test_llama3_keeps_blends_and_divides():
+    inv_freq, factor = llama3(D, 500_000.0)
+    ratio = inverse_frequencies(D, 500_000.0) / inv_freq
+    assert torch.allclose(ratio[:29], torch.ones(29, dtype=torch.float64))
+    assert torch.allclose(ratio[35:], torch.full((29,), 8.0, dtype=torch.float64))
+    assert 1 < ratio[29] < ratio[34] < 8 and factor == 1
+    got = inv_freq[[28, 31, 36]]
+    expected = [3.211446e-3, 8.567515e-4, 7.784655e-5]
+    assert torch.allclose(got, torch.tensor(expected, dtype=torch.float64), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(4, 1.0801), (16, 1.1547)])
+def test_longrope_takes_the_list_of_its_length(scale, expected):
+    rule = partial(
+        longrope, D, BASE, short_factors=[1.0] * 64, long_factors=[2.0] * 64,
+        trained_length=4096,
+    )  # fmt: skip
+    short, _ = rule(length=4096)
+    long, factor = rule(length=4096 * scale)
+    assert torch.equal(short, PLAIN) and torch.equal(long, PLAIN / 2)
+    assert factor == pytest.approx(expected, abs=1e-4)
+
+
+def test_proportional_is_not_partial_rotary():
+    inv_freq, _ = proportional(D, BASE, fraction=0.25)
+    assert torch.equal(inv_freq[:16], PLAIN[:16]) and not inv_freq[16:].any()
+    partial_rotary = inverse_frequencies(D // 4, BASE)
+    assert partial_rotary[-1] < 2e-4 < 0.1 < inv_freq[15]
+
+
+RULES = {
+    "linear": (
+        {"factor": 4.0},
+        partial(position_interpolation, factor=4),
+    ),
+    "dynamic": (
+        {"factor": 4.0},
+        partial(dynamic_ntk, factor=4, trained_length=4096, length=16_384),
+    ),
+    "yarn": (
+        {"factor": 16.0, "original_max_position_embeddings": 4096},
+        partial(yarn, factor=16, trained_length=4096),
+    ),
+    "yarn untruncated": (
+        {"factor": 32.0, "original_max_position_embeddings": 4096, "truncate": False},
+        partial(yarn, factor=32, trained_length=4096, truncate=False),
+    ),
+    "llama3": (
+        {
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+        llama3,
+    ),
+    "longrope": (
+        {
+            "short_factor": [1.0 + i / 64 for i in range(64)],
+            "long_factor": [1.0 + i for i in range(64)],
+            "factor": 4.0,
+            "original_max_position_embeddings": 4096,
+        },
+        partial(
+            longrope,
+            short_factors=[1.0 + i / 64 for i in range(64)],
+            long_factors=[1.0 + i for i in range(64)],
+            trained_length=4096,
+            length=16_384,
+            factor=4,
+        ),
+    ),
+    "proportional": (
+        {"partial_rotary_factor": 0.25},
+        partial(proportional, fraction=0.25),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_equals_hugging_faces_tables(name):
+    transformers = pytest.importorskip("transformers", reason="peers not installed")
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    parameters, rule = RULES[name]
+    kind = name.split()[0]
+    if kind not in ROPE_INIT_FUNCTIONS:
+        pytest.skip(f"this transformers has no {kind!r}")
+    config = transformers.LlamaConfig(
+        hidden_size=D * 2,
+        num_attention_heads=2,
+        max_position_embeddings=4096 if kind == "dynamic" else 16_384,
+        rope_parameters={"rope_type": kind, "rope_theta": BASE, **parameters},
+    )
+    theirs, their_factor = ROPE_INIT_FUNCTIONS[kind](config, "cpu", seq_len=16_384)
+    ours, factor = rule(D, BASE)
+    assert torch.allclose(ours, theirs.double(), rtol=2e-6)
+    assert factor == pytest.approx(their_factor)
+
+
+def test_the_module_multiplies_the_table_by_the_attention_factor():
+    rope = RotaryEmbedding(D, scaling=partial(yarn, factor=4, trained_length=64))
+    x = torch.randn(1, 2, 70, D, dtype=torch.float64)
+    grown = rope.rotate(x).norm(dim=-1) / x.norm(dim=-1)
+    assert torch.allclose(grown, torch.full_like(grown, rope.attention_factor))
+    assert rope.attention_factor == pytest.approx(1.1386, abs=1e-4)
+
+
+def test_decoding_equals_prefill_under_a_rule_for_one_length():
+    rule = partial(dynamic_ntk, factor=4, trained_length=8, length=32)
+    rope = RotaryEmbedding(16, scaling=rule)
+    x = torch.randn(1, 2, 32, 16)
+    steps = [rope.rotate(x[:, :, t : t + 1], start=t) for t in range(32)]
+    assert torch.equal(torch.cat(steps, dim=2), rope.rotate(x))
+
+
+def test_a_scaled_module_copies_and_pickles():
+    rope = RotaryEmbedding(16, scaling=partial(ntk_aware, factor=2))
+    x = torch.randn(1, 1, 5, 16)
+    for other in (copy.deepcopy(rope), pickle.loads(pickle.dumps(rope))):
+        assert torch.equal(other.rotate(x), rope.rotate(x))
+    assert "ntk_aware" in repr(rope)
+
+
+BAD = {
+    "ValueError: factor ... at least 1, got 0.5": lambda: ntk_aware(8, 1e4, factor=0.5),
+    "ValueError: factor ... got nan": lambda: yarn(
+        8, 1e4, factor=math.nan, trained_length=8
+    ),
+    "ValueError: ramp must be 'code' or 'paper', got 'x'": lambda: yarn(
+        8, 1e4, factor=2, trained_length=8, ramp="x"
+    ),
+    "ValueError: rotary_dim >= 4, got 2": lambda: ntk_aware(2, 1e4, factor=2),
+    "ValueError: rotary_dim / 2 = 4 ... got 3": lambda: longrope(
+        8, 1e4, short_factors=[1] * 3, long_factors=[1] * 4, trained_length=8, length=8
+    ),
+    "ValueError: fraction must be above 0 ... got 0": lambda: proportional(
+        8, 1e4, fraction=0
+    ),
+    "ValueError: scaling must return rotary_dim / 2 = 8": lambda: RotaryEmbedding(
+        16, scaling=lambda r, b: (torch.ones(3), 1.0)
+    ),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input_is_refused(message, refuses):
+    refuses(BAD[message], message)
