@@ -21,9 +21,12 @@ def run_all(run: Callable[..., Run], cases: Sequence[tuple[Any, ...]]) -> list[R
     parser = argparse.ArgumentParser()
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once")
     jobs = parser.parse_args().jobs
-    with multiprocessing.get_context("spawn").Pool(jobs, one_thread) as pool:
-        waiting = [pool.apply_async(timed, (run, case)) for case in cases]
-        return [done.get() for done in waiting]
+    pool = multiprocessing.get_context("spawn").Pool(jobs, one_thread)
+    waiting = [pool.apply_async(timed, (run, case)) for case in cases]
+    pool.close()
+    done = [result.get() for result in waiting]
+    pool.join()
+    return done
 
 
 def one_thread() -> None:

@@ -1,9 +1,11 @@
-"""LanguageModel: the small transformer that the lessons train.
+"""The small transformers that the lessons train.
 
-Built in lessons 01 and 03.
+Built in lessons 01, 03, 09, 14 and 15.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +13,11 @@ from torch import Tensor, nn
 
 from rope_teach.absolute import LearnedEncoding, SinusoidalEncoding
 from rope_teach.attention import Attention, KeyValueCache, segment_positions
+from rope_teach.tasks import END, PAD, START
 
-__all__ = ["LanguageModel"]
+__all__ = ["LanguageModel", "QuestionAnswerer", "Summarizer", "generate", "summarize"]
 
-START = 0.3  # tokens and learned positions start equally loud; a sine has 0.7
+LOUDNESS = 0.3  # tokens and learned positions start equally loud; a sine has 0.7
 
 
 class LanguageModel(nn.Module):
@@ -61,9 +64,10 @@ class LanguageModel(nn.Module):
         base: float = 10_000.0,
     ) -> None:
         super().__init__()
+        self.config = arguments(locals())
         self.vocab = vocab
         self.embed = nn.Embedding(vocab, dim)
-        nn.init.normal_(self.embed.weight, std=START)
+        nn.init.normal_(self.embed.weight, std=LOUDNESS)
         self.position = added_position(encoding, dim, max_len)
         self.blocks = nn.Sequential(
             *(
@@ -97,15 +101,19 @@ class LanguageModel(nn.Module):
         ``mask`` and ``positions`` as in :class:`Attention`, here for any encoding;
         ``caches`` from :meth:`caches`, one a block.
         """
-        self._check_tokens(tokens)
-        each_cache = [None] * len(self.blocks) if caches is None else caches
-        if len({id(cache) for cache in caches or self.blocks}) != len(self.blocks):
+        check_tokens(tokens, self.vocab)
+        layers = len(self.blocks)
+        if caches is None:
+            of_block: list[KeyValueCache | None] = [None] * layers
+        elif layers == len(caches) == len(set(map(id, caches))):
+            of_block = [*caches]
+        else:
             raise ValueError(
-                f"caches must be {len(self.blocks)} different caches, one a block: "
+                f"caches must be {layers} different ones, one a block: "
                 "model.caches() makes them"
             )
-        x = self._add_position(self.embed(tokens), positions, each_cache[0])
-        for block, cache in zip(self.blocks, each_cache, strict=True):
+        x = self._add_position(self.embed(tokens), positions, of_block[0])
+        for block, cache in zip(self.blocks, of_block, strict=True):
             x = block(x, mask, positions=positions, cache=cache)
         logits: Tensor = self.head(self.norm(x))
         return logits
@@ -125,18 +133,6 @@ class LanguageModel(nn.Module):
             positions = first.unsqueeze(-1) + places
         added: Tensor = self.position(x, positions=positions)
         return added
-
-    def _check_tokens(self, tokens: Tensor) -> None:
-        if tokens.dtype != torch.long or tokens.ndim != 2:
-            raise TypeError(
-                "tokens must be int64 of shape (batch, seq), got "
-                f"{tokens.dtype} of shape {tuple(tokens.shape)}"
-            )
-        if tokens.numel() and not 0 <= tokens.min() <= tokens.max() < self.vocab:
-            raise ValueError(
-                f"token ids must lie between 0 and {self.vocab - 1}, got "
-                f"{tokens.min()} to {tokens.max()}"
-            )
 
 
 class Block(nn.Module):
@@ -164,6 +160,93 @@ class Block(nn.Module):
         )
         x = x + self.network(self.network_norm(x))
         return x
+
+
+class QuestionAnswerer(nn.Module):
+    """Reads a question and a text as one sequence, and points at the answer.
+
+    A row of tokens is the question, ``START``, the text and perhaps ``PAD``. Every
+    token sees every other one, before and after it. Two logits for each token say
+    whether the answer starts or ends there: -inf wherever the text is not.
+
+    Parameters
+    ----------
+    vocab, dim, layers, heads, encoding, max_len, base
+        As of :class:`LanguageModel`.
+
+    Source: Devlin et al. (1810.04805), section 4.2. Lesson 15.
+
+    >>> model = QuestionAnswerer(30, encoding="rope")
+    >>> model(torch.tensor([[5, 6, 7, 1, 8, 9, 0]])).isfinite()[0].int()
+    tensor([[0, 0, 0, 0, 1, 1, 0],
+            [0, 0, 0, 0, 1, 1, 0]], dtype=torch.int32)
+    """
+
+    def __init__(
+        self,
+        vocab: int,
+        dim: int = 64,
+        layers: int = 2,
+        heads: int = 4,
+        *,
+        encoding: str = "none",
+        max_len: int | None = None,
+        base: float = 10_000.0,
+    ) -> None:
+        super().__init__()
+        self.config = arguments(locals())
+        self.vocab = vocab
+        self.embed = nn.Embedding(vocab, dim)
+        self.part = nn.Embedding(2, dim)  # of the question, or of the text
+        for table in (self.embed, self.part):
+            nn.init.normal_(table.weight, std=LOUDNESS)
+        self.position = added_position(encoding, dim, max_len)
+        self.blocks = nn.ModuleList(
+            Block(Attention(dim, heads, encoding=encoding, causal=False, base=base))
+            for _ in range(layers)
+        )
+        self.norm = nn.RMSNorm(dim)
+        self.head = nn.Linear(dim, 2, bias=False)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        *,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """Logits ``(batch, 2, seq)`` of the answer's first and last token.
+
+        ``mask`` and ``positions`` as in :class:`Attention`; padding is hidden in any
+        case. Raises ``ValueError`` for a row without a text.
+        """
+        check_tokens(tokens, self.vocab)
+        begun = (tokens == START).cumsum(1) > 0
+        text = begun & (tokens != START) & (tokens != PAD)
+        if not text.any(1).all():
+            raise ValueError("each row needs a question, START and a text")
+        real = (tokens != PAD)[:, None, None]
+        x = self.embed(tokens) + self.part(begun.long())
+        if not isinstance(self.position, nn.Identity):
+            x = self.position(x, positions=positions)
+        for block in self.blocks:
+            x = block(x, real if mask is None else real & mask, positions=positions)
+        logits: Tensor = self.head(self.norm(x)).transpose(1, 2)
+        return logits.masked_fill(~text[:, None], float("-inf"))
+
+    @torch.no_grad()
+    def answer(self, tokens: Tensor) -> Tensor:
+        """Likeliest first and last token ``(batch, 2)``, the last not before the first.
+
+        >>> model = QuestionAnswerer(30, encoding="rope")
+        >>> model.answer(torch.tensor([[5, 6, 7, 1, 8, 0, 0]]))
+        tensor([[4, 4]])
+        """
+        first, last = self(tokens).unbind(1)
+        both = first[:, :, None] + last[:, None, :]
+        before = torch.ones_like(both, dtype=torch.bool).tril(-1)
+        best = both.masked_fill(before, float("-inf")).flatten(1).argmax(1)
+        return torch.stack([best // tokens.shape[1], best % tokens.shape[1]], dim=1)
 
 
 @torch.no_grad()
@@ -203,6 +286,140 @@ def generate(
     return tokens
 
 
+class Summarizer(nn.Module):
+    """An encoder reads a document; a decoder writes its summary, token by token.
+
+    Parameters
+    ----------
+    vocab, dim, heads, encoding, max_len, base
+        As of :class:`LanguageModel`.
+    layers
+        Blocks of the encoder, and as many of the decoder.
+
+    Cross-attention, by which the summary reads the document, has no positions:
+    lesson 14 shows why. Source: Vaswani et al. (1706.03762), figure 1. Lesson 14.
+
+    >>> model = Summarizer(30, encoding="rope")
+    >>> document, given = torch.ones(2, 24).long(), torch.ones(2, 6).long()
+    >>> model(document, given).shape
+    torch.Size([2, 6, 30])
+    """
+
+    def __init__(
+        self,
+        vocab: int,
+        dim: int = 64,
+        layers: int = 2,
+        heads: int = 4,
+        *,
+        encoding: str = "none",
+        max_len: int | None = None,
+        base: float = 10_000.0,
+    ) -> None:
+        super().__init__()
+        self.config = arguments(locals())
+        self.vocab = vocab
+        self.embed = nn.Embedding(vocab, dim)
+        nn.init.normal_(self.embed.weight, std=LOUDNESS)
+        self.position = added_position(encoding, dim, max_len)
+
+        def attention(causal: bool) -> Attention:
+            return Attention(dim, heads, encoding=encoding, causal=causal, base=base)
+
+        self.encoder = nn.ModuleList(Block(attention(False)) for _ in range(layers))
+        self.decoder = nn.ModuleList(
+            DecoderBlock(attention(True), Attention(dim, heads, causal=False))
+            for _ in range(layers)
+        )
+        self.document_norm, self.norm = nn.RMSNorm(dim), nn.RMSNorm(dim)
+        self.head = nn.Linear(dim, vocab, bias=False)
+
+    def forward(
+        self, document: Tensor, given: Tensor, positions: Tensor | None = None
+    ) -> Tensor:
+        """Logits ``(batch, summary, vocab)`` of the token after each one in ``given``.
+
+        ``document`` is ``(batch, seq)``, where ``PAD`` is hidden; ``positions`` are
+        those of its tokens, ``(seq,)`` or ``(batch, seq)``, by default 0, 1, ...;
+        ``given`` is ``(batch, summary)`` and begins with ``START``.
+        """
+        return self.write(self.read(document, positions), document != PAD, given)
+
+    def read(self, document: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Run the encoder: ``(batch, seq, dim)``, once for a document."""
+        check_tokens(document, self.vocab)
+        x = self.embed(document)
+        if not isinstance(self.position, nn.Identity):
+            x = self.position(x, positions=positions)
+        for block in self.encoder:
+            x = block(x, (document != PAD)[:, None, None], positions=positions)
+        memory: Tensor = self.document_norm(x)
+        return memory
+
+    def write(self, memory: Tensor, real: Tensor, given: Tensor) -> Tensor:
+        """Run the decoder on what was read; ``real`` ``(batch, seq)`` hides padding."""
+        check_tokens(given, self.vocab)
+        x = self.position(self.embed(given))
+        for block in self.decoder:
+            x = block(x, memory, real[:, None, None])
+        logits: Tensor = self.head(self.norm(x))
+        return logits
+
+
+class DecoderBlock(Block):
+    """A block that looks at the document between its two halves."""
+
+    def __init__(self, attention: Attention, cross: Attention) -> None:
+        super().__init__(attention)
+        self.cross_norm, self.cross = nn.RMSNorm(attention.dim), cross
+
+    def forward(self, x: Tensor, memory: Tensor, real: Tensor) -> Tensor:  # type: ignore[override]
+        x = x + self.attention(self.attention_norm(x))
+        x = x + self.cross(self.cross_norm(x), real, context=memory)
+        x = x + self.network(self.network_norm(x))
+        return x
+
+
+@torch.no_grad()
+def summarize(
+    model: Summarizer, document: Tensor, steps: int = 20, beams: int = 1
+) -> Tensor:
+    """Write the summary of each document: ``(batch, at most steps)``.
+
+    Keeps the ``beams`` likeliest beginnings at each step; one beam is greedy. Stops
+    when every summary holds ``END``; what follows an ``END`` is ``PAD``. Lesson 14.
+    """
+    if steps < 1 or not 1 <= beams <= model.vocab:
+        raise ValueError(
+            f"steps must be at least 1, and beams lie between 1 and {model.vocab}, "
+            f"got steps={steps}, beams={beams}"
+        )
+    batch = len(document)
+    document = document.repeat_interleave(beams, dim=0)
+    memory, real = model.read(document), document != PAD
+    given = torch.full_like(document[:, :1], START)
+    score = memory.new_full((batch, beams), float("-inf"))
+    score[:, 0] = 0.0  # all beams begin alike, so only one of them counts
+    first = beams * torch.arange(batch, device=document.device)[:, None]
+    for _ in range(steps):
+        likely = model.write(memory, real, given)[:, -1].log_softmax(-1)
+        ended = (given == END).any(dim=1)
+        likely[ended] = float("-inf")
+        likely[ended, PAD] = 0.0  # a summary that has ended gets no less likely
+        total = score.flatten()[:, None] + likely
+        score, best = total.reshape(batch, -1).topk(beams)
+        token, parent = best % model.vocab, first + best // model.vocab
+        given = torch.cat([given[parent.flatten()], token.reshape(-1, 1)], dim=1)
+        if (given == END).any(dim=1).all():
+            break
+    return given[::beams, 1:]
+
+
+def arguments(names: dict[str, Any]) -> dict[str, Any]:
+    """What a model was made with, of ``locals()``: a checkpoint keeps it."""
+    return {k: v for k, v in names.items() if k not in ("self", "__class__")}
+
+
 def added_position(encoding: str, dim: int, max_len: int | None) -> nn.Module:
     """What adds the position to the embeddings; RoPE and ALiBi act in attention."""
     if encoding == "sinusoidal":
@@ -212,5 +429,19 @@ def added_position(encoding: str, dim: int, max_len: int | None) -> nn.Module:
     if max_len is None:
         raise ValueError("encoding='learned' needs max_len, its number of rows")
     table = LearnedEncoding(max_len, dim)
-    nn.init.normal_(table.weight, std=START)
+    nn.init.normal_(table.weight, std=LOUDNESS)
     return table
+
+
+def check_tokens(tokens: Tensor, vocab: int) -> None:
+    """Raise unless ``tokens`` are int64 ``(batch, seq)``, each below ``vocab``."""
+    if tokens.dtype != torch.long or tokens.ndim != 2:
+        raise TypeError(
+            "tokens must be int64 of shape (batch, seq), got "
+            f"{tokens.dtype} of shape {tuple(tokens.shape)}"
+        )
+    if tokens.numel() and not 0 <= tokens.min() <= tokens.max() < vocab:
+        raise ValueError(
+            f"token ids must lie between 0 and {vocab - 1}, got "
+            f"{tokens.min()} to {tokens.max()}"
+        )

@@ -31,9 +31,11 @@ __all__ = [
     "heatmaps",
     "clocks",
     "arrows",
+    "attention_map",
     "pairs",
     "compared_banks",
     "roofline",
+    "flow",
 ]
 
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -455,4 +457,72 @@ def roofline(
     axes.xaxis.set_major_formatter(EngFormatter("B"))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.legend(loc="lower right", ncols=2, fontsize=11)
+    return Figure(canvas, alt, caption)
+
+
+def flow(
+    boxes: Mapping[str, tuple[float, float, str]],
+    links: Sequence[tuple[str, str]],
+    *,
+    alt: str,
+    caption: str = "",
+    marked: Sequence[str] = (),
+    height: float = 4.4,
+) -> Figure:
+    """Draw named boxes ``(column, row, text)`` and the arrows that join them.
+
+    Row 0 is at the top. The ``marked`` boxes are the ones to look at. Lesson 09.
+    """
+    canvas, [[axes]] = new_canvas(11.0, height)
+    drawn = {
+        name: axes.text(
+            column, -row, text,
+            ha="center", va="center", fontsize=12, linespacing=1.5,
+            color="white" if name in marked else "black",
+            fontweight="bold" if name in marked else "normal",
+            bbox={
+                "boxstyle": "round,pad=0.5",
+                "facecolor": BLUE if name in marked else "#eef3f8",
+                "edgecolor": GREY,
+            },
+        )
+        for name, (column, row, text) in boxes.items()
+    }  # fmt: skip
+    centre = {name: (column, -row) for name, (column, row, _) in boxes.items()}
+    for start, end in links:
+        axes.annotate(
+            "", centre[end], centre[start],
+            arrowprops={
+                "arrowstyle": "-|>", "color": "#444444", "lw": 1.8,
+                "patchA": drawn[start].get_bbox_patch(),
+                "patchB": drawn[end].get_bbox_patch(),
+            },
+        )  # fmt: skip
+    columns, rows, _ = zip(*boxes.values(), strict=True)
+    axes.set(xlim=(min(columns) - 0.6, max(columns) + 0.6), xticks=[], yticks=[])
+    axes.set_ylim(-max(rows) - 0.6, 0.6 - min(rows))
+    _bare(axes)
+    return Figure(canvas, alt, caption)
+
+
+def attention_map(
+    weights: ArrayLike,
+    queries: Sequence[str],
+    keys: Sequence[str],
+    *,
+    alt: str,
+    caption: str = "",
+    height: float = 4.4,
+) -> Figure:
+    """Draw ``weights`` ``(queries, keys)`` with the words of both texts; dark is high.
+
+    Lesson 14.
+    """
+    canvas, [[axes]] = new_canvas(11.0, height)
+    image = axes.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(keys)), keys, rotation=60, ha="right", fontsize=12)
+    axes.set_yticks(range(len(queries)), queries, fontsize=12)
+    axes.set(xlabel="is read", ylabel="is written")
+    axes.grid(visible=False)
+    canvas.colorbar(image, ax=axes, shrink=0.85, label="share of attention")
     return Figure(canvas, alt, caption)

@@ -180,10 +180,14 @@ def rotate_qk(
         fused = _fused(q, k, cos, sin, pairing, layout, first)
         if fused is not None:
             return fused
+    # The caller has checked all, so that a decode step pays for the arithmetic alone.
     if cos.ndim == 2:
         rows = slice(first, first + q.shape[-2 if layout == "bhsd" else -3])
         cos, sin = cos[rows], sin[rows]
-    return rotate(q, cos, sin, pairing, layout), rotate(k, cos, sin, pairing, layout)
+    heads_axis = -3 if layout == "bhsd" else -2
+    if cos.ndim == 3 or layout == "bshd":
+        cos, sin = cos.unsqueeze(heads_axis), sin.unsqueeze(heads_axis)
+    return _rotate_all(q, cos, sin, pairing), _rotate_all(k, cos, sin, pairing)
 
 
 def rotate_complex(x: Tensor, phases: Tensor, layout: Layout = "bhsd") -> Tensor:
@@ -281,7 +285,7 @@ def _rotate_all(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Tensor
     if x.dtype != wide and not (x.is_cpu and x.numel() > BLOCK):
         return _rotate_all(x.to(wide), cos, sin, pairing).to(x.dtype)
     if x.requires_grad and torch.is_grad_enabled():
-        return _Rotation.apply(x, cos, sin, pairing)  # type: ignore[no-any-return, no-untyped-call]
+        return _Rotation.apply(x, cos, sin, pairing)  # type: ignore[no-untyped-call]
     return _rotate_eagerly(x, cos, sin, pairing)
 
 
@@ -366,7 +370,9 @@ def _rotate_eagerly(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Te
         _turn(source, target, *tables)
         return out
     # A whole float32 copy would travel to memory and back; a block of it does not.
-    blocks = 1 + source.numel() // BLOCK
+    # Threads wait for each other after each step, so they get fewer, larger blocks.
+    size = BLOCK if torch.get_num_threads() == 1 else 16 * BLOCK
+    blocks = 1 + source.numel() // size
     axis = max(range(x.ndim - 1), key=lambda axis: x.shape[axis], default=0)
     whole = [source, target, *(t.expand(*x.shape[:-1], -1) for t in tables)]
     for part, into, *rows in zip(*(t.chunk(blocks, axis) for t in whole), strict=True):

@@ -9,31 +9,46 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import random
+import zlib
 from collections.abc import Iterator, Sequence
 from importlib.abc import InspectLoader
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from rope_teach.rotation import check_choice
 
 __all__ = [
     "END",
     "IGNORE",
     "PAD",
+    "REPORT_WORDS",
     "START",
+    "STORY_WORDS",
     "TEST_MODULES",
     "TRAIN_MODULES",
     "Batch",
+    "GivenBatch",
+    "Story",
     "Words",
     "copy_batches",
     "order_batches",
     "padded",
     "place_batches",
     "python_text",
+    "report_batches",
+    "reports",
+    "stories",
+    "story_batch",
+    "story_batches",
     "text_batches",
     "text_windows",
 ]
 
 Batch = tuple[Tensor, Tensor]
+GivenBatch = tuple[tuple[Tensor, Tensor], Tensor]  # what the model is given is a pair
 IGNORE = -100  # what cross_entropy skips unless told otherwise
 PAD, START, END = 0, 1, 2  # the first tokens of every vocabulary of words
 
@@ -202,3 +217,161 @@ def padded(rows: Sequence[Sequence[int]], filler: int = PAD) -> Tensor:
     """Rows of tokens as one tensor, filled up on the right."""
     longest = max(map(len, rows))
     return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows])
+
+
+THINGS = (
+    "engine", "mast", "rudder", "anchor", "pump", "sail", "compass", "boiler", "hull",
+    "lamp", "winch", "radio",
+)  # fmt: skip
+STATES = (
+    "fails", "cracks", "holds", "leaks", "jams", "rattles", "smokes", "bends", "sticks",
+    "shakes", "cools", "works",
+)  # fmt: skip
+REPORT_WORDS = Words((".", "!", *THINGS, *STATES))
+SPLITS = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}
+
+
+def reports(
+    split: str, sentences: int = 8, most: int = 3, seed: int = 0
+) -> Iterator[tuple[str, str]]:
+    """Endless entries of a ship's log, each with its summary.
+
+    1 to ``most`` of the ``sentences`` end with "!". The summary repeats these, in
+    order. A report's own text decides whether it is in "train", "validation" or
+    "test", so that no report is in two of them. Lesson 14.
+
+    >>> report, summary = next(reports("train", sentences=4))
+    >>> report
+    'sail smokes ! hull fails . hull sticks . rudder leaks .'
+    >>> summary
+    'sail smokes .'
+    """
+    check_choice("split", split, tuple(SPLITS))
+    if not 1 <= most <= sentences:
+        raise ValueError(
+            f"most must lie between 1 and sentences={sentences}, got {most}"
+        )
+    rng = random.Random(f"{split} {seed}")
+    while True:
+        facts = [f"{rng.choice(THINGS)} {rng.choice(STATES)}" for _ in range(sentences)]
+        urgent = sorted(rng.sample(range(sentences), rng.randint(1, most)))
+        marks = ["!" if n in urgent else "." for n in range(sentences)]
+        report = " ".join(map(" ".join, zip(facts, marks, strict=True)))
+        if zlib.crc32(report.encode()) % 10 in SPLITS[split]:
+            yield report, " ".join(f"{facts[n]} ." for n in urgent)
+
+
+def report_batches(
+    split: str, batch: int = 64, sentences: int = 8, most: int = 3, seed: int = 0
+) -> Iterator[GivenBatch]:
+    """Endless batches ``((document, given), targets)`` of :func:`reports`.
+
+    Targets ``(batch, summary)`` are the summary and ``END``, ``IGNORE`` after it;
+    ``given`` is ``START`` and the summary: the targets one place late. Lesson 14.
+    """
+    stream = reports(split, sentences, most, seed)
+    while True:
+        pairs = list(itertools.islice(stream, batch))
+        documents = [REPORT_WORDS.encode(report) for report, _ in pairs]
+        targets = [[*REPORT_WORDS.encode(summary), END] for _, summary in pairs]
+        given = [[START, *row[:-1]] for row in targets]
+        yield (padded(documents), padded(given)), padded(targets, IGNORE)
+
+
+PEOPLE = ("anna", "ben", "clara", "david", "emma", "felix")
+CITIES = (
+    "oslo", "rome", "cairo", "lima", "new york", "new delhi", "cape town", "hong kong",
+)  # fmt: skip
+ARRIVALS = ("reached", "entered")
+STORY_WORDS = Words(
+    tuple(
+        dict.fromkeys(
+            " ".join((*PEOPLE, *ARRIVALS, *CITIES, "where is now ? .")).split()
+        )
+    )
+)
+
+
+class Story(NamedTuple):
+    """A question and a text that holds its answer.
+
+    The answer is the words ``start`` to ``end`` of the text, both counted from 0 and
+    both part of it, in the sentence number ``needle``.
+    """
+
+    question: str
+    text: str
+    answer: str
+    start: int
+    end: int
+    needle: int
+
+
+def stories(
+    split: str, sentences: int = 6, needle: int | None = None, seed: int = 0
+) -> Iterator[Story]:
+    """Endless stories of three people who travel: where is one of them now?
+
+    The last mention wins: earlier cities of the same person are wrong, though they
+    are in the text. ``needle`` is the sentence that holds the answer, drawn evenly
+    unless it is given. A story's own text decides whether it is in "train",
+    "validation" or "test", so that no text is in two of them. Lesson 15.
+
+    >>> story = next(stories("train", sentences=3))
+    >>> story.text
+    >>> story.question, story.answer, story.needle
+    """
+    check_choice("split", split, tuple(SPLITS))
+    if sentences < 1 or not 0 <= (needle or 0) < sentences:
+        raise ValueError(
+            f"needle must be one of {sentences} sentences, counted from 0, got {needle}"
+        )
+    rng = random.Random(f"{split} {seed}")
+    while True:
+        depth = rng.randrange(sentences) if needle is None else needle
+        story = _story(rng, sentences, depth)
+        if zlib.crc32(story.text.encode()) % 10 in SPLITS[split]:
+            yield story
+
+
+def _story(rng: random.Random, sentences: int, needle: int) -> Story:
+    asked, *others = rng.sample(PEOPLE, 3)
+    # Before the needle the person asked about is in half of the sentences.
+    people = [rng.choice((asked, asked, *others)) for _ in range(needle)]
+    people += [asked, *(rng.choice(others) for _ in range(sentences - needle - 1))]
+    cities = [rng.choice(CITIES) for _ in people]
+    told = [
+        f"{person} {rng.choice(ARRIVALS)} {city} ."
+        for person, city in zip(people, cities, strict=True)
+    ]
+    start = len(" ".join(told[:needle]).split()) + 2  # after the person and the verb
+    answer = cities[needle]
+    end = start + len(answer.split()) - 1
+    return Story(f"where is {asked} now ?", " ".join(told), answer, start, end, needle)
+
+
+def story_batches(
+    split: str,
+    batch: int = 32,
+    sentences: int = 6,
+    needle: int | None = None,
+    seed: int = 0,
+) -> Iterator[Batch]:
+    """Endless batches of :func:`stories` for :class:`QuestionAnswerer`.
+
+    A row is the question, ``START`` and the text. Targets ``(batch, 2)`` are the
+    places in the row at which the answer starts and ends. Lesson 15.
+    """
+    stream = stories(split, sentences, needle, seed)
+    while True:
+        yield story_batch(list(itertools.islice(stream, batch)))
+
+
+def story_batch(drawn: Sequence[Story]) -> Batch:
+    """These stories as one batch, as :func:`story_batches` yields them."""
+    rows, spans = [], []
+    for story in drawn:
+        question = [*STORY_WORDS.encode(story.question), START]
+        rows.append([*question, *STORY_WORDS.encode(story.text)])
+        spans.append([len(question) + story.start, len(question) + story.end])
+    return padded(rows), torch.tensor(spans)

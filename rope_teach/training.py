@@ -1,20 +1,45 @@
-"""Train a small model, and measure it. Built in lessons 01 and 03."""
+"""Train a small model, keep it, and measure it. Built in lessons 01, 03 and 14."""
 
 from __future__ import annotations
 
+import json
 import math
 import random
+import re
 import sys
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from rope_teach import models
 from rope_teach.tasks import IGNORE, Batch
 
-__all__ = ["accuracy", "fit", "loss_by_position", "loss_of", "seed_everything"]
+__all__ = [
+    "accuracy",
+    "best_device",
+    "exact_match",
+    "f1",
+    "fit",
+    "load",
+    "loss_by_position",
+    "loss_of",
+    "resume",
+    "rouge_l",
+    "save",
+    "seed_everything",
+]
+
+# What the model is given may be several tensors: a document and its summary so far.
+AnyBatch = tuple[Tensor | tuple[Tensor, ...], Tensor]
 
 
 def seed_everything(seed: int) -> None:
@@ -25,29 +50,64 @@ def seed_everything(seed: int) -> None:
 
 def fit(
     model: nn.Module,
-    batches: Iterator[Batch],
+    batches: Iterator[AnyBatch],
     steps: int,
     lr: float = 3e-3,
     label: str | None = "training",
+    *,
+    clip: float = 1.0,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    seconds: float = math.inf,
+    checkpoint: Path | None = None,
+    every: int = 100,
 ) -> list[float]:
     """Train ``model`` in place for ``steps`` batches; return the loss of each step.
 
-    AdamW, a short warm-up, then a cosine to zero; gradients are clipped at norm 1.
-    ``label`` stands before the progress bar; None hides the bar. Raises
-    ``FloatingPointError`` when the loss is no longer finite, ``ValueError`` when
-    ``batches`` end before ``steps``.
+    AdamW, a short warm-up, then a cosine to zero.
+
+    Parameters
+    ----------
+    label
+        Stands before the progress bar; None hides the bar.
+    clip
+        Gradients longer than this are shortened to it.
+    device
+        Where to train; the model and each batch go there. Default: where the model
+        is. :func:`best_device` picks one.
+    dtype
+        ``torch.bfloat16`` trains in mixed precision (autocast). Default: float32.
+    seconds
+        Budget: no step begins after it.
+    checkpoint
+        A file that is written every ``every`` steps and at the end. If it is there,
+        training goes on from it, to the same result: ``batches`` must be the same
+        from the start, those already seen are skipped.
+
+    Raises ``FloatingPointError`` when the loss is no longer finite, ``ValueError``
+    when ``batches`` end before ``steps``, a batch holds no answer, or the
+    checkpoint is of another training.
     """
+    device = torch.device(device) if device else next(model.parameters()).device
+    model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / 20, _cosine(step / steps))
-    )
+    settings = {"steps": steps, "lr": lr, "clip": clip}
     losses: list[float] = []
-    model.train()
+    if checkpoint and checkpoint.exists():
+        losses = resume(checkpoint, model, optimizer, settings)
+    done, began = len(losses), time.monotonic()
     for step in _progress(steps, label):
         batch = next(batches, None)
         if batch is None:
             raise ValueError(f"batches ended at step {step} of {steps}")
-        loss = loss_of(model, batch)
+        if step < done:
+            continue
+        if time.monotonic() - began >= seconds:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = lr * min((step + 1) / 20, _cosine(step / steps))
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            loss = loss_of(model, _to(batch, device))
         if not math.isfinite(loss.item()):
             raise FloatingPointError(
                 f"the loss is {loss.item()} at step {step}; a lower lr than {lr} may "
@@ -55,21 +115,134 @@ def fit(
             )
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
-        schedule.step()
         losses.append(loss.item())
+        if checkpoint and (step + 1) % every == 0:
+            save(checkpoint, model, optimizer, settings, losses)
+    if checkpoint:
+        save(checkpoint, model, optimizer, settings, losses)
     return losses
 
 
-def loss_of(model: nn.Module, batch: Batch) -> Tensor:
-    """Mean cross-entropy of ``batch``, in nats: a scalar that has a gradient."""
+def best_device() -> torch.device:
+    """The fastest device here: a CUDA GPU, Apple's, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+# ------------------------------------------------------------------- checkpoints
+
+
+def save(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    settings: dict[str, Any] | None = None,
+    losses: Sequence[float] = (),
+) -> None:
+    """Write weights and configuration to ``path``, in safetensors.
+
+    With an ``optimizer`` it is a checkpoint that :func:`fit` goes on from. The file
+    appears whole or not at all.
+    """
+    tensors = {f"model.{k}": v.contiguous() for k, v in model.state_dict().items()}
+    if optimizer is not None:
+        tensors["random"] = torch.get_rng_state()
+        for number, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{k}": v for k, v in state.items()}
+    facts = {
+        "class": type(model).__name__,
+        "config": getattr(model, "config", {}),
+        "settings": settings,
+        "losses": list(losses),
+    }
+    part = path.with_name(path.name + ".part")
+    save_file(tensors, part, {"rope_teach": json.dumps(facts)})
+    part.replace(path)
+
+
+def load(path: Path) -> nn.Module:
+    """Return the model that :func:`save` wrote, on the CPU."""
+    tensors, facts = _read(path)
+    kind = getattr(models, facts["class"], None)
+    if kind is None:
+        raise ValueError(
+            f"{path.name} holds a {facts['class']}, which is no model here"
+        )
+    model: nn.Module = kind(**facts["config"])
+    model.load_state_dict(_part(tensors, "model."))
+    return model
+
+
+def resume(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    settings: dict[str, Any],
+) -> list[float]:
+    """Put model and optimizer where the checkpoint left them; return its losses."""
+    tensors, facts = _read(path)
+    there = {**facts["config"], **(facts["settings"] or {})}
+    asked = {**getattr(model, "config", {}), **settings}
+    for name in there.keys() | asked.keys():
+        if there.get(name) != asked.get(name):
+            raise ValueError(
+                f"{path.name} is of a training with {name}={there.get(name)}, this "
+                f"one has {name}={asked.get(name)}; delete it to start anew"
+            )
+    model.load_state_dict(_part(tensors, "model."))
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _part(tensors, "optimizer.").items():
+        number, _, key = name.partition(".")
+        state.setdefault(int(number), {})[key] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    torch.set_rng_state(tensors["random"])
+    losses: list[float] = facts["losses"]
+    return losses
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+        if "rope_teach" not in metadata:
+            raise ValueError(f"{path.name} is no file that rope_teach wrote")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    return tensors, json.loads(metadata["rope_teach"])
+
+
+def _part(tensors: dict[str, Tensor], start: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(start): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(start)
+    }
+
+
+# -------------------------------------------------------------------- measuring
+
+
+def loss_of(model: nn.Module, batch: AnyBatch) -> Tensor:
+    """Mean cross-entropy of ``batch``, in nats: a scalar that has a gradient.
+
+    Raises ``ValueError`` if the batch holds no answer, or one that the model has no
+    logit for.
+    """
     logits, targets = _answers(model, batch)
+    if not (targets != IGNORE).any():
+        raise ValueError(f"the batch {tuple(targets.shape)} holds no answer to learn")
+    if targets.max() >= logits.shape[-1]:
+        raise ValueError(
+            f"target {int(targets.max())} is outside the model's vocabulary of "
+            f"{logits.shape[-1]} tokens"
+        )
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, batch: Batch) -> float:
+def accuracy(model: nn.Module, batch: AnyBatch) -> float:
     """Share of the answers in ``batch`` that the model gets right."""
     logits, targets = _answers(model.eval(), batch)
     right = logits.argmax(-1) == targets
@@ -83,11 +256,69 @@ def loss_by_position(model: nn.Module, batch: Batch) -> Tensor:
     return F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(0)
 
 
-def _answers(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+def exact_match(predicted: str, reference: str) -> float:
+    """1 if the two texts have the same words in the same order, else 0."""
+    return float(_words(predicted) == _words(reference))
+
+
+def f1(predicted: str, reference: str, n: int = 1) -> float:
+    """Harmonic mean of precision and recall of the runs of ``n`` words, 0 to 1.
+
+    For n = 1 this is the F1 of question answering, and ROUGE-1; for n = 2, ROUGE-2.
+    Source: Lin (2004), "ROUGE". Lessons 14 and 15.
+
+    >>> f1("mast cracks . pump jams .", "pump jams . sail holds .")
+    0.5
+    """
+    a, b = (Counter(_runs(_words(text), n)) for text in (predicted, reference))
+    return _harmonic((a & b).total(), a.total(), b.total())
+
+
+def rouge_l(predicted: str, reference: str) -> float:
+    """F1 of the longest row of words that both texts have in the same order.
+
+    Words of the row may have others between them. Lesson 14.
+
+    >>> rouge_l("mast cracks . pump jams .", "pump jams . mast cracks .")
+    0.5
+    """
+    a, b = _words(predicted), _words(reference)
+    longest = [0] * (len(b) + 1)  # of the words of a so far and the first j of b
+    for word in a:
+        before = longest.copy()
+        for j, other in enumerate(b, start=1):
+            longest[j] = (
+                before[j - 1] + 1 if word == other else max(before[j], longest[j - 1])
+            )
+    return _harmonic(longest[-1], len(a), len(b))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", text.lower())  # marks do not count
+
+
+def _runs(words: list[str], n: int) -> list[tuple[str, ...]]:
+    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+
+
+def _harmonic(common: int, predicted: int, reference: int) -> float:
+    if not predicted and not reference:
+        return 1.0  # nothing was wanted and nothing was said
+    return 2 * common / (predicted + reference)
+
+
+def _answers(model: nn.Module, batch: AnyBatch) -> tuple[Tensor, Tensor]:
     """Logits and targets; one answer a sequence is read from the mean over tokens."""
     tokens, targets = batch
-    logits: Tensor = model(tokens)
+    logits: Tensor = model(*tokens) if isinstance(tokens, tuple) else model(tokens)
     return (logits.mean(1) if targets.ndim == 1 else logits), targets
+
+
+def _to(batch: AnyBatch, device: torch.device) -> AnyBatch:
+    tokens, targets = batch
+    if isinstance(tokens, tuple):
+        return tuple(each.to(device) for each in tokens), targets.to(device)
+    return tokens.to(device), targets.to(device)
 
 
 def _cosine(done: float) -> float:

@@ -63,6 +63,15 @@ def test_sinusoidal_encoding_adds_the_code(dtype):
     assert not encoding.state_dict()
 
 
+def test_positions_may_differ_between_sequences():
+    positions = torch.tensor([[0, 1, 2], [4, 0, 1]])
+    for encoding in (SinusoidalEncoding(4), LearnedEncoding(5, 4)):
+        x = torch.randn(2, 3, 4)
+        rows = [encoding(x[i : i + 1], positions=positions[i]) for i in range(2)]
+        assert torch.equal(encoding(x, positions=positions), torch.cat(rows))
+        assert torch.equal(encoding(x, positions=torch.arange(2, 5)), encoding(x, 2))
+
+
 # ------------------------------------------------------------------------ learned
 
 
@@ -137,6 +146,14 @@ BAD = {
     "TypeError: max_len ... 6.0": lambda: LearnedEncoding(6.0, 8),
     "ValueError: dim ... -8": lambda: LearnedEncoding(6, -8),
     "ValueError: dim=8 ... got (1, 3, 6)": lambda: LEARNED(X[..., :6]),
+    "ValueError: positions ... (batch, seq) ... (1, 3, 8), got (4,)": lambda: ADD(
+        X, positions=torch.arange(4)
+    ),
+    "ValueError: positions, or start": lambda: ADD(X, 1, torch.arange(3)),
+    "TypeError: positions ... 2048": lambda: ADD(X, positions=torch.ones(3).half()),
+    "ValueError: positions 4 to 6 ... max_len=6": lambda: LEARNED(
+        X, positions=torch.arange(4, 7)
+    ),
     "TypeError: start ... bool": lambda: LEARNED(X, start=True),
     "ValueError: heads ... positive ... 0": lambda: alibi_slopes(0),
     "TypeError: heads ... int ... 8.0": lambda: alibi_bias(8.0, 3),

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from rope_teach import RotaryEmbedding, alibi_bias
-from rope_teach.attention import ENCODINGS, Attention
+from rope_teach.attention import (
+    ENCODINGS,
+    Attention,
+    KeyValueCache,
+    segment_mask,
+    segment_positions,
+    window_mask,
+)
 
 
 def close(got, expected, atol=1e-6):
@@ -131,9 +138,223 @@ def test_a_query_that_sees_nothing_returns_zeros():
     assert (out[0, 0] == 0).all() and out.isfinite().all()
 
 
+# ----------------------------------------------------- padding and packed sequences
+
+
+@pytest.mark.parametrize("encoding", ["none", "rope", "alibi"])
+@pytest.mark.parametrize("corrected", [True, False])
+def test_padding_on_the_left_changes_nothing(encoding, corrected):
+    attention = Attention(32, 4, kv_heads=2, encoding=encoding)
+    x = torch.randn(2, 7, 32)
+    real = torch.tensor([[0, 0, 0, 1, 1, 1, 1], [1] * 7]).bool()
+    # Positions from the first real token, or plain ones: only distances count.
+    positions = segment_positions(real) if corrected else None
+    out = attention(x, real[:, None, None], positions=positions)
+    close(out[0, 3:], attention(x[:1, 3:])[0])
+    close(out[1], attention(x[1:])[0])
+
+
+@pytest.mark.parametrize("encoding", ["none", "rope", "alibi"])
+@pytest.mark.parametrize("causal", [True, False])
+def test_packed_sequences_are_as_if_alone(encoding, causal):
+    attention = Attention(32, 4, encoding=encoding, causal=causal)
+    x, segments = torch.randn(1, 9, 32), torch.tensor([[0] * 4 + [1] * 2 + [2] * 3])
+    packed = attention(x, segment_mask(segments), positions=segment_positions(segments))
+    for first, last in ((0, 4), (4, 6), (6, 9)):
+        close(packed[:, first:last], attention(x[:, first:last]))
+
+
+def test_segment_positions_restart():
+    segments = torch.tensor([[5, 5, 5, 9, 5, 5], [0, 0, 1, 1, 1, 1]])
+    expected = [[0, 1, 2, 0, 0, 1], [0, 1, 0, 1, 2, 3]]
+    assert segment_positions(segments).tolist() == expected
+    assert segment_positions(segments[1:].bool()).tolist() == expected[1:]
+    assert segment_positions(segments[:, :0]).shape == (2, 0)
+
+
+def test_a_window_hides_what_is_older():
+    mask = window_mask(5, 3)
+    assert mask.sum(1).tolist() == [1, 2, 3, 3, 3]
+    assert torch.equal(window_mask(2, 3, 5), mask[-2:])
+    assert torch.equal(window_mask(5, 9), torch.ones(5, 5).tril().bool())
+
+
+def test_only_the_difference_of_positions_counts():
+    attention = Attention(32, 4, encoding="rope").double()
+    x, plain = torch.randn(1, 9, 32).double(), torch.arange(9)
+    far = attention(x, positions=plain + 1_000_000)
+    close(far, attention(x), atol=1e-9)
+    assert (attention(x, positions=2 * plain) - far).abs().max() > 1e-3
+
+
+# -------------------------------------------------------------- the key-value cache
+
+CHUNKS = {
+    "prefill": [12],
+    "one by one": [1] * 12,
+    "chunks": [5, 4, 3],
+    "prefill, then one by one": [8, 1, 1, 1, 1],
+    "an empty chunk": [4, 0, 8],
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("kv_heads", [4, 1])
+@pytest.mark.parametrize("chunks", CHUNKS)
+@pytest.mark.parametrize("start", [0, 1_000_000])
+def test_cache_equals_the_full_pass(encoding, kv_heads, chunks, start):
+    attention = Attention(32, 4, kv_heads=kv_heads, encoding=encoding)
+    x, cache = torch.randn(2, 12, 32), KeyValueCache(start)
+    parts = [attention(part, cache=cache) for part in x.split(CHUNKS[chunks], dim=1)]
+    close(torch.cat(parts, 1), attention(x, positions=torch.arange(12) + start))
+    assert cache.length == 12 and cache.next == start + 12
+    # RoPE is exact up to rounding wherever the text starts.
+    close(torch.cat(parts, 1), attention(x))
+
+
+@pytest.mark.parametrize("encoding", ["none", "rope", "alibi"])
+@pytest.mark.parametrize("chunks", CHUNKS)
+@pytest.mark.parametrize("start", [0, 1_000_000])
+def test_cache_of_a_left_padded_batch_equals_each_alone(encoding, chunks, start):
+    attention = Attention(32, 4, kv_heads=2, encoding=encoding)
+    x, cache = torch.randn(2, 12, 32), KeyValueCache()
+    real = torch.tensor([[0] * 3 + [1] * 9, [1] * 12]).bool()
+    parts, seen = [], 0
+    for part in x.split(CHUNKS[chunks], dim=1):
+        given = slice(seen, seen := seen + part.shape[1])
+        # Only the first chunk says where it stands; then the cache counts on.
+        counted = segment_positions(real)[:, given] + start
+        positions = None if given.start else counted
+        mask = real[:, None, None, :seen]
+        parts.append(attention(part, mask, positions=positions, cache=cache))
+    out = torch.cat(parts, 1)
+    close(out[0, 3:], attention(x[:1, 3:])[0])
+    close(out[1], attention(x[1:])[0])
+
+
+@pytest.mark.parametrize("encoding", ["none", "rope", "alibi"])
+@pytest.mark.parametrize("chunk", [1, 3])
+@pytest.mark.parametrize("start", [0, 1_000_000])
+def test_dropping_the_oldest_keys_is_a_sliding_window(encoding, chunk, start):
+    window = 5
+    attention = Attention(32, 4, encoding=encoding)
+    x, cache = torch.randn(2, 18, 32), KeyValueCache(start)
+    parts = []
+    for part in x.split(chunk, dim=1):
+        cache.keep(window - 1)
+        mask = window_mask(chunk, window, cache.length + chunk)
+        parts.append(attention(part, mask, cache=cache))
+    close(torch.cat(parts, 1), attention(x, window_mask(18, window)))
+    assert cache.next == start + 18 and cache.length == window - 1 + chunk
+
+
+def test_a_counter_that_restarts_after_dropping_would_be_wrong():
+    attention = Attention(32, 4, encoding="rope")
+    x, cache = torch.randn(1, 9, 32), KeyValueCache()
+    attention(x[:, :8], cache=cache)
+    cache.keep(4)
+    restarted = KeyValueCache(start=cache.length)
+    restarted.keys, restarted.values = cache.keys, cache.values
+    right, wrong = (attention(x[:, 8:], cache=c) for c in (cache, restarted))
+    close(right, attention(x, window_mask(9, 5))[:, 8:])
+    assert (right - wrong).abs().max() > 1e-3
+
+
+def test_keys_are_rotated_once():
+    attention, cache = Attention(32, 4, encoding="rope"), KeyValueCache()
+    x = torch.randn(1, 6, 32)
+    attention(x[:, :5], cache=cache)
+    born = cache.keys.clone()
+    attention(x[:, 5:], cache=cache)
+    assert torch.equal(cache.keys[:, :, :5], born)
+    keys = attention.key(x).unflatten(-1, (4, 8)).transpose(1, 2)
+    close(cache.keys, attention.rope.rotate(keys))
+
+
+def test_gradients_flow_through_the_cache():
+    attention, cache = Attention(32, 4, encoding="rope").double(), KeyValueCache()
+    x = torch.randn(1, 6, 32, dtype=torch.float64, requires_grad=True)
+    parts = [attention(part, cache=cache) for part in x.split(2, dim=1)]
+    cached = torch.autograd.grad(torch.cat(parts, 1).square().sum(), x)
+    close(cached[0], torch.autograd.grad(attention(x).square().sum(), x)[0])
+
+
+def filled(batch=2, seq=4, **kwargs):
+    attention, cache = Attention(32, 4, encoding="rope"), KeyValueCache(**kwargs)
+    attention(torch.randn(batch, seq, 32), cache=cache)
+    return attention, cache
+
+
+@pytest.mark.parametrize(
+    ("shape", "more", "message"),
+    [
+        ((3, 1, 32), {}, "ValueError: batch=2, kv_heads=4 ... got (3, 4, 1, 8)"),
+        (
+            (2, 1, 32),
+            {"positions": torch.tensor([0])},
+            "ValueError: the next position is 4, got positions that begin with 0",
+        ),
+        (
+            (2, 1, 32),
+            {"positions": torch.tensor([[4], [5]])},
+            "ValueError: next position is 4 ... begin with [4, 5]",
+        ),
+        (
+            (2, 1, 32),
+            {"mask": torch.ones(2, 1, 1, 4).bool()},
+            "ValueError: (2, 4, 1, 5), got (2, 1, 1, 4); cached tokens are keys too",
+        ),
+    ],
+)
+def test_a_cache_refuses_what_does_not_continue_it(refuses, shape, more, message):
+    attention, cache = filled()
+    refuses(lambda: attention(torch.randn(shape), cache=cache, **more), message)
+
+
+def test_swapped_axes_are_refused(refuses):
+    keys, cache = torch.randn(2, 4, 6, 8), KeyValueCache()
+    cache.append(keys, keys)
+    one = keys[:, :, :1].transpose(1, 2)  # (batch, seq, heads, head_dim)
+    refuses(lambda: cache.append(one, one), "ValueError: kv_heads=4 ... (2, 1, 4, 8)")
+
+
+def test_a_cache_says_what_it_holds(refuses):
+    cache = filled(start=7)[1]
+    assert repr(cache) == "KeyValueCache(length=4, next=11)"
+    cache.keep(0)
+    assert (cache.length, cache.next) == (0, 11)
+    refuses(lambda: cache.keep(-1), "ValueError: newest ... -1")
+    refuses(lambda: KeyValueCache(start=1.5), "TypeError: start ... 1.5")
+
+
+# -------------------------------------------------------------------- cross-attention
+
+
+def test_cross_attention_reads_the_context_and_its_mask():
+    attention = Attention(32, 4, kv_heads=2, causal=False)
+    x, context = torch.randn(2, 3, 32), torch.randn(2, 7, 32)
+    real = torch.tensor([[1, 1, 1, 1, 0, 0, 0], [1] * 7]).bool()
+    out = attention(x, real[:, None, None], context=context)
+    assert out.shape == (2, 3, 32)
+    close(out[0], attention(x[:1], context=context[:1, :4])[0])
+    close(out[1], attention(x[1:], context=context[1:])[0])
+    close(attention(x, context=x), attention(x))
+    weights = attention.weights(x, real[:, None, None], context=context)
+    assert weights.shape == (2, 4, 3, 7) and (weights[0, ..., 4:] == 0).all()
+
+
+def test_cross_attention_follows_a_permutation_of_the_context():
+    attention, order = Attention(32, 4, causal=False), torch.randperm(7)
+    x, context = torch.randn(2, 3, 32), torch.randn(2, 7, 32)
+    close(attention(x, context=context[:, order]), attention(x, context=context))
+
+
 def test_empty_inputs():
     assert Attention(32, 4, encoding="alibi")(torch.randn(0, 5, 32)).shape == (0, 5, 32)
     assert Attention(32, 4, encoding="rope")(torch.randn(2, 1, 32)).shape == (2, 1, 32)
+
+
+X = torch.randn(2, 5, 32)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +385,27 @@ def test_empty_inputs():
         (
             lambda: Attention(32, 4)(torch.randn(2, 5, 32), torch.ones(5, 5)),
             "TypeError: mask must be boolean, got torch.float32",
+        ),
+        (
+            lambda: Attention(32, 4)(torch.randn(2, 5, 32), torch.ones(5, 4).bool()),
+            "ValueError: broadcast to (batch, heads, queries, keys) = (2, 4, 5, 5)",
+        ),
+        (
+            lambda: Attention(32, 4)(X, torch.ones(2, 5, 5).bool()),
+            "ValueError: (2, 4, 5, 5), got (2, 5, 5)",
+        ),
+        (
+            lambda: Attention(32, 4, encoding="rope")(X, positions=torch.arange(4)),
+            "ValueError: positions must be (seq,) ... seq=5",
+        ),
+        (
+            lambda: Attention(32, 4, encoding="rope", causal=False)(X, context=X),
+            "ValueError: context needs encoding='none' ... got encoding='rope'",
+        ),
+        (lambda: Attention(32, 4)(X, context=X), "ValueError: causal=False ... True"),
+        (
+            lambda: Attention(32, 4, causal=False)(X, context=X[..., :8]),
+            "ValueError: context must be (batch, seq, dim) with dim=32",
         ),
     ],
 )

@@ -1,8 +1,15 @@
 import pytest
 import torch
 
-from rope_teach.attention import ENCODINGS
-from rope_teach.models import LanguageModel
+from rope_teach import convert_projection
+from rope_teach.attention import (
+    ENCODINGS,
+    KeyValueCache,
+    segment_mask,
+    segment_positions,
+    window_mask,
+)
+from rope_teach.models import LanguageModel, generate
 from rope_teach.training import seed_everything
 
 
@@ -73,6 +80,156 @@ def test_partial_rotation_reaches_every_block():
     assert [block.attention.rope.rotary_dim for block in model.blocks] == [4, 4]
 
 
+# ------------------------------------------------ positions, masks and the caches
+
+
+def close(got, expected, atol=2e-5):
+    torch.testing.assert_close(got, expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("encoding", ["none", "rope", "alibi"])
+def test_shifting_every_position_changes_nothing(encoding):
+    model, x = small(encoding=encoding), tokens()
+    close(model(x, positions=torch.arange(12) + 10_000), model(x))
+
+
+def test_shifting_every_position_changes_an_absolute_encoding():
+    model, x = small(encoding="sinusoidal"), tokens()
+    shifted = model(x, positions=torch.arange(12) + 10_000)
+    assert (shifted - model(x)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("chunks", [[12], [1] * 12, [5, 4, 3]])
+def test_caches_equal_the_full_pass(encoding, chunks):
+    model, x = small(encoding=encoding, kv_heads=2), tokens()
+    caches = model.caches(start=4)
+    parts = [model(part, caches=caches) for part in x.split(chunks, dim=1)]
+    close(torch.cat(parts, 1), model(x, positions=torch.arange(4, 16)))
+    assert [(cache.length, cache.next) for cache in caches] == [(12, 16)] * 2
+
+
+def test_caches_far_into_a_text():
+    model, x = small(), tokens()
+    caches = model.caches(start=1_000_000)
+    parts = [model(part, caches=caches) for part in x.split([7, 1, 4], dim=1)]
+    close(torch.cat(parts, 1), model(x))
+
+
+def test_dropping_the_oldest_keys_of_every_block():
+    model, x = small(), tokens()
+    caches, parts = model.caches(), []
+    for part in x.split(1, dim=1):
+        for cache in caches:
+            cache.keep(4)
+        parts.append(model(part, caches=caches))
+    close(torch.cat(parts, 1), model(x, window_mask(12, 5)))
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_packed_sequences_are_as_if_alone(encoding):
+    model, x = small(encoding=encoding), tokens()
+    segments = torch.tensor([[0] * 5 + [1] * 7]).expand(2, -1)
+    packed = model(x, segment_mask(segments), positions=segment_positions(segments))
+    close(packed, torch.cat([model(x[:, :5]), model(x[:, 5:])], 1))
+
+
+# --------------------------------------------------------------------- generation
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_generation_with_and_without_the_cache(encoding):
+    model, prompt = small(encoding=encoding), tokens(seq=6)
+    out = generate(model, prompt, 9)
+    assert out.shape == (2, 15) and torch.equal(out[:, :6], prompt)
+    assert torch.equal(out, generate(model, prompt, 9, cache=False))
+    for step in range(6, 15):
+        assert torch.equal(model(out[:, :step])[:, -1].argmax(-1), out[:, step])
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("cache", [True, False])
+def test_generation_from_a_left_padded_batch(encoding, cache):
+    model, prompt = small(encoding=encoding), tokens(seq=6)
+    real = torch.tensor([[False] * 4 + [True] * 2, [True] * 6])
+    out = generate(model, prompt, 8, real=real, cache=cache)
+    assert torch.equal(out[:1, 4:], generate(model, prompt[:1, 4:], 8))
+    assert torch.equal(out[1:], generate(model, prompt[1:], 8))
+
+
+def test_generation_refuses_padding_on_the_right(refuses):
+    real = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+    refuses(
+        lambda: generate(small(), tokens(seq=6), 2, real=real),
+        "ValueError: padding must stand on the left",
+    )
+
+
+# ---------------------------------------------------- a peer with the same weights
+
+
+def llama_with_the_weights_of(model):
+    """Hugging Face's Llama; our small network, not Llama's, follows each attention."""
+    transformers = pytest.importorskip("transformers", reason="the peers extra has it")
+    attention = model.blocks[0].attention
+    config = transformers.LlamaConfig(
+        vocab_size=model.vocab,
+        hidden_size=attention.dim,
+        num_hidden_layers=len(model.blocks),
+        num_attention_heads=attention.heads,
+        num_key_value_heads=attention.kv_heads,
+        rms_norm_eps=torch.finfo(torch.float32).eps,
+        rope_theta=10_000.0,
+        attn_implementation="sdpa",
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    llama = transformers.LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        llama.model.embed_tokens.weight.copy_(model.embed.weight)
+        llama.model.norm.weight.copy_(model.norm.weight)
+        llama.lm_head.weight.copy_(model.head.weight)
+    for theirs, block in zip(llama.model.layers, model.blocks, strict=True):
+        ours, heads = block.attention, {"query": attention.heads}
+        half = {
+            name: convert_projection(
+                getattr(ours, name).weight.data,
+                heads.get(name, attention.kv_heads),
+                "interleaved",
+                "half",
+            )
+            for name in ("query", "key")
+        }
+        theirs.self_attn.q_proj.weight.data = half["query"]
+        theirs.self_attn.k_proj.weight.data = half["key"]
+        theirs.self_attn.v_proj.weight.data = ours.value.weight.data
+        theirs.self_attn.o_proj.weight.data = ours.out.weight.data
+        theirs.input_layernorm.weight.data = block.attention_norm.weight.data
+        theirs.post_attention_layernorm.weight.data = block.network_norm.weight.data
+        theirs.mlp = block.network
+    return llama
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_a_llama_with_our_weights_gives_our_logits(kv_heads):
+    model, x = small(kv_heads=kv_heads), tokens()
+    for norm in (block.attention_norm for block in model.blocks):
+        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+    llama = llama_with_the_weights_of(model)
+    with torch.no_grad():
+        close(llama(x).logits, model(x))
+        real = torch.tensor([[0] * 4 + [1] * 8, [1] * 12])
+        positions = segment_positions(real)
+        theirs = llama(x, attention_mask=real, position_ids=positions).logits
+        padded = model(x, real[:, None, None].bool(), positions=positions)
+        close(theirs[0, 4:], padded[0, 4:])
+        close(theirs[1], padded[1])
+        out = generate(model, x, 8)
+        every = torch.ones_like(x)
+        theirs = llama.generate(x, attention_mask=every, max_new_tokens=8)
+        assert torch.equal(theirs, out)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -95,6 +252,22 @@ def test_partial_rotation_reaches_every_block():
             "TypeError: tokens must be int64 of shape (batch, seq), got torch.float32",
         ),
         (lambda: small()(tokens()[0]), "TypeError: of shape (12,)"),
+        (
+            lambda: small()(tokens(), caches=[KeyValueCache()] * 2),
+            "ValueError: caches must be 2 different ones, one a block",
+        ),
+        (
+            lambda: small()(tokens(), caches=[KeyValueCache()]),
+            "ValueError: caches must be 2 different ones",
+        ),
+        (
+            lambda: small(encoding="learned")(tokens(), positions=torch.arange(5, 17)),
+            "ValueError: positions 5 to 16 ... max_len=16 rows",
+        ),
+        (
+            lambda: small(encoding="sinusoidal")(tokens(), positions=torch.arange(5)),
+            "ValueError: positions must be (seq,) or (batch, seq) ... got (5,)",
+        ),
     ],
 )
 def test_bad_input_is_named(refuses, call, message):

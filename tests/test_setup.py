@@ -107,6 +107,9 @@ def test_base_install_is_torch_alone():
 @pytest.mark.parametrize("python", PYTHONS)
 @pytest.mark.parametrize("needed", NEEDED, ids=lambda needed: needed.name)
 def test_constraints_pin_each_direct_dependency_once(needed, python):
+    if needed.name == "triton":
+        assert not [pin for pin in pins() if pin.name == "triton"]
+        return  # a CUDA build of torch brings the one that fits it
     environment = {"python_version": python, "python_full_version": f"{python}.0"}
     found = [
         pin

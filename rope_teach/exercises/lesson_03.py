@@ -70,7 +70,7 @@ def slopes(heads):
     """Return the slope of each head, as a list or a tensor."""
     return [2 ** (-8 * h / heads) for h in range(1, heads + 1)]
 ''',
-    why="A geometric row that ends at 2^-8 = 1/256 for any number of heads. "
+    why="A geometric sequence that ends at 2^-8 = 1/256 for any number of heads. "
     "`alibi_slopes` also knows what to do when it is no power of two.",
 )
 def slopes_of_alibi(slopes: Callable[..., Any]) -> str:

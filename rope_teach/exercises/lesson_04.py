@@ -78,7 +78,8 @@ def undo_a_turn(undo: Callable[..., Any]) -> str:
         "The distance n - m was 9 - 2. Keep it, with its sign, from the new place.",
     ),
     solution="key_position = 50 + (9 - 2)",
-    why="The score depends on n - m = 7 alone, so the key moves as far as the query: 57.",
+    why="The score depends on n - m = 7 alone. So the key moves as far as the query: "
+    "to 57.",
 )
 def follow_the_query(position: Any) -> str:
     got = number(position)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from rope_teach.exercises import (
-    Wrong,
     as_tensor,
     close,
     exercise,
@@ -236,7 +235,7 @@ def hands_in_new_territory(new_territory: Callable[..., Any]) -> str:
         listed = as_tensor(got)
         expect(
             listed.ndim == 1,
-            f"Expected a list of hands, got {type(got).__name__}. Which hands are they?",
+            f"Expected a list of hands, got {type(got).__name__}. Which hands?",
         )
         expect(
             getattr(got, "dtype", None) is not torch.bool,
@@ -271,8 +270,8 @@ def hands_in_new_territory(new_territory: Callable[..., Any]) -> str:
         not_round = _slow_hands(int(head_dim * factor), base, length)
         expect(
             not not_round or got != [i for i in right if i not in not_round],
-            f"{what} you left out the hands that are not round after {length:,} tokens. "
-            "They too go on to where they have not been.",
+            f"{what} you left out the hands that are not round after {length:,}. They "
+            "too go on to where they have not been.",
         )
         expect(
             got != _slow_hands(int(head_dim * factor), base, 2 * math.pi * trained),

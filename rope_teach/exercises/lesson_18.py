@@ -72,7 +72,9 @@ def the_bill(least_bytes: Callable[..., Any]) -> str:
                 f"{what}: {got:,.0f} counts {message}",
             )
         expect(
-            got == right, f"{what}, {head_dim} features of {itemsize} bytes: {right:,}."
+            got == right,
+            f"{what} with {head_dim} features of {itemsize} bytes, {right:,} bytes "
+            f"must move; you gave {got:,.0f}.",
         )
     return (
         "Divide by the bytes that a memory moves in a second, and you know how fast a "

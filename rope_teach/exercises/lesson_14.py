@@ -1,0 +1,247 @@
+"""The exercises of lesson 14: reading one text, writing another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from rope_teach.exercises import (
+    Wrong,
+    as_tensor,
+    exercise,
+    expect,
+    expect_shape,
+    number,
+)
+from rope_teach.training import f1
+
+START, END = 1, 2  # as in rope_teach.tasks
+
+
+@exercise(
+    "14.1",
+    "One place late",
+    difficulty=1,
+    minutes=4,
+    hints=(
+        "Before the decoder writes the first word, which token has it seen?",
+        "Put 1 (START) in front, and leave the last target away: nothing follows it.",
+    ),
+    solution='''
+def given_from(targets):
+    """Return what the decoder is given, as long as `targets`."""
+    return [1, *targets[:-1]]
+''',
+    why="At each place the decoder has seen START and the words before it, and its "
+    "target is the next word. One row of words serves as both, shifted by one.",
+)
+def one_place_late(given_from: Callable[..., Any]) -> str:
+    for targets in ([10, 22, 3, 2], [8, 19, 3, 12, 25, 3, 2]):
+        answer = given_from(list(targets))
+        expect(
+            answer is not None, "Your function returns nothing. Is there a `return`?"
+        )
+        got = [int(token) for token in as_tensor(answer).flatten().tolist()]
+        expect(
+            got != targets,
+            "Given and targets are the same row. At each place the decoder would see "
+            "the very word that it has to guess: nothing is left to learn.",
+        )
+        expect(
+            got != [*targets[1:], START] and got[: len(targets) - 1] != targets[1:],
+            "You shifted the other way: at each place the decoder would be given a "
+            "word that lies in the future.",
+        )
+        expect(
+            got != [START, *targets],
+            f"Right beginning, but {len(got)} tokens for {len(targets)} targets. END "
+            "is never given: nothing is written after it.",
+        )
+        expect(
+            got != targets[:-1],
+            "START is missing: with nothing given at all, there is no place from "
+            "which the first word could be written.",
+        )
+        expect(
+            got == [START, *targets[:-1]],
+            f"For the targets {targets} the decoder is given "
+            f"{[START, *targets[:-1]]}, you gave {got}.",
+        )
+    return "START and all but the last target. The causal mask does the rest."
+
+
+@exercise(
+    "14.2",
+    "A score between two texts",
+    difficulty=2,
+    minutes=4,
+    hints=(
+        "Which of the places 4, 9 and 30 does cross-attention without rotation know?",
+        "None. The score is the plain dot product of q and k over the root of the "
+        "number of features: (2·1 + 0·3 + 1·(-2) + 4·2) / √4.",
+    ),
+    solution="score = (2 * 1 + 0 * 3 + 1 * (-2) + 4 * 2) / 4 ** 0.5",
+    why="The two tokens stand in two texts, so no angle enters: q·k = 8, over the root "
+    "of 4 features. Moving the report from 9 to 30 changes nothing.",
+)
+def score_between_two_texts(score: Any) -> str:
+    got = number(score)
+    expect(
+        abs(got - 8) > 1e-3,
+        "8 is the dot product. Attention divides it by the root of the number of "
+        "features.",
+    )
+    expect(
+        abs(got - 2) > 1e-3,
+        "You divided by the number of features. It is the root of it.",
+    )
+    rotated = {_rotated_score(4, 9): "9", _rotated_score(4, 30): "30"}
+    for value, place in rotated.items():
+        expect(
+            abs(got - value) > 2e-2,
+            f"That is the score with both tokens turned, the report's at place {place}. "
+            "Places of two texts are not on one line, so nothing is turned here.",
+        )
+    expect(
+        abs(got - 4) < 1e-3,
+        f"q·k is 2·1 + 0·3 + 1·(-2) + 4·2 = 8 and there are 4 features; you gave {got:g}.",
+    )
+    return "4, wherever the report begins. That is the whole point."
+
+
+def _rotated_score(m: int, n: int) -> float:
+    from rope_teach import angles, inverse_frequencies, rotate
+
+    pair = torch.tensor([[2.0, 0, 1, 4], [1.0, 3, -2, 2]]).double()
+    turned = rotate(pair, angles(torch.tensor([m, n]), inverse_frequencies(4)))
+    return float(turned[0] @ turned[1]) / 2
+
+
+@exercise(
+    "14.3",
+    "ROUGE-1 by hand",
+    difficulty=3,
+    minutes=8,
+    hints=(
+        "How many words do both have? A word counts as often as the side that has it "
+        "less often.",
+        "common = the sum over words of min(count in one, count in the other). The "
+        "harmonic mean of precision and recall is 2·common / (words of both texts).",
+    ),
+    solution='''
+def rouge_1(written, wanted):
+    """Return F1 of the words of two lists, between 0 and 1."""
+    common = sum(min(written.count(word), wanted.count(word))
+                 for word in set(written))
+    return 2 * common / (len(written) + len(wanted))
+''',
+    why="Precision is common / written, recall common / wanted; their harmonic mean is "
+    "2·common over all words. The minimum keeps a repeated word from counting twice.",
+)
+def rouge_1_by_hand(rouge_1: Callable[..., Any]) -> str:
+    cases = (
+        (["mast", "cracks"], ["mast", "cracks"]),
+        (["mast", "cracks", "pump", "jams"], ["pump", "jams"]),
+        (["pump", "jams"], ["mast", "cracks", "pump", "jams", "sail", "holds"]),
+        (["pump", "pump", "pump"], ["pump", "jams"]),
+        (["jams", "pump"], ["pump", "jams"]),
+        (["mast"], ["pump", "jams"]),
+    )
+    for written, wanted in cases:
+        got = number(rouge_1(list(written), list(wanted)))
+        right = f1(" ".join(written), " ".join(wanted))
+        what = f'For "{" ".join(written)}" against "{" ".join(wanted)}"'
+        hits = sum(word in wanted for word in written)
+        common = right * (len(written) + len(wanted)) / 2
+        names = {
+            "the order of the words does not count here; that is what ROUGE-2 and "
+            "ROUGE-L look at": sum(map(str.__eq__, written, wanted)) / len(wanted),
+            "each repetition counted as a hit; a word counts at most as often as it is "
+            "wanted": 2 * hits / (len(written) + len(wanted)),
+            "that is recall alone; a text that says everything would score 1": common
+            / len(wanted),
+            "that is precision alone; a text of one safe word would score 1": common
+            / len(written),
+        }
+        for name, value in names.items():
+            expect(
+                abs(got - value) > 1e-6 or abs(got - right) < 1e-6,
+                f"{what} you gave {got:.3f}: {name}.",
+            )
+        expect(
+            abs(got - right) < 1e-6,
+            f"{what} F1 is {right:.3f}, you gave {got:.3f}.",
+        )
+    return 'And "jams pump" scores 1 against "pump jams". Read the texts, too.'
+
+
+@exercise(
+    "14.4",
+    "Two beams",
+    difficulty=4,
+    minutes=10,
+    hints=(
+        "Greedy keeps the best first word alone. With two beams, both first words "
+        "stay. What is the probability of each pair of words?",
+        "For each first word a and next word b: first[a] * then[a, b]. Take the "
+        "largest of all the products.",
+    ),
+    solution='''
+def best_pair(first, then):
+    """Return (a, b): the likeliest pair of words, as two numbers."""
+    joint = first[:, None] * then
+    best = int(joint.argmax())
+    return best // joint.shape[1], best % joint.shape[1]
+''',
+    why="A summary's probability is the product of its words'. Enough beams keep every "
+    "first word, and the best product wins, not the best first factor.",
+)
+def two_beams(best_pair: Callable[..., Any]) -> str:
+    generator = torch.Generator().manual_seed(3)
+    cases = [(torch.tensor([0.6, 0.4]), torch.tensor([[0.5, 0.5], [0.1, 0.9]]))]
+    for _ in range(20):
+        cases.append(
+            (
+                torch.randn(5, generator=generator).softmax(0),
+                (3 * torch.randn(5, 5, generator=generator)).softmax(1),
+            )
+        )
+    for first, then in cases:
+        answer = best_pair(first.clone(), then.clone())
+        if answer is None:
+            raise Wrong("Your function returns nothing. Is there a `return`?")
+        pair = as_tensor(answer)
+        expect_shape(pair, (2,))
+        got = tuple(int(word) for word in pair.tolist())
+        joint = first[:, None] * then
+        best = divmod(int(joint.argmax()), len(first))
+        a = int(first.argmax())
+        if got == best:
+            continue
+        expect(
+            got != best[::-1],
+            f"The right two words in the wrong order: {best[0]} is written first.",
+        )
+        expect(
+            got != (a, int(then[a].argmax())),
+            f"That is greedy: word {a} is likeliest at first, with {first[a]:.2f}, but "
+            f"the pair {best} has {joint[best]:.2f} and yours {joint[got]:.2f}.",
+        )
+        expect(
+            got != divmod(int(then.argmax()), len(first)),
+            "You took the surest second word, however unlikely the first word before "
+            "it is. Multiply the two.",
+        )
+        summed = first[:, None] + then
+        expect(
+            got != divmod(int(summed.argmax()), len(first)),
+            "Probabilities of words in a row are multiplied, not added. (Their "
+            "logarithms are added.)",
+        )
+        raise Wrong(f"The likeliest pair is {best}, you gave {got}.")
+    return (
+        "That is beam search with all beams kept. `summarize(..., beams=3)` keeps "
+        "three at each step."
+    )

@@ -1,0 +1,213 @@
+"""Seeded answers for lesson 09: misconceptions with their message, another solution."""
+
+SET_UP = """
+def outputs_touched(forward, x, token):
+    changed = x.clone()
+    changed[:, token] += 1
+    moved = (forward(changed) - forward(x)).abs().amax(dim=(0, 2))
+    return (moved > 1e-5).nonzero().flatten().tolist()
+"""
+
+STEP = "def step(rope, q, k, old_k):\n"
+JOIN = "    return q, torch.cat([old_k, k], dim=2)"
+ONE_TOKEN = """def diagnose(forward, x):
+    touched = outputs_touched(forward, x, token=3)
+    if touched and touched[0] < 3:
+        return "leaks"
+    return "right" if touched == list(range(3, x.shape[1])) else "deaf"
+"""
+
+WRONG = {
+    "9.1": [
+        (
+            "def positions(real):\n"
+            "    return torch.arange(real.shape[1]).expand(real.shape)",
+            "These are slots",
+        ),
+        (
+            "def positions(real):\n    return real.long().cumsum(dim=1)",
+            "begin at position 1",
+        ),
+        (
+            "def positions(real):\n    return real.long().cumsum(dim=0) - 1",
+            "down the batch",
+        ),
+        (
+            "def positions(real):\n    return real * torch.arange(real.shape[1])",
+            "These are slots",
+        ),
+        (
+            "def positions(real):\n"
+            "    return real.long().flip(1).cumsum(dim=1).flip(1) - 1",
+            "count backwards",
+        ),
+        (
+            "def positions(real):\n    return real.long().cumsum(dim=1)[0] - 1",
+            "must have shape (2, 7)",
+        ),
+        ("def positions(real):\n    return real.long()", "should get [0, 1, 2, 3]"),
+    ],
+    "9.2": [
+        (STEP + "    q, k = rope(q, k)\n" + JOIN, "still forgotten"),
+        (
+            STEP + "    q, k = rope(q, k, start=max(0, old_k.shape[2] - 1))\n" + JOIN,
+            "that position already",
+        ),
+        (
+            STEP + "    q, k = rope(q, k, start=old_k.shape[2] + 1)\n" + JOIN,
+            "is left out",
+        ),
+        (STEP + "    q, k = rope(q, k, start=old_k.shape[1])\n" + JOIN, "heads"),
+        (STEP + "    q, k = rope(q, k, start=q.shape[3])\n" + JOIN, "head_dim"),
+        (
+            STEP + "    n = old_k.shape[2]\n"
+            "    k = torch.cat([old_k, k], dim=2)\n"
+            "    return rope.rotate(q, start=n), rope.rotate(k)",
+            "once more",
+        ),
+        (
+            STEP + "    q = rope.rotate(q, start=old_k.shape[2])\n" + JOIN,
+            "as they came",
+        ),
+        (
+            STEP + "    q, k = rope(q, k, start=old_k.shape[2])\n    return q, k",
+            "There should be 6 keys",
+        ),
+        (
+            STEP + "    q, k = rope(q, k, start=old_k.shape[2])\n"
+            "    return q, torch.cat([k, old_k], dim=2)",
+            "not the first ones",
+        ),
+    ],
+    "9.3": [
+        (
+            "def pack(lengths):\n"
+            "    n = sum(lengths)\n"
+            "    return torch.arange(n), torch.ones(n, n).tril().bool()",
+            "through the whole row",
+        ),
+        (
+            "def pack(lengths):\n"
+            "    p = torch.cat([torch.arange(n) for n in lengths])\n"
+            "    return p, torch.ones(len(p), len(p)).tril().bool()",
+            "reads the texts packed before",
+        ),
+        (
+            "def pack(lengths):\n"
+            "    p = torch.cat([torch.arange(n) for n in lengths])\n"
+            "    return p, torch.block_diag(*[torch.ones(n, n) for n in lengths])",
+            "later tokens of its own text",
+        ),
+        (
+            "def pack(lengths):\n"
+            "    p = torch.cat([torch.arange(n) for n in lengths])\n"
+            "    blocks = [torch.ones(n, n).tril() for n in lengths]\n"
+            "    return p, torch.block_diag(*blocks) == 0",
+            "True where looking is forbidden",
+        ),
+        (
+            "def pack(lengths):\n"
+            "    p = torch.cat([torch.arange(n) for n in lengths])\n"
+            "    blocks = [torch.ones(n, n).triu() for n in lengths]\n"
+            "    return p, torch.block_diag(*blocks)",
+            "Rows and columns",
+        ),
+        (
+            "def pack(lengths):\n"
+            "    names = torch.arange(len(lengths))\n"
+            "    t = names.repeat_interleave(torch.tensor(lengths))\n"
+            "    return t, (t[:, None] == t).tril()",
+            "number of each token's text",
+        ),
+        (
+            "def pack(lengths):\n"
+            "    p = torch.cat([torch.arange(1, n + 1) for n in lengths])\n"
+            "    return p, torch.ones(len(p), len(p))",
+            "not from 1",
+        ),
+        (
+            "def pack(lengths):\n"
+            "    return torch.cat([torch.arange(n) for n in lengths])",
+            "two tensors",
+        ),
+    ],
+    "9.4": [
+        ("position = 32", "a query at 32"),
+        ("position = 33", "moves nobody"),
+        ("position = 68", "the oldest key"),
+        ("position = 99", "stands after it"),
+        ("position = 101", "The first token stood at 0"),
+        ("position = 132", "counted twice"),
+        ("position = 0", "does not follow"),
+    ],
+    "9.5": [
+        (ONE_TOKEN, "A leak at one place"),
+        (
+            "def diagnose(forward, x):\n"
+            "    for t in range(x.shape[1]):\n"
+            "        touched = outputs_touched(forward, x, t)\n"
+            "        if touched[0] < t:\n"
+            '            return "leaks"\n'
+            "        if touched != list(range(t, x.shape[1])):\n"
+            '            return "deaf"\n'
+            '    return "right"',
+            "Two faults at once",
+        ),
+        (
+            "def diagnose(forward, x):\n"
+            "    for t in range(x.shape[1]):\n"
+            "        if outputs_touched(forward, x, t)[0] < t:\n"
+            '            return "leaks"\n'
+            '    return "right"',
+            "Tokens that never meet",
+        ),
+        (
+            "def diagnose(forward, x):\n"
+            "    before = forward(x)\n"
+            "    for t in range(x.shape[1]):\n"
+            "        x[:, t] += 1\n"
+            "        if ((forward(x) - before)[:, :t].abs() > 1e-5).any():\n"
+            '            return "leaks"\n'
+            '    return "deaf"',
+            "You changed x itself",
+        ),
+        (
+            "def diagnose(forward, x):\n"
+            "    same = forward(x).shape == x.shape\n"
+            '    return "right" if same else "deaf"',
+            "Attention without a mask",
+        ),
+        ("def diagnose(forward, x):\n    return True", "you returned True"),
+    ],
+}
+
+OTHER = {
+    "9.1": """
+def positions(real):
+    pads = real.int().argmax(dim=1, keepdim=True)
+    return torch.arange(real.shape[1]) - pads
+""",
+    "9.2": """
+def step(rope, q, k, old_k):
+    places = torch.arange(q.shape[2]) + old_k.shape[2]
+    turned = rope.rotate(k, places)
+    return [rope.rotate(q, places), torch.cat((old_k, turned), -2)]
+""",
+    "9.3": """
+def pack(lengths):
+    positions, blocks = [], []
+    for length in lengths:
+        positions += range(length)
+        blocks.append(torch.ones(length, length).tril())
+    return positions, torch.block_diag(*blocks)
+""",
+    "9.4": "position = torch.tensor(100)",
+    "9.5": """
+def diagnose(forward, x):
+    moves = [forward(x + step) - forward(x) for step in torch.eye(x.shape[1])[..., None]]
+    feels = (torch.cat(moves).abs().sum(-1) > 1e-5).T  # outputs by tokens
+    if feels.triu(1).any():
+        return "leaks"
+    return "right" if torch.equal(feels, torch.ones_like(feels).tril()) else "deaf"
+""",
+}

@@ -1,0 +1,104 @@
+"""Seeded answers for lesson 14: misconceptions with their message, another solution."""
+
+WRONG = {
+    "14.1": [
+        ("def given_from(targets):\n    return targets", "the very word"),
+        ("def given_from(targets):\n    return [*targets[1:], 1]", "the other way"),
+        ("def given_from(targets):\n    return [1, *targets]", "END is never given"),
+        ("def given_from(targets):\n    return targets[:-1]", "START is missing"),
+        ("def given_from(targets):\n    return [0, *targets[:-1]]", "you gave [0"),
+        ("def given_from(targets):\n    targets.insert(0, 1)", "`return`"),
+    ],
+    "14.2": [
+        ("score = 8", "divides it by the root"),
+        ("score = 2", "It is the root of it"),
+        (
+            "x = torch.tensor([[2.0, 0, 1, 4], [1.0, 3, -2, 2]]).double()\n"
+            "a = angles(torch.tensor([4, 9]), inverse_frequencies(4))\n"
+            "t = rotate(x, a)\n"
+            "score = t[0] @ t[1] / 2",
+            "at place 9",
+        ),
+        ("score = 1", "you gave 1"),
+    ],
+    "14.3": [
+        (
+            "def rouge_1(written, wanted):\n"
+            "    common = sum(min(written.count(w), wanted.count(w))\n"
+            "                 for w in set(written))\n"
+            "    return common / len(wanted)",
+            "recall alone",
+        ),
+        (
+            "def rouge_1(written, wanted):\n"
+            "    common = sum(min(written.count(w), wanted.count(w))\n"
+            "                 for w in set(written))\n"
+            "    return common / len(written)",
+            "precision alone",
+        ),
+        (
+            "def rouge_1(written, wanted):\n"
+            "    hits = sum(w in wanted for w in written)\n"
+            "    return 2 * hits / (len(written) + len(wanted))",
+            "each repetition",
+        ),
+        (
+            "def rouge_1(written, wanted):\n    return float(written == wanted)",
+            "F1 is 0.667",
+        ),
+    ],
+    "14.4": [
+        (
+            "def best_pair(first, then):\n"
+            "    a = int(first.argmax())\n"
+            "    return a, int(then[a].argmax())",
+            "That is greedy",
+        ),
+        (
+            "def best_pair(first, then):\n"
+            "    return divmod(int(then.argmax()), len(first))",
+            "surest second word",
+        ),
+        (
+            "def best_pair(first, then):\n"
+            "    joint = first[:, None] + then\n"
+            "    return divmod(int(joint.argmax()), len(first))",
+            "not added",
+        ),
+        (
+            "def best_pair(first, then):\n"
+            "    joint = first[:, None] * then\n"
+            "    return divmod(int(joint.argmax()), len(first))[::-1]",
+            "wrong order",
+        ),
+        ("def best_pair(first, then):\n    return 0", "shape (2,)"),
+    ],
+}
+
+OTHER = {
+    "14.1": """
+def given_from(targets):
+    given = torch.tensor(targets).roll(1)
+    given[0] = 1
+    return given
+""",
+    "14.2": """
+q, k = torch.tensor([2.0, 0, 1, 4]), torch.tensor([1.0, 3, -2, 2])
+score = q @ k / math.sqrt(4)
+""",
+    "14.3": """
+def rouge_1(written, wanted):
+    left, common = list(wanted), 0
+    for word in written:
+        if word in left:
+            left.remove(word)
+            common += 1
+    precision, recall = common / len(written), common / len(wanted)
+    return 2 * precision * recall / (precision + recall) if common else 0
+""",
+    "14.4": """
+def best_pair(first, then):
+    pairs = [(a, b) for a in range(len(first)) for b in range(len(first))]
+    return max(pairs, key=lambda ab: (first[ab[0]].log() + then[ab].log()).item())
+""",
+}
