@@ -35,6 +35,9 @@ slides: $(VENV)/.slides
 
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/cpu.py
+	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \
+		then $(BIN)/python benchmarks/gpu.py; \
+		else echo "No CUDA device here; benchmarks/results/gpu.md has one's figures."; fi
 
 lesson: $(VENV)/.test
 	@test -n "$(L)" || { echo "Which lesson? For example: make lesson L=04"; exit 1; }

@@ -51,10 +51,13 @@ def write(script: str, settings: dict[str, Any], runs: list[Run]) -> None:
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "cpu_seconds": round(sum(run["cpu_seconds"] for run in runs)),
         "settings": settings,
-        "runs": runs,
+        "runs": [],
     }
+    lines = ",\n".join(f"  {json.dumps(run)}" for run in runs)  # one run, one line
+    text = json.dumps(result, indent=1)
+    text = text.replace('"runs": []', f'"runs": [\n{lines}\n ]')
     path = RESULTS / f"{script}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    path.write_text(text + "\n")
     print(f"wrote {path.name} after {result['cpu_seconds']} s of one core")
 
 

@@ -1,7 +1,7 @@
 """Summaries of a ship's log: four encodings, longer reports, what helps and harms.
 
 One small encoder-decoder learns reports of 8 sentences and is measured on reports of
-8, 16 and 32. Lesson 14 reads the result; a test repeats a short run. About ten
+8, 16 and 32. Lesson 14 reads the result; a test repeats one run. About nine
 minutes of one core:
 
     python benchmarks/summarization.py --jobs 2
@@ -25,13 +25,14 @@ from rope_teach.training import AnyBatch, exact_match, f1, fit, rouge_l, seed_ev
 
 TRAINED, MEASURED, FACT = 8, (8, 16, 32), 3  # sentences; a sentence has 3 tokens
 STEPS, LR, REPORTS, SEEDS = 300, 5e-3, 300, (0, 1, 2)
+MORE_STEPS, MORE_LR = 250, 3e-3  # on longer reports, where that is the remedy
 MODEL = {"vocab": len(REPORT_WORDS), "max_len": FACT * max(MEASURED)}
 ENCODINGS = ("none", "learned", "sinusoidal", "rope")
 CASES = [
     *itertools.product(["plain"], ENCODINGS, SEEDS),
     *itertools.product(["rotated cross-attention"], ["rope"], SEEDS),
-    *itertools.product(["random places"], ENCODINGS[1:], SEEDS),
-    *itertools.product(["longer reports"], ENCODINGS[1:], SEEDS),
+    *itertools.product(["random places"], ["rope"], SEEDS),
+    *itertools.product(["then longer reports"], ["rope"], SEEDS),
 ]
 
 
@@ -60,16 +61,12 @@ def model_of(kind: str, encoding: str) -> Summarizer:
     return model
 
 
-def batches_of(kind: str, seed: int) -> Iterator[AnyBatch]:
-    """What is learned; plain reports of 8 sentences unless a remedy is tried."""
-    short = report_batches("train", sentences=TRAINED, seed=seed)
-    if kind == "random places":
-        return at_random_places(short, seed)
-    if kind == "longer reports":
-        long = [report_batches("train", sentences=n, seed=seed) for n in MEASURED]
-        choose = random.Random(seed).choice
-        return (next(choose(long)) for _ in itertools.count())
-    return short
+def longer_reports(seed: int) -> Iterator[AnyBatch]:
+    """Batches of 8, 16 or 32 sentences, as chance has it."""
+    streams = [report_batches("train", sentences=n, seed=seed) for n in MEASURED]
+    choose = random.Random(seed).choice
+    while True:
+        yield next(choose(streams))
 
 
 def at_random_places(batches: Iterator[AnyBatch], seed: int) -> Iterator[AnyBatch]:
@@ -86,11 +83,16 @@ def at_random_places(batches: Iterator[AnyBatch], seed: int) -> Iterator[AnyBatc
         yield (document, given, places.flatten(1)), targets
 
 
-def run(kind: str, encoding: str, seed: int, steps: int = STEPS) -> dict[str, Any]:
+def run(kind: str, encoding: str, seed: int) -> dict[str, Any]:
     """Train one model and measure it; one entry of the result file."""
     seed_everything(seed)
     model = model_of(kind, encoding)
-    fit(model, batches_of(kind, seed), steps, LR, label=None)
+    batches: Iterator[AnyBatch] = report_batches("train", sentences=TRAINED, seed=seed)
+    if kind == "random places":
+        batches = at_random_places(batches, seed)
+    fit(model, batches, STEPS, LR, label=None)
+    if kind == "then longer reports":
+        fit(model, longer_reports(seed + 100), MORE_STEPS, MORE_LR, label=None)
     return {
         "kind": kind,
         "encoding": encoding,
@@ -141,6 +143,8 @@ def main() -> None:
         "model": MODEL,
         "steps": STEPS,
         "lr": LR,
+        "more_steps": MORE_STEPS,
+        "more_lr": MORE_LR,
         "seeds": SEEDS,
         "trained_sentences": TRAINED,
         "measured_sentences": MEASURED,

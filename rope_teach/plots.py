@@ -34,6 +34,7 @@ __all__ = [
     "attention_map",
     "pairs",
     "compared_banks",
+    "letters",
     "roofline",
     "flow",
 ]
@@ -525,4 +526,44 @@ def attention_map(
     axes.set(xlabel="is read", ylabel="is written")
     axes.grid(visible=False)
     canvas.colorbar(image, ax=axes, shrink=0.85, label="share of attention")
+    return Figure(canvas, alt, caption)
+
+
+def letters(
+    rows: Mapping[str, str],
+    values: Sequence[ArrayLike],
+    *,
+    label: str,
+    top: float,
+    alt: str,
+    caption: str = "",
+) -> Figure:
+    """Draw text letter by letter; the larger its value (0 to ``top``), the darker.
+
+    ``rows`` names each row of text, ``values`` has one number for each letter of a
+    row. A line break is shown as a bent arrow. Lesson 12.
+    """
+    canvas, [[axes]] = new_canvas(12.5, 0.5 * len(rows) + 0.9)
+    shade = matplotlib.colormaps["Oranges"]
+    width = max(map(len, rows.values()))
+    for place, (text, row) in enumerate(zip(rows.values(), values, strict=True)):
+        for column, value in enumerate(np.asarray(row, dtype=float) / top):
+            colour = shade(0.85 * min(1.0, max(0.0, float(value))))
+            cell = (column - 0.5, -place - 0.45)
+            axes.add_patch(
+                matplotlib.patches.Rectangle(cell, 1, 0.9, color=colour, linewidth=0)
+            )
+            axes.text(
+                column, -place, text[column].replace("\n", "↵").replace("$", r"\$"),
+                ha="center", va="center", family="monospace", fontsize=11,
+                color="white" if value > 0.8 else "black",
+            )  # fmt: skip
+    axes.set(xlim=(-0.6, width - 0.4), ylim=(0.5 - len(rows), 0.5), xticks=[])
+    axes.set_yticks(range(0, -len(rows), -1), list(rows))
+    _bare(axes)
+    scale = matplotlib.cm.ScalarMappable(
+        matplotlib.colors.Normalize(0, top),
+        matplotlib.colors.ListedColormap(shade(np.linspace(0, 0.85, 128))),
+    )
+    canvas.colorbar(scale, ax=axes, label=label, aspect=10)
     return Figure(canvas, alt, caption)

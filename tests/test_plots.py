@@ -35,6 +35,9 @@ FIGURES = {
     "roofline": lambda: plots.roofline(
         [1e9, 1e6], {"copy": [1e-3, 1e-6], "ours": [2e-3, 2e-6]}, roof="copy", alt="two"
     ),
+    "letters": lambda: plots.letters(
+        {"0 to 2": "a$\n"}, [[0.0, 4.0, 9.0]], label="loss", top=8.0, alt="three"
+    ),
 }
 
 

@@ -174,11 +174,13 @@ def test_readme_lists_each_lesson_with_its_title_and_no_other():
 
 
 def test_code_in_readme_runs():
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    first, second = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names = {}
-    exec(block, names)
+    exec(first, names)
     assert names["q"].shape == (1, 8, 10, 64)
     assert names["k"].shape == (1, 2, 10, 64)
+    exec(second, names)
+    assert names["rope"].attention_factor > 1
 
 
 # ------------------------------------------------------------ make, ci and files

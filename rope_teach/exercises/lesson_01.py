@@ -71,8 +71,10 @@ def may_change(place, seq, layers):
 )
 def who_can_be_reached(may_change: Callable[..., Any]) -> str:
     for place, seq, layers in ((3, 6, 1), (3, 6, 2), (0, 5, 3), (4, 5, 2)):
-        got = as_tensor(may_change(place, seq, layers)).flatten().tolist()
-        what = f"Token {place} of {seq}, {layers} layers"
+        answer = as_tensor(may_change(place, seq, layers))
+        what = f"Token {place} of {seq}, {layers} layer{'s' * (layers > 1)}"
+        expect(answer.ndim == 1, f"{what}: a list of places is wanted.")
+        got = answer.tolist()
         last = place == seq - 1
         expect(
             got != [place] or last,
@@ -131,6 +133,10 @@ def undo_the_shuffle(unshuffle: Callable[..., Any]) -> str:
     for order in (torch.tensor([1, 2, 3, 0]), torch.tensor([3, 0, 5, 1, 4, 2])):
         x = torch.arange(2.0 * len(order)).view(-1, 2).cos()
         got = as_tensor(unshuffle(x[order], order.clone()))
+        expect(
+            got.ndim > 1,
+            "You returned an order, or one row. All rows of y are wanted, sorted back.",
+        )
         expect_shape(got, (len(order), 2))
         expect(
             not close(got, x[order][order]),

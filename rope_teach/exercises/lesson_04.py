@@ -35,10 +35,11 @@ def undo(pair, angle):
 )
 def undo_a_turn(undo: Callable[..., Any]) -> str:
     for a, b, angle in ((1.0, 0.0, 0.5), (0.6, -1.2, 2.0)):
-        turned = torch.tensor(_turn(a, b, angle), dtype=torch.float64)
+        across, up = _turn(a, b, angle)
+        turned = torch.tensor([across, up], dtype=torch.float64)
         got = as_tensor(undo(turned, angle))
         expect(
-            not close(got, _turn(*turned.tolist(), angle)),
+            not close(got, _turn(across, up, angle)),
             "You turned once more in the same direction: the pair is now two angles "
             "away from where it started.",
         )
@@ -51,7 +52,7 @@ def undo_a_turn(undo: Callable[..., Any]) -> str:
             not close(got, turned),
             "The pair came back as it was given: nothing is undone.",
         )
-        swapped = _turn(turned[1].item(), turned[0].item(), angle)
+        swapped = _turn(up, across, angle)
         expect(
             not close(got, swapped),
             "The two features changed places. That mirrors the pair; it does not turn "

@@ -28,13 +28,18 @@ WRONG = {
             "    return list(range(place, min(seq, place + layers + 1)))",
             "not a step of one token",
         ),
+        (
+            "def may_change(place, seq, layers):\n    return seq - place",
+            "a list of places",
+        ),
     ],
     "1.3": [
+        ("def unshuffle(y, order):\n    return order.argsort()", "returned an order"),
         ("def unshuffle(y, order):\n    return y[order]", "a second time"),
         ("def unshuffle(y, order):\n    return y", "still shuffled"),
         ("def unshuffle(y, order):\n    return y.flip(0)", "upside down"),
         ("def unshuffle(y, order):\n    return y.sort(0).values", "sorted the numbers"),
-        ("def unshuffle(y, order):\n    return y[0]", "must have shape"),
+        ("def unshuffle(y, order):\n    return y[:2]", "must have shape"),
         ("def unshuffle(y, order):\n    return y.roll(1, 0)", "belongs in row"),
     ],
     "1.4": [

@@ -1,0 +1,133 @@
+"""Where is Anna now? Four encodings, longer stories, and two remedies.
+
+One small model learns stories of 4 sentences and is measured on 4, 8 and 16, with the
+answer in each quarter of the story. Lesson 15 reads the result; a test repeats a short
+run. About eight minutes of one core:
+
+    python benchmarks/question_answering.py --jobs 2
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from common import run_all, write
+
+from rope_teach.attention import segment_mask
+from rope_teach.models import QuestionAnswerer
+from rope_teach.tasks import START, STORY_WORDS, stories, story_batch, story_batches
+from rope_teach.training import AnyBatch, exact_match, f1, fit, seed_everything
+
+TRAINED, MEASURED, DEPTHS = 4, (4, 8, 16), 4  # sentences, of 4 or 5 tokens
+STEPS, LR, STORIES, SEEDS = 600, 3e-3, 75, (0, 1, 2)
+MODEL = {"vocab": len(STORY_WORDS), "max_len": 6 + 5 * max(MEASURED)}
+CASES = [
+    *itertools.product(["plain"], ["none", "learned", "sinusoidal", "rope"], SEEDS),
+    *itertools.product(["apart"], ["rope"], SEEDS),
+    *itertools.product(["random places"], ["learned", "rope"], SEEDS),
+    *itertools.product(["longer stories"], ["learned", "sinusoidal", "rope"], SEEDS),
+]
+
+
+class Apart(QuestionAnswerer):
+    """Question and text are read on their own, and meet in the last product alone."""
+
+    def forward(self, tokens: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        own = segment_mask((tokens == START).cumsum(1))
+        return super().forward(tokens, own, **kwargs)
+
+
+class Placed(QuestionAnswerer):
+    """Takes ``(tokens, positions)`` as a batch gives them."""
+
+    def forward(
+        self, tokens: torch.Tensor, positions: torch.Tensor | None = None, **_: Any
+    ) -> torch.Tensor:
+        return super().forward(tokens, positions=positions)
+
+
+MODELS = {"apart": Apart, "random places": Placed}
+
+
+def batches_of(kind: str, seed: int) -> Iterator[AnyBatch]:
+    """What is learned; stories of 4 sentences unless a remedy is tried."""
+    short = story_batches("train", sentences=TRAINED, seed=seed)
+    if kind == "random places":
+        return at_random_places(short, seed)
+    if kind == "longer stories":
+        longer = story_batches("train", sentences=2 * TRAINED, seed=seed)
+        return (next(b) for b in itertools.cycle((short, longer)))
+    return short
+
+
+def at_random_places(batches: Iterator[AnyBatch], seed: int) -> Iterator[AnyBatch]:
+    """Short stories whose sentences get places that only long stories have.
+
+    Sentences stay whole and in order; between them is room for others. After
+    Ruoss et al. (2305.16843).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    (stop,) = STORY_WORDS.encode(".")
+    room = 5 * (max(MEASURED) - TRAINED)
+    for tokens, spans in batches:
+        before = (tokens == stop).cumsum(1) - (tokens == stop).int()
+        sentence = (before + 1).clamp(max=TRAINED) * ((tokens == START).cumsum(1) > 0)
+        gaps = torch.randint(room + 1, (len(tokens), TRAINED), generator=generator)
+        gaps = torch.cat([torch.zeros(len(tokens), 1), gaps.sort().values], 1).long()
+        places = torch.arange(tokens.shape[1]) + gaps.gather(1, sentence)
+        yield (tokens, places), spans
+
+
+def run(kind: str, encoding: str, seed: int, steps: int = STEPS) -> dict[str, Any]:
+    """Train one model and measure it; one entry of the result file."""
+    seed_everything(seed)
+    model = MODELS.get(kind, QuestionAnswerer)(**MODEL, encoding=encoding)
+    fit(model, batches_of(kind, seed), steps, LR, label=None)
+    return {
+        "kind": kind,
+        "encoding": encoding,
+        "seed": seed,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "scores": {str(n): scores(model, n) for n in MEASURED},
+    }
+
+
+def scores(model: QuestionAnswerer, sentences: int) -> dict[str, list[float]]:
+    """Exact match and F1 on unseen stories, from the start to the end of the story."""
+    found: dict[str, list[float]] = {"exact": [], "f1": []}
+    for depth in range(DEPTHS):
+        needle = round(depth * (sentences - 1) / (DEPTHS - 1))
+        drawn = stories("test", sentences, needle, seed=depth)
+        pairs = answered(model, list(itertools.islice(drawn, STORIES)))
+        for name, score in (("exact", exact_match), ("f1", f1)):
+            total = sum(score(got, wanted) for got, wanted in pairs)
+            found[name].append(round(total / STORIES, 4))
+    return found
+
+
+def answered(model: QuestionAnswerer, drawn: list[Any]) -> list[tuple[str, str]]:
+    """The model's answer and the right one, in words."""
+    tokens, _ = story_batch(drawn)
+    spans = model.eval().answer(tokens).tolist()
+    return [
+        (STORY_WORDS.decode(row[start : end + 1]), story.answer)
+        for row, (start, end), story in zip(tokens.tolist(), spans, drawn, strict=True)
+    ]
+
+
+def main() -> None:
+    settings = {
+        "model": MODEL,
+        "steps": STEPS,
+        "lr": LR,
+        "seeds": SEEDS,
+        "trained_sentences": TRAINED,
+        "measured_sentences": MEASURED,
+        "stories_at_each_depth": STORIES,
+    }
+    write("question_answering", settings, run_all(run, CASES))
+
+
+if __name__ == "__main__":
+    main()
