@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rope_teach.absolute import alibi_bias
+from rope_teach.frequencies import Scaling
 from rope_teach.rotary import RotaryEmbedding
 from rope_teach.rotation import check_choice, check_floating, check_start
 
@@ -42,7 +43,7 @@ class Attention(nn.Module):
     causal
         Whether a token sees itself and earlier tokens alone. ALiBi without it
         uses the distance without its sign.
-    rotary_dim, base
+    rotary_dim, base, scaling
         Of :class:`RotaryEmbedding`, for ``"rope"`` alone.
 
     Raises ``ValueError`` where the sizes do not divide or a name is unknown.
@@ -63,14 +64,16 @@ class Attention(nn.Module):
         causal: bool = True,
         rotary_dim: int | None = None,
         base: float = 10_000.0,
+        scaling: Scaling | None = None,
     ) -> None:
         super().__init__()
         kv_heads = heads if kv_heads is None else kv_heads
         check_divides("dim", dim, "heads", heads)
         check_divides("heads", heads, "kv_heads", kv_heads)
         check_choice("encoding", encoding, ENCODINGS)
-        if rotary_dim is not None and encoding != "rope":
-            raise ValueError(f"rotary_dim needs encoding='rope', got {encoding!r}")
+        for name, value in (("rotary_dim", rotary_dim), ("scaling", scaling)):
+            if value is not None and encoding != "rope":
+                raise ValueError(f"{name} needs encoding='rope', got {encoding!r}")
         self.dim, self.heads, self.kv_heads = dim, heads, kv_heads
         self.head_dim = dim // heads
         self.encoding, self.causal = encoding, causal
@@ -79,7 +82,9 @@ class Attention(nn.Module):
         self.value = nn.Linear(dim, kv_heads * self.head_dim, bias=False)
         self.out = nn.Linear(heads * self.head_dim, dim, bias=False)
         if encoding == "rope":
-            self.rope = RotaryEmbedding(self.head_dim, rotary_dim=rotary_dim, base=base)
+            self.rope = RotaryEmbedding(
+                self.head_dim, rotary_dim=rotary_dim, base=base, scaling=scaling
+            )
 
     def forward(
         self,

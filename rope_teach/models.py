@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rope_teach.absolute import LearnedEncoding, SinusoidalEncoding
 from rope_teach.attention import Attention, KeyValueCache, segment_positions
+from rope_teach.frequencies import Scaling
 from rope_teach.tasks import END, PAD, START
 
 __all__ = ["LanguageModel", "QuestionAnswerer", "Summarizer", "generate", "summarize"]
@@ -38,7 +39,7 @@ class LanguageModel(nn.Module):
         Heads of keys and values (default: as many as ``heads``).
     causal
         Whether a token sees itself and earlier tokens alone.
-    rotary_dim, base
+    rotary_dim, base, scaling
         Of :class:`RotaryEmbedding`, for ``"rope"`` alone.
 
     Token ids that are not integers raise ``TypeError``; ids outside the
@@ -62,6 +63,7 @@ class LanguageModel(nn.Module):
         causal: bool = True,
         rotary_dim: int | None = None,
         base: float = 10_000.0,
+        scaling: Scaling | None = None,
     ) -> None:
         super().__init__()
         self.config = arguments(locals())
@@ -80,6 +82,7 @@ class LanguageModel(nn.Module):
                         causal=causal,
                         rotary_dim=rotary_dim,
                         base=base,
+                        scaling=scaling,
                     )
                 )
                 for _ in range(layers)
@@ -166,15 +169,17 @@ class QuestionAnswerer(nn.Module):
     """Reads a question and a text as one sequence, and points at the answer.
 
     A row of tokens is the question, ``START``, the text and perhaps ``PAD``. Every
-    token sees every other one, before and after it. Two logits for each token say
-    whether the answer starts or ends there: -inf wherever the text is not.
+    token sees every other one, before and after it. At the end the words of the
+    question together give two vectors; their products with each word of the text say
+    whether the answer starts or ends there. The logits are -inf outside the text.
 
     Parameters
     ----------
     vocab, dim, layers, heads, encoding, max_len, base
         As of :class:`LanguageModel`.
 
-    Source: Devlin et al. (1810.04805), section 4.2. Lesson 15.
+    Source: one sequence and its two parts, Devlin et al. (1810.04805), section 4.2;
+    products that point, Vinyals et al. (1506.03134). Lesson 15.
 
     >>> model = QuestionAnswerer(30, encoding="rope")
     >>> model(torch.tensor([[5, 6, 7, 1, 8, 9, 0]])).isfinite()[0].int()
@@ -206,7 +211,7 @@ class QuestionAnswerer(nn.Module):
             for _ in range(layers)
         )
         self.norm = nn.RMSNorm(dim)
-        self.head = nn.Linear(dim, 2, bias=False)
+        self.head = nn.Linear(dim, 2 * dim, bias=False)
 
     def forward(
         self,
@@ -231,7 +236,10 @@ class QuestionAnswerer(nn.Module):
             x = self.position(x, positions=positions)
         for block in self.blocks:
             x = block(x, real if mask is None else real & mask, positions=positions)
-        logits: Tensor = self.head(self.norm(x)).transpose(1, 2)
+        x = self.norm(x)
+        asked = (x * ~begun[..., None]).sum(1)
+        pointers = self.head(asked).unflatten(1, (2, -1))
+        logits: Tensor = pointers @ x.transpose(1, 2) / x.shape[-1] ** 0.5
         return logits.masked_fill(~text[:, None], float("-inf"))
 
     @torch.no_grad()

@@ -533,15 +533,15 @@ def letters(
     rows: Mapping[str, str],
     values: Sequence[ArrayLike],
     *,
-    label: str,
     top: float,
+    label: str = "",
     alt: str,
     caption: str = "",
 ) -> Figure:
     """Draw text letter by letter; the larger its value (0 to ``top``), the darker.
 
     ``rows`` names each row of text, ``values`` has one number for each letter of a
-    row. A line break is shown as a bent arrow. Lesson 12.
+    row. A line break is shown as a bent arrow; ``label`` adds a scale. Lesson 12.
     """
     canvas, [[axes]] = new_canvas(12.5, 0.5 * len(rows) + 0.9)
     shade = matplotlib.colormaps["Oranges"]
@@ -555,15 +555,16 @@ def letters(
             )
             axes.text(
                 column, -place, text[column].replace("\n", "↵").replace("$", r"\$"),
-                ha="center", va="center", family="monospace", fontsize=11,
+                ha="center", va="center", family="monospace", fontsize=14,
                 color="white" if value > 0.8 else "black",
             )  # fmt: skip
     axes.set(xlim=(-0.6, width - 0.4), ylim=(0.5 - len(rows), 0.5), xticks=[])
     axes.set_yticks(range(0, -len(rows), -1), list(rows))
     _bare(axes)
-    scale = matplotlib.cm.ScalarMappable(
-        matplotlib.colors.Normalize(0, top),
-        matplotlib.colors.ListedColormap(shade(np.linspace(0, 0.85, 128))),
-    )
-    canvas.colorbar(scale, ax=axes, label=label, aspect=10)
+    if label:
+        scale = matplotlib.cm.ScalarMappable(
+            matplotlib.colors.Normalize(0, top),
+            matplotlib.colors.ListedColormap(shade(np.linspace(0, 0.85, 128))),
+        )
+        canvas.colorbar(scale, ax=axes, label=label, aspect=10)
     return Figure(canvas, alt, caption)

@@ -308,7 +308,7 @@ class Story(NamedTuple):
 
 
 def stories(
-    split: str, sentences: int = 6, needle: int | None = None, seed: int = 0
+    split: str, sentences: int = 4, needle: int | None = None, seed: int = 0
 ) -> Iterator[Story]:
     """Endless stories of three people who travel: where is one of them now?
 
@@ -319,7 +319,9 @@ def stories(
 
     >>> story = next(stories("train", sentences=3))
     >>> story.text
+    'david reached rome . david reached oslo . emma entered lima .'
     >>> story.question, story.answer, story.needle
+    ('where is david now ?', 'oslo', 1)
     """
     check_choice("split", split, tuple(SPLITS))
     if sentences < 1 or not 0 <= (needle or 0) < sentences:
@@ -353,7 +355,7 @@ def _story(rng: random.Random, sentences: int, needle: int) -> Story:
 def story_batches(
     split: str,
     batch: int = 32,
-    sentences: int = 6,
+    sentences: int = 4,
     needle: int | None = None,
     seed: int = 0,
 ) -> Iterator[Batch]:

@@ -61,7 +61,7 @@ def positions_from_a_mask(positions: Callable[..., Any]) -> str:
                 "tokens of each: dim=1.",
             )
         expect(
-            not same(right.flip(1) - right.flip(1)[real.flip(1)].min()),
+            not same(slots.flip(1)),
             "Your positions count backwards, from the last token to the first.",
         )
         expect(

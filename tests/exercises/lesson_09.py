@@ -204,7 +204,8 @@ def pack(lengths):
     "9.4": "position = torch.tensor(100)",
     "9.5": """
 def diagnose(forward, x):
-    moves = [forward(x + step) - forward(x) for step in torch.eye(x.shape[1])[..., None]]
+    steps = torch.eye(x.shape[1])[..., None]
+    moves = [forward(x + step) - forward(x) for step in steps]
     feels = (torch.cat(moves).abs().sum(-1) > 1e-5).T  # outputs by tokens
     if feels.triu(1).any():
         return "leaks"
