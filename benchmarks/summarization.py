@@ -1,7 +1,7 @@
 """Summaries of a ship's log: four encodings, longer reports, what helps and harms.
 
 One small encoder-decoder learns reports of 8 sentences and is measured on reports of
-8, 16 and 32. Lesson 14 reads the result; a test repeats one run. About nine
+8, 16 and 32. Lesson 14 reads the result; a test repeats one run. About five
 minutes of one core:
 
     python benchmarks/summarization.py --jobs 2
@@ -24,7 +24,7 @@ from rope_teach.tasks import REPORT_WORDS, padded, report_batches, reports
 from rope_teach.training import AnyBatch, exact_match, f1, fit, rouge_l, seed_everything
 
 TRAINED, MEASURED, FACT = 8, (8, 16, 32), 3  # sentences; a sentence has 3 tokens
-STEPS, LR, REPORTS, SEEDS = 300, 5e-3, 300, (0, 1, 2)
+STEPS, BATCH, LR, REPORTS, SEEDS = 300, 32, 5e-3, 300, (0, 1, 2)
 MORE_STEPS, MORE_LR = 250, 3e-3  # on longer reports, where that is the remedy
 MODEL = {"vocab": len(REPORT_WORDS), "max_len": FACT * max(MEASURED)}
 ENCODINGS = ("none", "learned", "sinusoidal", "rope")
@@ -63,7 +63,7 @@ def model_of(kind: str, encoding: str) -> Summarizer:
 
 def longer_reports(seed: int) -> Iterator[AnyBatch]:
     """Batches of 8, 16 or 32 sentences, as chance has it."""
-    streams = [report_batches("train", sentences=n, seed=seed) for n in MEASURED]
+    streams = [report_batches("train", BATCH, n, seed=seed) for n in MEASURED]
     choose = random.Random(seed).choice
     while True:
         yield next(choose(streams))
@@ -87,7 +87,7 @@ def run(kind: str, encoding: str, seed: int) -> dict[str, Any]:
     """Train one model and measure it; one entry of the result file."""
     seed_everything(seed)
     model = model_of(kind, encoding)
-    batches: Iterator[AnyBatch] = report_batches("train", sentences=TRAINED, seed=seed)
+    batches: Iterator[AnyBatch] = report_batches("train", BATCH, TRAINED, seed=seed)
     if kind == "random places":
         batches = at_random_places(batches, seed)
     fit(model, batches, STEPS, LR, label=None)
@@ -142,6 +142,7 @@ def main() -> None:
     settings = {
         "model": MODEL,
         "steps": STEPS,
+        "batch": BATCH,
         "lr": LR,
         "more_steps": MORE_STEPS,
         "more_lr": MORE_LR,

@@ -198,8 +198,8 @@ from triton.compiler import ASTSource
 from rope_teach.kernels import _rotate_token
 
 pointers = ["q", "k", "q_out", "k_out", "cos", "sin"]
-choices = dict(HEAD_DIM=128, PAIRS=64, WIDTH=64, Q_HEADS=16, K_HEADS=16, TAIL=0, SHARES=2,
-               BACK=False)
+choices = dict(HEAD_DIM=128, PAIRS=64, WIDTH=64, Q_HEADS=16, K_HEADS=16, TAIL=0,
+               SHARES=2, BACK=False)
 found = {}
 for interleaved in (True, False):
     constants = {**choices, "INTERLEAVED": interleaved}

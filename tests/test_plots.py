@@ -38,6 +38,9 @@ FIGURES = {
     "letters": lambda: plots.letters(
         {"0 to 2": "a$\n"}, [[0.0, 4.0, 9.0]], label="loss", top=8.0, alt="three"
     ),
+    "attention_map": lambda: plots.attention_map(
+        [[0.9, 0.1], [0.2, 0.8]], ["pump", "."], ["pump", "jams"], alt="a map"
+    ),
 }
 
 

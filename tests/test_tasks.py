@@ -10,6 +10,7 @@ from rope_teach.tasks import (
     TRAIN_MODULES,
     copy_batches,
     order_batches,
+    place_batches,
     python_text,
     text_batches,
     text_windows,
@@ -31,7 +32,13 @@ def test_copy_targets_are_the_tokens_from_back_there():
     assert (targets[:, :3] == IGNORE).all()
 
 
-@pytest.mark.parametrize("make", [order_batches, copy_batches])
+def test_place_targets_are_the_token_at_that_place():
+    tokens, targets = next(place_batches(place=3, batch=5, seq=8))
+    assert (targets[:, 3:] == tokens[:, 3:4]).all()
+    assert (targets[:, :3] == IGNORE).all()
+
+
+@pytest.mark.parametrize("make", [order_batches, copy_batches, place_batches])
 def test_a_seed_fixes_every_batch(make):
     a, b, other = ([t for t, _ in islice(make(seed=s), 3)] for s in (5, 5, 6))
     assert all(map(torch.equal, a, b))

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from rope_teach import angles, inverse_frequencies, rotate
 from rope_teach.exercises import (
-    Wrong,
     as_tensor,
     exercise,
     expect,
@@ -101,21 +102,21 @@ def score_between_two_texts(score: Any) -> str:
     for value, place in rotated.items():
         expect(
             abs(got - value) > 2e-2,
-            f"That is the score with both tokens turned, the report's at place {place}. "
-            "Places of two texts are not on one line, so nothing is turned here.",
+            "That is the score with both tokens turned, the report's at place "
+            f"{place}. Places of two texts are not on one line: nothing is turned.",
         )
     expect(
         abs(got - 4) < 1e-3,
-        f"q·k is 2·1 + 0·3 + 1·(-2) + 4·2 = 8 and there are 4 features; you gave {got:g}.",
+        "q·k is 2·1 + 0·3 + 1·(-2) + 4·2 = 8, and there are 4 features; you gave "
+        f"{got:g}.",
     )
     return "4, wherever the report begins. That is the whole point."
 
 
 def _rotated_score(m: int, n: int) -> float:
-    from rope_teach import angles, inverse_frequencies, rotate
-
     pair = torch.tensor([[2.0, 0, 1, 4], [1.0, 3, -2, 2]]).double()
-    turned = rotate(pair, angles(torch.tensor([m, n]), inverse_frequencies(4)))
+    angle = angles(torch.tensor([m, n]), inverse_frequencies(4))
+    turned = rotate(pair, angle.cos(), angle.sin())
     return float(turned[0] @ turned[1]) / 2
 
 
@@ -156,8 +157,8 @@ def rouge_1_by_hand(rouge_1: Callable[..., Any]) -> str:
         hits = sum(word in wanted for word in written)
         common = right * (len(written) + len(wanted)) / 2
         names = {
-            "the order of the words does not count here; that is what ROUGE-2 and "
-            "ROUGE-L look at": sum(map(str.__eq__, written, wanted)) / len(wanted),
+            "that is exact match; words in common are to count even when others "
+            "differ": float(written == wanted),
             "each repetition counted as a hit; a word counts at most as often as it is "
             "wanted": 2 * hits / (len(written) + len(wanted)),
             "that is recall alone; a text that says everything would score 1": common
@@ -208,39 +209,42 @@ def two_beams(best_pair: Callable[..., Any]) -> str:
                 (3 * torch.randn(5, 5, generator=generator)).softmax(1),
             )
         )
-    for first, then in cases:
-        answer = best_pair(first.clone(), then.clone())
-        if answer is None:
-            raise Wrong("Your function returns nothing. Is there a `return`?")
-        pair = as_tensor(answer)
+    pairs = [as_tensor(best_pair(*case)) for case in cases]
+    for pair in pairs:
         expect_shape(pair, (2,))
-        got = tuple(int(word) for word in pair.tolist())
-        joint = first[:, None] * then
-        best = divmod(int(joint.argmax()), len(first))
-        a = int(first.argmax())
-        if got == best:
-            continue
+    got = [(int(a), int(b)) for a, b in pairs]
+
+    def always(rule: Callable[[Tensor, Tensor], Tensor]) -> list[tuple[int, int]]:
+        """The pair with the largest entry of what ``rule`` makes of each case."""
+        return [divmod(int(rule(*case).argmax()), len(case[0])) for case in cases]
+
+    best = always(lambda first, then: first[:, None] * then)
+    expect(
+        got != [(b, a) for a, b in best],
+        "The right two words in the wrong order: the first word is written first.",
+    )
+    expect(
+        got != always(lambda f, t: torch.where((f == f.max())[:, None], t, -1.0)),
+        "That is greedy: the likeliest first word, then the likeliest after it. For "
+        "(0.6, 0.4) the second word to start with leads to 0.4 · 0.9 = 0.36, the first "
+        "to 0.6 · 0.5 = 0.30.",
+    )
+    expect(
+        got != always(lambda first, then: then),
+        "You took the surest second word, however unlikely the first word before it "
+        "is. Multiply the two.",
+    )
+    expect(
+        got != always(lambda first, then: first[:, None] + then),
+        "Probabilities of words in a row are multiplied, not added. (Their logarithms "
+        "are added.)",
+    )
+    for right, given, (first, then) in zip(best, got, cases, strict=True):
         expect(
-            got != best[::-1],
-            f"The right two words in the wrong order: {best[0]} is written first.",
+            given == right,
+            f"For first={first.tolist()} and then={then.tolist()} the likeliest pair "
+            f"is {right}, you gave {given}.",
         )
-        expect(
-            got != (a, int(then[a].argmax())),
-            f"That is greedy: word {a} is likeliest at first, with {first[a]:.2f}, but "
-            f"the pair {best} has {joint[best]:.2f} and yours {joint[got]:.2f}.",
-        )
-        expect(
-            got != divmod(int(then.argmax()), len(first)),
-            "You took the surest second word, however unlikely the first word before "
-            "it is. Multiply the two.",
-        )
-        summed = first[:, None] + then
-        expect(
-            got != divmod(int(summed.argmax()), len(first)),
-            "Probabilities of words in a row are multiplied, not added. (Their "
-            "logarithms are added.)",
-        )
-        raise Wrong(f"The likeliest pair is {best}, you gave {got}.")
     return (
         "That is beam search with all beams kept. `summarize(..., beams=3)` keeps "
         "three at each step."

@@ -9,7 +9,8 @@ WRONG = {
         ),
         (
             "def solved_at(curve, goal, every):\n"
-            "    return next((n * every for n, a in enumerate(curve) if a > goal), None)",
+            "    found = [n * every for n, a in enumerate(curve) if a > goal]\n"
+            "    return found[0] if found else None",
             "exactly 0.95 counts",
         ),
         (
@@ -52,8 +53,9 @@ WRONG = {
     ],
     "11.3": [
         (
-            "def clear_win(ours, theirs):\n    filled = lambda a: [x or 999 for x in a]\n"
-            "    return sum(filled(ours)) / len(ours) < sum(filled(theirs)) / len(theirs)",
+            "def clear_win(ours, theirs):\n"
+            "    mean = lambda runs: sum(x or 999 for x in runs) / len(runs)\n"
+            "    return mean(ours) < mean(theirs)",
             "The mean hides that run",
         ),
         (
@@ -72,7 +74,8 @@ WRONG = {
             "seed by seed",
         ),
         (
-            "def clear_win(ours, theirs):\n    mine = [x for x in ours if x is not None]\n"
+            "def clear_win(ours, theirs):\n"
+            "    mine = [x for x in ours if x is not None]\n"
             "    return max(mine, default=999) < min(x or 999 for x in theirs)",
             "win by failing",
         ),
@@ -91,7 +94,7 @@ WRONG = {
         (
             "def rope_operations(layers, heads, kv_heads, head_dim):\n"
             "    return layers * (heads + kv_heads) * head_dim * 6",
-            "for each feature",
+            "six operations a feature",
         ),
         (
             "def rope_operations(layers, heads, kv_heads, head_dim):\n"

@@ -15,7 +15,7 @@ WRONG = {
         (
             "x = torch.tensor([[2.0, 0, 1, 4], [1.0, 3, -2, 2]]).double()\n"
             "a = angles(torch.tensor([4, 9]), inverse_frequencies(4))\n"
-            "t = rotate(x, a)\n"
+            "t = rotate(x, a.cos(), a.sin())\n"
             "score = t[0] @ t[1] / 2",
             "at place 9",
         ),
@@ -44,7 +44,7 @@ WRONG = {
         ),
         (
             "def rouge_1(written, wanted):\n    return float(written == wanted)",
-            "F1 is 0.667",
+            "exact match",
         ),
     ],
     "14.4": [
@@ -69,7 +69,7 @@ WRONG = {
             "def best_pair(first, then):\n"
             "    joint = first[:, None] * then\n"
             "    return divmod(int(joint.argmax()), len(first))[::-1]",
-            "wrong order",
+            "written first",
         ),
         ("def best_pair(first, then):\n    return 0", "shape (2,)"),
     ],

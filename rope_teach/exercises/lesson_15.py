@@ -1,0 +1,242 @@
+"""The exercises of lesson 15: spans, start and end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from rope_teach.exercises import as_tensor, close, exercise, expect
+
+
+def _pair(answer: Any) -> tuple[int, int]:
+    values = as_tensor(answer).flatten().tolist()
+    expect(
+        len(values) == 2,
+        f"A span is two numbers, start and end; you gave {len(values)}.",
+    )
+    return int(values[0]), int(values[1])
+
+
+def _same(a: float, b: float) -> bool:
+    return math.isclose(a, b, abs_tol=1e-4)
+
+
+@exercise(
+    "15.1",
+    "Point at the answer",
+    difficulty=1,
+    minutes=3,
+    hints=(
+        "Find the last sentence about anna, then count its words from the start of "
+        "the text. The first word is number 0, and a full stop counts.",
+        "The first three sentences have 4, 4 and 5 words: anna's last city comes "
+        "right after two more words.",
+    ),
+    solution="span = (10, 11)",
+    why="anna's last sentence begins at word 8. Two words later stands new, then york.",
+)
+def point_at_the_answer(span: Any) -> str:
+    start, end = _pair(span)
+    expect(
+        (start, end) != (2, 2),
+        "That is the first city of anna. She travelled on: the last mention wins.",
+    )
+    expect(
+        (start, end) != (15, 15),
+        "That is the last city of the text, but ben is there.",
+    )
+    expect(
+        (start, end) != (10, 12),
+        "Here the end is part of the span. Word 12 is the full stop.",
+    )
+    expect(
+        (start, end) != (11, 12),
+        "Positions count from 0 in this course: you are one word too far.",
+    )
+    expect(
+        (start, end) not in ((16, 17), (14, 15)),
+        "Count in the text alone: the question and START are not part of it here.",
+    )
+    expect(
+        (start, end) != (10, 10),
+        "The city has two words: the end stands one word after the start.",
+    )
+    expect(
+        (start, end) == (10, 11),
+        f"Words {start} to {end} are not the answer. Number the words from 0, full "
+        "stops as well.",
+    )
+    return "Two numbers, and they name two words that the model never has to write."
+
+
+@exercise(
+    "15.2",
+    "Not in the question",
+    difficulty=2,
+    minutes=4,
+    hints=(
+        "Which number can a logit have, so that its softmax is exactly 0?",
+        "Put -inf wherever `text` is False: logits.masked_fill does that.",
+    ),
+    solution='''
+def over_text(logits, text):
+    """Return the logits so that only words of the text can win."""
+    return logits.masked_fill(~text, float("-inf"))
+''',
+    why="exp(-inf) is 0, so a masked word has no probability, whatever the others are.",
+)
+def not_in_the_question(over_text: Callable[..., Any]) -> str:
+    text = torch.tensor([False, False, True, True, False])
+    for logits in (
+        torch.tensor([3.0, 0.5, 1.0, 2.0, 4.0]),
+        torch.tensor([3.0, -0.5, -1.0, -2.0, -4.0]),
+    ):
+        got = as_tensor(over_text(logits.clone(), text)).to(torch.float64)
+        expect(
+            got.shape == logits.shape,
+            f"{len(logits)} logits go in, {got.numel()} came back. Keep every place, "
+            "or the places no longer fit the words.",
+        )
+        expect(
+            not close(got, logits),
+            "The logits came back unchanged: a word of the question can still win.",
+        )
+        expect(
+            not close(got, logits * text),
+            "Times 0 gives 0, and 0 is more than any negative logit. The question "
+            "still wins where all logits of the text are negative.",
+        )
+        expect(
+            not torch.isneginf(got[text]).any(),
+            "You hid the text and kept the rest: `text` is True where the answer "
+            "may be.",
+        )
+        expect(
+            not (got[~text].isfinite().all() and got[~text].max() > -50),
+            "The masked places still have a noticeable probability. Which logit "
+            "gives exactly none?",
+        )
+        chance = got.softmax(0)
+        wanted = logits.masked_fill(~text, -math.inf).softmax(0)
+        expect(
+            close(chance, wanted),
+            "Within the text the probabilities should follow the given logits.",
+        )
+    return (
+        "Masked before the softmax, the question gets no probability, in training too."
+    )
+
+
+@exercise(
+    "15.3",
+    "The best span",
+    difficulty=3,
+    minutes=6,
+    hints=(
+        "Which pairs (i, j) are spans at all? Score each by start[i] + end[j].",
+        "Two loops, the second from i on; keep the pair with the highest sum.",
+    ),
+    solution='''
+def best_span(start, end):
+    """Return (i, j), i <= j, with the highest start[i] + end[j]."""
+    spans = [(i, j) for i in range(len(start))
+             for j in range(i, len(end))]
+    return max(spans, key=lambda s: start[s[0]] + end[s[1]])
+''',
+    why="The logits of start and end add up, and only pairs in the right order count.",
+)
+def the_best_span(best_span: Callable[..., Any]) -> str:
+    for start, end in (
+        ([1.0, 2.0, 5.0], [4.0, 3.5, -1.0]),
+        ([0.0, 3.0, 1.0], [0.0, 2.0, 1.0]),
+        ([4.0, 0.0, 4.5, 0.0], [0.0, 3.0, 0.0, 1.0]),
+    ):
+        got = _pair(best_span(start, end))
+        spans = [(i, j) for i in range(len(start)) for j in range(i, len(end))]
+        right = max(spans, key=lambda s: start[s[0]] + end[s[1]])
+        first = max(range(len(start)), key=start.__getitem__)
+        last = max(range(len(end)), key=end.__getitem__)
+        what = f"start {start} and end {end}"
+        expect(
+            got[0] <= got[1],
+            f"For {what} you gave {got}: it ends before it starts. Each maximum on "
+            "its own is not yet a span.",
+        )
+        expect(
+            got == right or got != (last, first),
+            f"For {what} you swapped the two maxima. Those are other words: each "
+            "logit speaks of one role.",
+        )
+        expect(
+            right[0] == right[1] or got[0] != got[1],
+            f"For {what} a span of more than one word scores higher.",
+        )
+        expect(
+            got == right or got[0] != first,
+            f"For {what} you chose the best start first, and then an end after it. "
+            "Together another pair scores more.",
+        )
+        expect(got == right, f"For {what} the best span is {right}, you gave {got}.")
+    return "This is what `QuestionAnswerer.answer` does, for a whole batch."
+
+
+@exercise(
+    "15.4",
+    "Half right",
+    difficulty=2,
+    minutes=4,
+    hints=(
+        "How many words have the two answers in common? Precision divides that by the "
+        "words that were given, recall by the words that were wanted.",
+        "2 · common / (words given + words wanted).",
+    ),
+    solution='''
+def word_f1(given, wanted):
+    """Return the F1 of two answers, each a text of words."""
+    a, b = given.split(), wanted.split()
+    common = sum(min(a.count(w), b.count(w)) for w in set(a))
+    return 2 * common / (len(a) + len(b))
+''',
+    why="The harmonic mean of common/given and common/wanted is "
+    "2·common / (given + wanted).",
+)
+def half_right(word_f1: Callable[..., Any]) -> str:
+    for given, wanted, common in (
+        ("york", "new york", 1),
+        ("new delhi", "new york", 1),
+        ("oslo", "new york", 0),
+        ("reached new york .", "new york", 2),
+        ("new new", "new york", 1),
+        ("cape town", "cape town", 2),
+    ):
+        got = float(as_tensor(word_f1(given, wanted)))
+        a, b = len(given.split()), len(wanted.split())
+        right = 2 * common / (a + b)
+        what = f'"{given}" for "{wanted}"'
+        expect(
+            _same(got, right) or not _same(got, common / a),
+            f"For {what} you gave the precision {got:.2f}. The words that are missing "
+            "count too.",
+        )
+        expect(
+            _same(got, right) or not _same(got, common / b),
+            f"For {what} you gave the recall {got:.2f}. The words too many count too.",
+        )
+        repeated = sum(word in wanted.split() for word in given.split())
+        expect(
+            _same(got, right) or not _same(got, 2 * repeated / (a + b)),
+            f"For {what} you counted a repeated word twice, but it was wanted once.",
+        )
+        expect(
+            _same(got, right) or got not in (0, 1),
+            f"For {what} you gave {got:g}, which is exact match. F1 gives part of a "
+            "point for a part of the words.",
+        )
+        expect(
+            _same(got, right),
+            f"For {what} F1 is {right:.2f}, you gave {got:.2f}.",
+        )
+    return "Half of the words are not half of the truth: new delhi is not new york."

@@ -1,0 +1,109 @@
+"""Seeded answers for lesson 15: misconceptions with their message, another solution."""
+
+WRONG = {
+    "15.1": [
+        ("span = (2, 2)", "last mention wins"),
+        ("span = (15, 15)", "ben is there"),
+        ("span = (10, 12)", "the full stop"),
+        ("span = (11, 12)", "count from 0"),
+        ("span = (16, 17)", "the text alone"),
+        ("span = (10, 10)", "two words"),
+        ("span = 10", "two numbers"),
+        ("span = (6, 6)", "are not the answer"),
+    ],
+    "15.2": [
+        ("def over_text(logits, text):\n    return logits", "unchanged"),
+        ("def over_text(logits, text):\n    return logits * text", "Times 0"),
+        (
+            "def over_text(logits, text):\n"
+            '    return logits.masked_fill(text, float("-inf"))',
+            "hid the text",
+        ),
+        ("def over_text(logits, text):\n    return logits[text]", "2 came back"),
+        (
+            "def over_text(logits, text):\n    return logits.masked_fill(~text, -5.0)",
+            "noticeable",
+        ),
+        (
+            "def over_text(logits, text):\n"
+            '    return (logits * 2).masked_fill(~text, float("-inf"))',
+            "follow the given logits",
+        ),
+    ],
+    "15.3": [
+        (
+            "def best_span(start, end):\n"
+            "    return start.index(max(start)), end.index(max(end))",
+            "ends before it starts",
+        ),
+        (
+            "def best_span(start, end):\n"
+            "    i, j = start.index(max(start)), end.index(max(end))\n"
+            "    return min(i, j), max(i, j)",
+            "swapped",
+        ),
+        (
+            "def best_span(start, end):\n"
+            "    i = start.index(max(start))\n"
+            "    return i, end.index(max(end[i:]), i)",
+            "best start first",
+        ),
+        (
+            "def best_span(start, end):\n"
+            "    both = [a + b for a, b in zip(start, end)]\n"
+            "    return (both.index(max(both)),) * 2",
+            "more than one word",
+        ),
+        ("def best_span(start, end):\n    return 1, 2", "the best span is"),
+    ],
+    "15.4": [
+        (
+            "def word_f1(given, wanted):\n"
+            "    a, b = given.split(), wanted.split()\n"
+            "    return len(set(a) & set(b)) / len(a)",
+            "precision",
+        ),
+        (
+            "def word_f1(given, wanted):\n"
+            "    a, b = given.split(), wanted.split()\n"
+            "    return len(set(a) & set(b)) / len(b)",
+            "recall",
+        ),
+        (
+            "def word_f1(given, wanted):\n    return float(given == wanted)",
+            "exact match",
+        ),
+        (
+            "def word_f1(given, wanted):\n"
+            "    a, b = given.split(), wanted.split()\n"
+            "    return 2 * sum(w in b for w in a) / (len(a) + len(b))",
+            "repeated word twice",
+        ),
+        ("def word_f1(given, wanted):\n    return 0.3", "F1 is"),
+    ],
+}
+
+OTHER = {
+    "15.1": "span = torch.tensor([10, 11])",
+    "15.2": """
+def over_text(logits, text):
+    return torch.where(text, logits, torch.tensor(-1e9))
+""",
+    "15.3": """
+def best_span(start, end):
+    s, e = torch.tensor(start), torch.tensor(end)
+    both = (s[:, None] + e).masked_fill(
+        torch.ones(len(s), len(e)).tril(-1).bool(), -1e9)
+    return torch.unravel_index(both.argmax(), both.shape)
+""",
+    "15.4": """
+def word_f1(given, wanted):
+    left, common = wanted.split(), 0
+    for word in given.split():
+        if word in left:
+            left.remove(word)
+            common += 1
+    p, r = common / len(given.split()), common / len(wanted.split())
+    return 2 * p * r / (p + r) if common else 0.0
+""",
+}

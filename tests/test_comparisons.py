@@ -1,0 +1,77 @@
+"""The committed results of lessons 11 and 12 are what their scripts give."""
+
+import importlib
+import json
+from pathlib import Path
+from statistics import mean
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def scripts_can_be_imported(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def kept(name):
+    return json.loads((BENCHMARKS / "results" / f"{name}.json").read_text())
+
+
+def plain(value):
+    """As JSON gives it back: lists for tuples, texts for keys."""
+    return json.loads(json.dumps(value))
+
+
+def test_fair_race_is_of_this_script():
+    script, result = (
+        importlib.import_module("rope_versus_absolute"),
+        kept("rope_versus_absolute"),
+    )
+    settings = result["settings"]
+    assert settings["model"] == script.MODEL and settings["steps"] == script.STEPS
+    keys = ("task", "causal", "encoding", "lr", "seed")
+    assert [tuple(run[key] for key in keys) for run in result["runs"]] == script.CASES
+
+
+@pytest.mark.parametrize(
+    ("encoding", "task"),
+    [("rope", "5 back"), ("learned", "5 back"), ("rope", "place 3")],
+)
+def test_fair_race_comes_out_again(encoding, task):
+    script = importlib.import_module("rope_versus_absolute")
+    new = script.run(task, True, encoding, 1e-2, seed=0)
+    old = next(
+        run
+        for run in kept("rope_versus_absolute")["runs"]
+        if run["encoding"] == encoding and run["task"] == task and run["lr"] == 1e-2
+    )
+    assert new["parameters"] == old["parameters"]
+    # Other machines round otherwise: a step of measuring or two, and the last answers.
+    if old["steps_to_95"] is None:
+        assert new["steps_to_95"] is None
+    else:
+        assert abs(new["steps_to_95"] - old["steps_to_95"]) <= 10
+    last = "accuracy_while_training"
+    assert new[last][-1] == pytest.approx(old[last][-1], abs=0.1)
+
+
+def test_cliff_is_of_this_script():
+    script, result = importlib.import_module("cliff"), kept("cliff")
+    settings = result["settings"]
+    assert settings["model"] == script.MODEL and settings["steps"] == script.STEPS
+    assert plain(settings["prompts"]) == plain(script.PROMPTS)
+    keys = ("trained_length", "slow_hands_frozen", "seed")
+    assert [tuple(run[key] for key in keys) for run in result["runs"]] == script.CASES
+
+
+def test_cliff_comes_out_again():
+    new = importlib.import_module("cliff").run(32, False, seed=0)
+    old = kept("cliff")["runs"][0]
+    assert (old["trained_length"], old["seed"]) == (32, 0)
+    for how, within, beyond in (("as it is", 0.2, 0.8), ("window", 0.2, 0.2)):
+        a, b = new["bits"][how], old["bits"][how]
+        assert mean(a[:4]) == pytest.approx(mean(b[:4]), abs=within)
+        assert mean(a[32:]) == pytest.approx(mean(b[32:]), abs=beyond)
+    assert new["known"][256] == pytest.approx(old["known"]["256"], abs=0.3)
