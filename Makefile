@@ -35,6 +35,7 @@ slides: $(VENV)/.slides
 
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/cpu.py
+	$(BIN)/python benchmarks/attention.py
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \
 		then $(BIN)/python benchmarks/gpu.py; \
 		else echo "No CUDA device here; benchmarks/results/gpu.md has one's figures."; fi
