@@ -26,3 +26,12 @@ def refuses():
         assert re.search(pattern, str(caught.value)), str(caught.value)
 
     return check
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless browser; without one the test skips, or fails where it must run."""
+    from tests.browser import chromium, chromium_or_skip  # not where none is installed
+
+    with chromium(chromium_or_skip()) as browser:
+        yield browser

@@ -6,15 +6,9 @@ import pytest
 import torch
 
 from rope_teach import angles, interactive, rotation_matrix
-from tests.browser import chromium, chromium_or_skip, visit
+from tests.browser import visit
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium(chromium_or_skip()) as browser:
-        yield browser
 
 
 def move(page, name, value):

@@ -17,19 +17,13 @@ import pytest
 from nbformat import NotebookNode
 from playwright.sync_api import Browser, Page
 
-from tests.browser import chromium, chromium_or_skip, visit
+from tests.browser import visit
 
 pytestmark = pytest.mark.browser
 
 LESSONS = Path(__file__).parents[1] / "lessons"
 START = "00_start_here.ipynb"
 PATIENCE = 120  # s, for the server to answer and for the lesson to run
-
-
-@pytest.fixture
-def browser() -> Iterator[Browser]:
-    with chromium(chromium_or_skip()) as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -15,8 +15,6 @@ from playwright.sync_api import Browser, Page
 from slides.build import build_deck, build_index, copy_assets, lesson_notebooks
 from tests.browser import (
     Visit,
-    chromium,
-    chromium_or_skip,
     go_to,
     open_deck,
     slide_problems,
@@ -33,12 +31,6 @@ RULES = {
     "preload": False,  # would fetch the style sheets again, which file:// refuses
 }
 NO_ALT = "No description has been provided for this image"  # nbconvert's stand-in
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium(chromium_or_skip()) as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
