@@ -10,6 +10,16 @@ from rope_teach.absolute import (
     alibi_slopes,
     sinusoidal,
 )
+from rope_teach.axes import (
+    axial_frequencies,
+    constant_frequencies,
+    grid_positions,
+    mixed_frequencies,
+    multimodal_frequencies,
+    multimodal_positions,
+    pixel_frequencies,
+    pixel_positions,
+)
 from rope_teach.frequencies import (
     dynamic_ntk,
     inverse_frequencies,
@@ -35,6 +45,7 @@ from rope_teach.rotation import (
     rotate_complex,
     rotate_matrix,
     rotation_matrix,
+    xpos_scale,
 )
 
 __version__ = "0.1.0"
@@ -46,18 +57,26 @@ __all__ = [
     "alibi_bias",
     "alibi_slopes",
     "angles",
+    "axial_frequencies",
+    "constant_frequencies",
     "convert_projection",
     "cos_sin",
     "dynamic_ntk",
     "full_table",
+    "grid_positions",
     "half_table",
     "half_to_interleaved",
     "interleaved_to_half",
     "inverse_frequencies",
     "llama3",
     "longrope",
+    "mixed_frequencies",
+    "multimodal_frequencies",
+    "multimodal_positions",
     "ntk_aware",
     "phases",
+    "pixel_frequencies",
+    "pixel_positions",
     "position_interpolation",
     "proportional",
     "rotate",
@@ -66,5 +85,6 @@ __all__ = [
     "rotation_matrix",
     "sinusoidal",
     "wavelengths",
+    "xpos_scale",
     "yarn",
 ]

@@ -44,7 +44,9 @@ class Attention(nn.Module):
         Whether a token sees itself and earlier tokens alone. ALiBi without it
         uses the distance without its sign.
     rotary_dim, base, scaling
-        Of :class:`RotaryEmbedding`, for ``"rope"`` alone.
+        Of :class:`RotaryEmbedding`, for ``"rope"`` alone. For any other of its
+        arguments (several axes, learned frequencies, xPos), set ``attention.rope``
+        to a module of your own; each layer may have another.
 
     Raises ``ValueError`` where the sizes do not divide or a name is unknown.
     Source: Vaswani et al. (1706.03762), section 3.2; grouped-query: 2305.13245.
@@ -193,7 +195,7 @@ class Attention(nn.Module):
             seen = seen & mask
         bias = q.new_zeros(q_len, k_len)
         if self.encoding == "alibi":  # it counts tokens, so it needs no positions
-            bias = alibi_bias(self.heads, q_len, k_len).to(q)
+            bias = alibi_bias(self.heads, q_len, k_len, device=q.device).to(q)
         return bias.masked_fill(~seen, float("-inf"))
 
     def _check_input(self, name: str, x: Tensor) -> None:

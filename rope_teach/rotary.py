@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from rope_teach.axes import axial_frequencies
 from rope_teach.frequencies import (
     Scaling,
     check_base,
@@ -25,12 +26,16 @@ from rope_teach.rotation import (
     cos_sin,
     rotate,
     rotate_qk,
+    xpos_scale,
 )
 
 __all__ = ["RotaryEmbedding"]
 
+Role = Literal["query", "key"]
+
 SMALLEST_TABLE = 2_048
 LARGEST_TABLE = 131_072  # positions; beyond, rows are computed when they are needed
+XPOS_BITS = {torch.float16: 12, torch.float64: 960}  # of scale; 4 are left for features
 
 
 class RotaryEmbedding(nn.Module):
@@ -51,13 +56,30 @@ class RotaryEmbedding(nn.Module):
     layout
         ``"bhsd"``: tensors are ``(batch, heads, seq, head_dim)``, as PyTorch's
         attention wants them; ``"bshd"``: ``(batch, seq, heads, head_dim)``.
+    scaling
+        A rule for longer context: ``(rotary_dim, base)`` to inverse frequencies and
+        attention factor, such as ``partial(yarn, factor=4, trained_length=4096)``.
+    inv_freq
+        Frequencies of your own in place of ``base`` and ``scaling``: ``(r/2,)``, or
+        ``(axes, r/2)`` when positions have several coordinates.
+    axes
+        How many coordinates a position has, 2 for images: each gets an equal share
+        of the pairs, by ``base`` and ``scaling``. See :mod:`rope_teach.axes`.
+    learned
+        Make the frequencies a parameter, ``frequencies``. It stays float32.
+    xpos_scale_base
+        Tokens over which xPos lets scores fade; 512 in its paper. Past
+        ``xpos_origin``, in tokens, queries shrink and keys grow, before it the
+        reverse. The origin is one for the life of the module, so cached keys stay
+        valid. For causal attention alone.
 
-    There are no parameters and no buffers. Angles are computed in float64, and
-    tables are float32 (float64 for float64 inputs) whatever ``.half()``,
-    ``.bfloat16()`` or autocast surrounds them. Rows already computed are kept, and
-    can never change a result.
+    Unless ``learned``, there are no parameters; there are never buffers. Angles are
+    computed in float64, and tables are float32 (float64 for float64 inputs) whatever
+    ``.half()``, ``.bfloat16()`` or autocast surrounds them. Rows already computed are
+    kept, and can never change a result.
 
-    Source: Su et al., RoFormer (2104.09864). Built in lessons 04 to 08.
+    Source: Su et al., RoFormer (2104.09864). Built in lessons 04 to 08; scaling in
+    13, xPos in 16, axes and learned frequencies in 17.
 
     >>> rope = RotaryEmbedding(64)
     >>> q, k = torch.randn(1, 8, 10, 64), torch.randn(1, 2, 10, 64)
@@ -74,6 +96,11 @@ class RotaryEmbedding(nn.Module):
         pairing: Pairing = "interleaved",
         layout: Layout = "bhsd",
         scaling: Scaling | None = None,
+        inv_freq: Tensor | None = None,
+        axes: int = 1,
+        learned: bool = False,
+        xpos_scale_base: float | None = None,
+        xpos_origin: float = 0.0,
     ) -> None:
         super().__init__()
         check_count("head_dim", head_dim)
@@ -86,19 +113,34 @@ class RotaryEmbedding(nn.Module):
                 f"rotary_dim must not exceed head_dim={head_dim}, got {rotary_dim}"
             )
         check_base(base)
+        check_count("axes", axes)
         check_choice("pairing", pairing, ("interleaved", "half"))
         check_choice("layout", layout, ("bhsd", "bshd"))
         self.head_dim, self.base, self.rotary_dim = head_dim, float(base), rotary_dim
         self.pairing: Pairing = pairing
         self.layout: Layout = layout
-        self.scaling = scaling
-        self._check_scaling()
+        self.scaling, self.axes = scaling, axes
+        self.xpos_scale_base, self.xpos_origin = xpos_scale_base, xpos_origin
         self._seq_axis = -2 if layout == "bhsd" else -3
+        self.frequencies: Tensor | None = None  # None: by the rule, when needed
+        self._factor = 1.0
+        if inv_freq is None:
+            self._check_rule()
+        else:
+            self._take(inv_freq)
+        if learned:
+            begin, self._factor = self._scaled()
+            begin = begin.to(torch.get_default_device(), torch.float32)
+            self.frequencies = nn.Parameter(begin)
+        if xpos_scale_base is not None:
+            xpos_scale(torch.zeros(1), rotary_dim, xpos_scale_base)  # checks it
+        # A table has a row for each position, and holds what no training step moves.
+        self._keeps_rows = self.axes == 1 and not learned and xpos_scale_base is None
         self._table = self._build_table(SMALLEST_TABLE, torch.get_default_device())
 
     @property
     def inv_freq(self) -> Tensor:
-        """Radians per token of each pair: ``(rotary_dim / 2,)``, float64."""
+        """Radians per token: ``(r/2,)``, or ``(axes, r/2)`` with axes; float64."""
         return self._scaled()[0]
 
     @property
@@ -123,8 +165,9 @@ class RotaryEmbedding(nn.Module):
             In the module's layout; the numbers of heads may differ.
         positions
             ``(seq,)`` or ``(batch, seq)``, in tokens: integers or floats, negative
-            allowed. A pair ``(q_positions, k_positions)`` when q and k stand at
-            different positions. Default: ``start``, ``start + 1``, ...
+            allowed; with several axes ``(seq, axes)`` or ``(batch, seq, axes)``.
+            A pair ``(q_positions, k_positions)`` when q and k stand at different
+            positions. Default: ``start``, ``start + 1``, ...
         start
             Position of the first token: an int, or ``(batch,)``, one a sequence.
         pad_len
@@ -136,7 +179,8 @@ class RotaryEmbedding(nn.Module):
         TypeError, ValueError
             If q or k is not floating, does not end in ``head_dim``, or lies on
             another device than its partner; if positions do not fit; if q and k
-            differ in length and no pair of positions says where each stands.
+            differ in length and no pair of positions says where each stands; if a
+            position is so far from ``xpos_origin`` that its scale leaves the dtype.
         """
         self._check_input("q", q)
         self._check_input("k", k)
@@ -155,15 +199,16 @@ class RotaryEmbedding(nn.Module):
         else:
             self._check_one_length(q, k)
             q_positions = k_positions = positions
-        q_table = self._tables(q, q_positions, start, pad_len)
+        q_table = self._tables(q, q_positions, start, pad_len, "query")
         shared = (
             q_positions is k_positions
+            and self.xpos_scale_base is None
             and q.dtype == k.dtype
             and q.shape[self._seq_axis] == k.shape[self._seq_axis]
         )
         if shared:
             return rotate_qk(q, k, *q_table, self.pairing, self.layout)
-        k_table = self._tables(k, k_positions, start, pad_len)
+        k_table = self._tables(k, k_positions, start, pad_len, "key")
         return self._rotate(q, *q_table), self._rotate(k, *k_table)
 
     def rotate(
@@ -173,10 +218,19 @@ class RotaryEmbedding(nn.Module):
         *,
         start: int | Tensor = 0,
         pad_len: Tensor | None = None,
+        role: Role | None = None,
     ) -> Tensor:
-        """Rotate one tensor, as :meth:`forward` rotates each of its two."""
+        """Rotate one tensor, as :meth:`forward` rotates each of its two.
+
+        ``role``, ``"query"`` or ``"key"``, matters to xPos alone, which needs it.
+        """
         self._check_input("x", x)
-        return self._rotate(x, *self._tables(x, positions, start, pad_len))
+        if self.xpos_scale_base is not None and role not in ("query", "key"):
+            raise ValueError(
+                f"xPos scales queries and keys apart: role must be 'query' or 'key', "
+                f"got {role!r}"
+            )
+        return self._rotate(x, *self._tables(x, positions, start, pad_len, role))
 
     def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor, first: int) -> Tensor:
         rows = slice(first, first + x.shape[self._seq_axis])
@@ -188,6 +242,12 @@ class RotaryEmbedding(nn.Module):
             f"head_dim={self.head_dim}, rotary_dim={self.rotary_dim}, "
             f"base={self.base:g}, pairing={self.pairing!r}, layout={self.layout!r}"
             + (f", scaling={self.scaling}" if self.scaling else "")
+            + (f", axes={self.axes}" if self.axes > 1 else "")
+            + (
+                f", xpos_scale_base={self.xpos_scale_base}"
+                if self.xpos_scale_base
+                else ""
+            )
         )
 
     # ------------------------------------------------------------------ tables
@@ -198,6 +258,7 @@ class RotaryEmbedding(nn.Module):
         positions: Tensor | None,
         start: int | Tensor,
         pad_len: Tensor | None,
+        role: Role | None,
     ) -> tuple[Tensor, Tensor, int]:
         """Cos and sin for the positions of ``x``, and their first row to use."""
         seq = x.shape[self._seq_axis]
@@ -208,6 +269,11 @@ class RotaryEmbedding(nn.Module):
             if kept is not None:
                 return *kept, start
         if positions is None:
+            if self.axes > 1:
+                raise ValueError(
+                    f"a position has {self.axes} coordinates here: give positions "
+                    "(seq, axes), as from rope_teach.grid_positions"
+                )
             positions = torch.arange(seq, device=x.device)
             positions = positions + self._per_sequence("start", start, x)
             if pad_len is not None:
@@ -216,7 +282,12 @@ class RotaryEmbedding(nn.Module):
             if pad_len is not None or isinstance(start, Tensor) or start != 0:
                 raise ValueError("give positions, or start and pad_len, not both")
             self._check_positions_fit(positions, x)
-        return *self._cos_sin(positions, dtype), 0
+        cos, sin = self._cos_sin(positions, dtype)
+        if self.xpos_scale_base is not None:
+            scale = self._fade(positions, x.dtype, self.xpos_scale_base)
+            scale = (scale if role == "query" else 1 / scale).to(cos)
+            cos, sin = cos * scale, sin * scale
+        return cos, sin, 0
 
     def _cos_sin(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         device = positions.device.type
@@ -225,18 +296,43 @@ class RotaryEmbedding(nn.Module):
         return (cos, sin) if factor == 1 else (cos * factor, sin * factor)
 
     def _scaled(self, device: torch.device | str | None = None) -> tuple[Tensor, float]:
-        """Inverse frequencies and attention factor, by the scaling rule if any."""
+        """Inverse frequencies and attention factor: kept ones, or by the rule."""
+        if self.frequencies is not None:
+            return self.frequencies.to(device=device, dtype=torch.float64), self._factor
+        share = self.rotary_dim // self.axes
         if self.scaling is None:
-            inv_freq = inverse_frequencies(self.rotary_dim, self.base, device=device)
-            return inv_freq, 1.0
-        inv_freq, factor = self.scaling(self.rotary_dim, self.base)
-        return inv_freq.to(device=device, dtype=torch.float64), float(factor)
+            inv_freq, factor = inverse_frequencies(share, self.base, device=device), 1.0
+        else:
+            inv_freq, factor = self.scaling(share, self.base)
+            inv_freq = inv_freq.to(device=device, dtype=torch.float64)
+        if self.axes > 1:
+            inv_freq = axial_frequencies(*[inv_freq] * self.axes)
+        return inv_freq, float(factor)
+
+    def _fade(self, positions: Tensor, dtype: torch.dtype, scale_base: float) -> Tensor:
+        """What xPos multiplies the table of a query by; see :func:`xpos_scale`."""
+        scale = xpos_scale(positions, self.rotary_dim, scale_base, self.xpos_origin)
+        bits = XPOS_BITS.get(dtype, 96)
+        fits = (scale.log2().abs() <= bits).all(dim=-1, keepdim=True)
+        if inside_a_transform():  # nothing may be raised here: NaN cannot be missed
+            return torch.where(fits, scale, math.nan)
+        if not fits.all():
+            reach = int(bits / -math.log2(0.4 / 1.4) * scale_base)
+            raise ValueError(
+                f"{dtype} holds the scale of xPos up to {reach} tokens from "
+                f"xpos_origin={self.xpos_origin:g}, got a position "
+                f"{(positions - self.xpos_origin).abs().max():g} away: set xpos_origin "
+                "amid the positions that occur, once, or a larger xpos_scale_base"
+            )
+        return scale
 
     def _kept_table(
         self, first: int, end: int, x: Tensor, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor] | None:
         """Return the kept table, grown to have rows ``first`` to ``end``, or None."""
-        if first < 0 or end > LARGEST_TABLE or torch.compiler.is_exporting():
+        if not self._keeps_rows or torch.compiler.is_exporting():
+            return None
+        if first < 0 or end > LARGEST_TABLE:
             return None
         cos, sin = self._table
         if dtype != cos.dtype or type(x) is not Tensor:  # fake tensors mix with no real
@@ -249,6 +345,8 @@ class RotaryEmbedding(nn.Module):
         return cos, sin
 
     def _build_table(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        if not self._keeps_rows:
+            return torch.empty(0, device=device), torch.empty(0, device=device)
         # Outside inference mode, so that training may use rows that inference made.
         with torch.inference_mode(False), torch.no_grad():
             positions = torch.arange(length, device="cpu")
@@ -256,8 +354,13 @@ class RotaryEmbedding(nn.Module):
             return cos.to(device), sin.to(device)
 
     def _apply(self, fn: Any, recurse: bool = True) -> RotaryEmbedding:
-        """Follow ``.to(device)``; a change of dtype never touches the table."""
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        """Follow ``.to(device)``; a change of dtype never touches the frequencies."""
+
+        def move(x: Tensor) -> Tensor:
+            moved: Tensor = fn(x)
+            return moved if moved.dtype == x.dtype else x.to(moved.device)
+
+        super()._apply(move, recurse)  # type: ignore[no-untyped-call]
         device = fn(torch.empty(0)).device
         if device.type != "meta" and device != self._table[0].device:
             self._table = self._build_table(self._table[0].shape[0], device)
@@ -265,14 +368,38 @@ class RotaryEmbedding(nn.Module):
 
     # ------------------------------------------------------------------ checks
 
-    def _check_scaling(self) -> None:
+    def _take(self, inv_freq: Tensor) -> None:
+        """Keep given frequencies, out of reach of ``.half()`` and the state dict."""
+        check_floating("inv_freq", inv_freq)
+        if self.scaling is not None:
+            raise ValueError("give inv_freq or scaling, not both")
+        axes, pairs = (1, *inv_freq.shape)[-2:] if inv_freq.ndim in (1, 2) else (0, 0)
+        if pairs != self.rotary_dim // 2 or self.axes not in (1, axes):
+            raise ValueError(
+                f"inv_freq must be (r/2,) or (axes, r/2) with r/2 = rotary_dim / 2 = "
+                f"{self.rotary_dim // 2}, got {tuple(inv_freq.shape)} with "
+                f"axes={self.axes}"
+            )
+        if not inv_freq.isfinite().all():
+            raise ValueError("inv_freq must be finite")
+        kept = inv_freq.detach().double()
+        self.frequencies = kept.flatten() if axes == 1 else kept.clone()
+        self.axes = axes
+
+    def _check_rule(self) -> None:
+        if self.rotary_dim % (2 * self.axes):
+            raise ValueError(
+                f"rotary_dim={self.rotary_dim} does not divide into pairs for "
+                f"axes={self.axes}"
+            )
         if self.scaling is None:
             return
-        inv_freq, factor = self.scaling(self.rotary_dim, self.base)
-        if inv_freq.shape != (self.rotary_dim // 2,) or not math.isfinite(factor):
+        share = self.rotary_dim // self.axes
+        inv_freq, factor = self.scaling(share, self.base)
+        if inv_freq.shape != (share // 2,) or not math.isfinite(factor):
             raise ValueError(
                 "scaling must return rotary_dim / 2 = "
-                f"{self.rotary_dim // 2} inverse frequencies and a finite attention "
+                f"{share // 2} inverse frequencies and a finite attention "
                 f"factor; it returned shape {tuple(inv_freq.shape)} and {factor}"
             )
 
@@ -300,15 +427,19 @@ class RotaryEmbedding(nn.Module):
 
     def _check_positions_fit(self, positions: Tensor, x: Tensor) -> None:
         check_positions("positions", positions)
-        seq = x.shape[self._seq_axis]
-        fits = positions.ndim in (1, 2) and positions.shape[-1] == seq
-        if positions.ndim == 2:
-            fits = fits and x.ndim == 4 and positions.shape[0] in (1, x.shape[0])
+        seq, shape = x.shape[self._seq_axis], positions.shape
+        if self.axes > 1:
+            shape = shape[:-1] if shape[-1:] == (self.axes,) else shape[:0]
+        fits = len(shape) in (1, 2) and shape[-1] == seq
+        if len(shape) == 2:
+            fits = fits and x.ndim == 4 and shape[0] in (1, x.shape[0])
         if not fits:
+            one, more = ("(seq,)", "") if self.axes == 1 else ("(seq, axes)", ", axes")
             raise ValueError(
-                f"positions must be (seq,) or (batch, seq) with seq={seq} for an input "
-                f"of shape {tuple(x.shape)} in layout={self.layout!r}; got "
-                f"{tuple(positions.shape)}"
+                f"positions must be {one} or (batch, seq{more}) with seq={seq}"
+                + (f" and axes={self.axes}" if self.axes > 1 else "")
+                + f" for an input of shape {tuple(x.shape)} in layout="
+                f"{self.layout!r}; got {tuple(positions.shape)}"
             )
         if positions.device != x.device:
             raise ValueError(

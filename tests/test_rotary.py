@@ -489,3 +489,91 @@ BAD = {
 @pytest.mark.parametrize("message", BAD)
 def test_bad_input_is_named(message, refuses):
     refuses(BAD[message], message)
+
+
+# -------------------------------------------------------------------------- xPos
+
+
+def faded_scores(rope, q, k, **where):
+    q, k = rope(q, k, **where)
+    return q.double() @ k.double().mT
+
+
+def test_xpos_fades_by_the_papers_scale():
+    zeta = (2 * torch.arange(8).double() + 0.4 * 16) / (1.4 * 16)
+    x = sample(1, 1, 9, 16, dtype=F64)
+    rope, plain = RotaryEmbedding(16, xpos_scale_base=512), RotaryEmbedding(16)
+    by = (zeta ** (torch.arange(9).double()[:, None] / 512)).repeat_interleave(2, -1)
+    close(rope.rotate(x, role="query"), plain.rotate(x) * by, 1e-12)
+    close(rope.rotate(x, role="key"), plain.rotate(x) / by, 1e-12)
+    assert zeta[[0, 7]].tolist() == pytest.approx([0.4 / 1.4, 20.4 / 22.4])
+
+
+@both_pairings
+@pytest.mark.parametrize("start", [10, 100_000])
+def test_xpos_scores_depend_on_the_distance_alone(pairing, start):
+    q, k = sample(2, 1, 2, 64, 16, dtype=F64).unbind()
+    rope = RotaryEmbedding(16, xpos_scale_base=512, pairing=pairing)
+    first, later = (faded_scores(rope, q, k, start=at) for at in (0, start))
+    close(later, first, 1e-7)
+    there = RotaryEmbedding(16, xpos_scale_base=512, xpos_origin=start, pairing=pairing)
+    for dtype, atol in ((torch.float32, 3e-5), (torch.float16, 3e-2)):
+        near = faded_scores(there, q.to(dtype), k.to(dtype), start=start)
+        close(near, first, atol)
+
+
+def test_xpos_keys_that_were_cached_stay_valid():
+    """The origin is fixed, so a key has one scale, however long the text becomes."""
+    rope = RotaryEmbedding(16, xpos_scale_base=512)
+    q, k = sample(2, 1, 2, 700, 16).unbind()
+    whole_q, whole_k = rope(q, k)
+    for at in (0, 1, 350, 699):
+        step_q, step_k = rope(q[:, :, [at]], k[:, :, [at]], start=at)
+        assert torch.equal(step_q, whole_q[:, :, [at]])
+        assert torch.equal(step_k, whole_k[:, :, [at]])
+
+
+def test_xpos_in_float16_is_finite_as_far_as_it_goes():
+    rope = RotaryEmbedding(16, xpos_scale_base=512, xpos_origin=3_300)
+    q, k = sample(2, 1, 2, 6_600, 16, dtype=torch.float16).unbind()
+    turned = rope(q, k)
+    assert all(x.isfinite().all() and x.dtype == torch.float16 for x in turned)
+    exact = faded_scores(rope, q[:, :, -64:].double(), k[:, :, -64:].double(), start=9)
+    got = turned[0][:, :, -64:].double() @ turned[1][:, :, -64:].double().mT
+    close(got, exact, 3e-2)
+
+
+def test_xpos_past_its_reach_is_refused_or_cannot_be_missed(refuses):
+    rope = RotaryEmbedding(16, xpos_scale_base=512)
+    x = sample(1, 1, 1, 16, dtype=torch.float16)
+    rope(x, x, start=3_399)
+    refuses(
+        lambda: rope(x, x, start=3_401),
+        "ValueError: torch.float16 holds ... up to 3399 tokens ... got a position 3401 "
+        "away: set xpos_origin",
+    )
+    rope(x.float(), x.float(), start=27_000)
+    refuses(
+        lambda: rope(x.float(), x.float(), start=28_000),
+        "ValueError: torch.float32 holds ... up to 27195 tokens",
+    )
+    compiled = torch.compile(rope, fullgraph=True, backend="aot_eager")
+    positions = torch.tensor([28_000])
+    assert all(y.isnan().all() for y in compiled(x.float(), x.float(), positions))
+
+
+def test_xpos_needs_to_know_queries_from_keys(refuses):
+    rope = RotaryEmbedding(16, xpos_scale_base=512)
+    message = "ValueError: xPos scales ... role must be 'query' or 'key', got None"
+    refuses(lambda: rope.rotate(sample(1, 1, 3, 16)), message)
+    for base in (0.0, -1.0, float("nan")):
+        refuses(
+            lambda base=base: RotaryEmbedding(16, xpos_scale_base=base),
+            "ValueError: scale_base must be positive and finite",
+        )
+
+
+def test_xpos_backward_is_the_transpose():
+    rope = RotaryEmbedding(8, xpos_scale_base=64, pairing="half")
+    q, k = sample(2, 1, 1, 5, 8, dtype=F64).requires_grad_().unbind()
+    assert torch.autograd.gradcheck(lambda q, k: rope(q, k, start=40), (q, k))
