@@ -12,7 +12,6 @@ the import.
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -142,6 +141,23 @@ LARGEST_ROW = 4096  # bytes of q that one program takes: measured, benchmarks/gp
 _PLANS: dict[tuple[Any, ...], tuple[Any, ...]] = {}
 
 
+def _key(
+    q: Tensor,
+    k: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    interleaved: bool,
+    first_row: int,
+    back: bool,
+) -> tuple[Any, ...]:
+    """All that a launch's plan depends on; what differs between decode steps is not."""
+    return (
+        q.shape, q.stride(), k.shape, k.stride(), cos.shape, cos.stride(), q.dtype,
+        k.dtype, cos.dtype, cos.requires_grad, q.device, interleaved, back,
+        (q.data_ptr() | k.data_ptr() | cos.data_ptr() | sin.data_ptr()) & 15,
+    )  # fmt: skip
+
+
 def _launch(
     q: Tensor,
     k: Tensor,
@@ -152,42 +168,48 @@ def _launch(
     back: bool,
 ) -> tuple[Tensor, Tensor]:
     """Rotate ``q`` and ``k`` ``(batch, heads, seq, head_dim)`` into new tensors."""
-    key = (
-        q.shape, q.stride(), k.shape, k.stride(), cos.shape, cos.stride(), q.dtype,
-        k.dtype, q.device, interleaved, back, (q.data_ptr() | k.data_ptr()) & 15,
-    )  # fmt: skip
+    key = _key(q, k, cos, sin, interleaved, first_row, back)
     plan = _PLANS.get(key)
-    if plan is None:  # the first call of its kind
-        q, k, cos, sin = (_unit_stride(x) for x in (q, k, cos, sin))
+    if plan is not None:
+        return _launch_again(q, k, cos, sin, first_row, plan)
+    q, k, cos, sin = (_unit_stride(x) for x in (q, k, cos, sin))
     q_out, k_out = torch.empty_like(q), torch.empty_like(k)
-    tensors = (q, k, q_out, k_out, cos, sin)
-    if plan is not None:  # spares what Triton would work out again at each launch
-        compiled, grid, arguments, device = plan
-        stream = driver.active.get_current_stream(device)
-        with _on(device):
-            compiled.run(
-                *grid, stream, compiled.function, compiled.packed_metadata, None, None,
-                None, *tensors, first_row, *arguments,
-            )  # fmt: skip
-    elif q_out.numel() + k_out.numel():
+    if q_out.numel() + k_out.numel():
         grid, numbers, choices, warps = _plan(
             q, k, q_out, k_out, cos, interleaved, back
         )
-        with _on(q.device.index):
+        with torch.cuda.device_of(q):
             compiled = _rotate_token[grid](
-                *tensors, first_row, *numbers, **choices, num_warps=warps
-            )
+                q, k, q_out, k_out, cos, sin, first_row, *numbers, **choices,
+                num_warps=warps,
+            )  # fmt: skip
         if not INTERPRETED and key[1][-1] == key[3][-1] == key[5][-1] == 1:
             arguments = (*numbers, *choices.values())
             _PLANS[key] = (compiled, grid, arguments, q.device.index)
     return q_out, k_out
 
 
-def _on(device: int | None) -> AbstractContextManager[Any]:
-    """Make ``device`` current, at no cost where it is already."""
-    if device is None or device == driver.active.get_current_device():
-        return nullcontext()
-    return torch.cuda.device(device)
+def _launch_again(
+    q: Tensor,
+    k: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    first_row: int,
+    plan: tuple[Any, ...],
+) -> tuple[Tensor, Tensor]:
+    """As the first launch of its kind, but for what Triton would work out again."""
+    compiled, grid, arguments, device = plan
+    if device != torch._C._cuda_getDevice():
+        with torch.cuda.device(device):
+            return _launch_again(q, k, cos, sin, first_row, plan)
+    q_out, k_out = torch.empty_like(q), torch.empty_like(k)
+    compiled.run(  # addresses, since Triton would ask CUDA about each tensor
+        *grid, driver.active.get_current_stream(device), compiled.function,
+        compiled.packed_metadata, None, None, None, q.data_ptr(), k.data_ptr(),
+        q_out.data_ptr(), k_out.data_ptr(), cos.data_ptr(), sin.data_ptr(), first_row,
+        *arguments,
+    )  # fmt: skip
+    return q_out, k_out
 
 
 def _unit_stride(x: Tensor) -> Tensor:
@@ -239,7 +261,7 @@ def _share(heads: int, shares: int) -> int:
 # ------------------------------------------------------- as an operation of torch
 
 
-def usable(q: Tensor, k: Tensor, cos: Tensor) -> bool:
+def _usable(q: Tensor, k: Tensor, cos: Tensor) -> bool:
     """Whether the kernel takes these inputs; the torch form takes all."""
     batch, _, seq, head_dim = q.shape
     return (
@@ -263,21 +285,27 @@ def rotate_qk(
     sin: Tensor,
     interleaved: bool,
     first_row: int = 0,
-) -> tuple[Tensor, Tensor]:
-    """Rotate ``q`` and ``k`` by one table, in one launch.
+) -> tuple[Tensor, Tensor] | None:
+    """Rotate ``q`` and ``k`` by one table in one launch, or None if it cannot.
 
     ``q`` ``(batch, heads, seq, head_dim)`` and ``k`` ``(batch, kv_heads, seq,
     head_dim)`` in any memory layout; ``kv_heads`` may be 0. ``cos`` and ``sin``
     ``(rows, r/2)``, of which rows ``first_row`` to ``first_row + seq`` are used, or
     ``(batch, seq, r/2)``; float32. The results have the inputs' dtype and memory
-    layout. The arguments must have been checked, see :func:`usable` and
-    :mod:`rope_teach.rotation`. Lesson 18.
+    layout. What :mod:`rope_teach.rotation` checks must have been checked. The kernel
+    serves float32, float16 and bfloat16, and tables that need no gradient. Lesson 18.
     """
     arguments = (q, k, cos, sin, interleaved, first_row, False)
     if torch.compiler.is_compiling():
-        return torch.ops.rope_teach.rotate_qk(*arguments)
+        usable = _usable(q, k, cos)
+        return torch.ops.rope_teach.rotate_qk(*arguments) if usable else None
+    plan = _PLANS.get(_key(*arguments))
+    if plan is None and not _usable(q, k, cos):
+        return None
     if (q.requires_grad or k.requires_grad) and torch.is_grad_enabled():
         return _RotateQK.apply(*arguments)
+    if plan is not None:
+        return _launch_again(q, k, cos, sin, first_row, plan)
     return _launch(*arguments)
 
 

@@ -352,10 +352,10 @@ def _fused(
     swap = layout == "bshd"
     q = q.transpose(1, 2) if swap else q
     k = q[:, :0] if k is None else k.transpose(1, 2) if swap else k
-    if not kernels.usable(q, k, cos):
-        return None
-    q, k = kernels.rotate_qk(q, k, cos, sin, pairing == "interleaved", first)
-    return (q.transpose(1, 2), k.transpose(1, 2)) if swap else (q, k)
+    turned = kernels.rotate_qk(q, k, cos, sin, pairing == "interleaved", first)
+    if turned is None or not swap:
+        return turned
+    return turned[0].transpose(1, 2), turned[1].transpose(1, 2)
 
 
 def _formula(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Tensor:

@@ -148,6 +148,19 @@ def test_a_decode_loop_compiles_once_and_never_waits():
     assert len(compiled) == before
 
 
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_tensors_that_begin_anywhere(pairing):
+    """A launch that was planned for aligned addresses must not serve other ones."""
+    memory = torch.randn(4 * 5 * 64 + 3, device="cuda", dtype=torch.bfloat16)
+    table = torch.randn(2 * 6 * 32 + 1, device="cuda")
+    for at, row in ((0, 0), (1, 0), (3, 0), (0, 1), (2, 1), (0, 0)):
+        x = memory[at : at + 4 * 5 * 64].view(1, 4, 5, 64)
+        cos, sin = table[row : row + 2 * 5 * 32].view(2, 5, 32)
+        got = rotate(x, cos, sin, pairing)
+        exact = rotate(x.double(), cos.double(), sin.double(), pairing)
+        assert torch.allclose(got.double(), exact, rtol=2**-7, atol=1e-6)
+
+
 def test_captured_by_a_cuda_graph():
     q, k = tensors(2, 16, 4, 2, 64)
     rope = RotaryEmbedding(64).cuda()

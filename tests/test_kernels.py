@@ -178,14 +178,18 @@ def test_compiles_without_a_graph_break():
 
 def test_what_the_kernel_leaves_to_the_torch_form():
     q = torch.randn(1, 2, 3, 16)
-    cos, _ = table(torch.arange(3))
-    assert kernels.usable(q, q, cos)
-    assert not kernels.usable(q.double(), q, cos)
-    assert not kernels.usable(q, q, cos.double())
-    assert not kernels.usable(q, q, cos.clone().requires_grad_())
-    assert not kernels.usable(q, q, cos[None, None])
-    assert not kernels.usable(q, torch.cat([q, q]), cos)  # another batch
-    assert not kernels.usable(q, q[:, :, :2], cos)  # another length
+    cos, sin = table(torch.arange(3))
+
+    def served(q, k, cos):
+        return kernels.rotate_qk(q, k, cos, sin, True) is not None
+
+    assert served(q, q, cos)
+    assert not served(q.double(), q, cos)
+    assert not served(q, q, cos.double())
+    assert not served(q, q, cos.clone().requires_grad_())
+    assert not served(q, q, cos[None, None])
+    assert not served(q, torch.cat([q, q]), cos)  # another batch
+    assert not served(q, q[:, :, :2], cos)  # another length
 
 
 # ---------------------------------------------------------- compiled, without a GPU

@@ -577,3 +577,33 @@ def test_xpos_backward_is_the_transpose():
     rope = RotaryEmbedding(8, xpos_scale_base=64, pairing="half")
     q, k = sample(2, 1, 1, 5, 8, dtype=F64).requires_grad_().unbind()
     assert torch.autograd.gradcheck(lambda q, k: rope(q, k, start=40), (q, k))
+
+
+# ----------------------------------------------------- the short way of a decode step
+
+
+def test_a_repeated_call_takes_no_short_cut_to_another_result():
+    """A call like the last skips its checks; every change must end that."""
+    rope = RotaryEmbedding(16)
+    q, k = sample(1, 2, 1, 16), sample(1, 1, 1, 16, seed=1)
+
+    def right(start, q=q, k=k):
+        turned = rope(q, k, start=start)
+        for got, x in zip(turned, (q, k), strict=True):
+            close(got, oracle(x, torch.arange(x.shape[2]) + start))
+
+    for start in (0, 1, SMALLEST_TABLE - 1, SMALLEST_TABLE, 5, LARGEST_TABLE, -1):
+        right(start)
+        right(start)
+    right(7, sample(1, 2, 3, 16), sample(1, 1, 3, 16))
+    right(7, q.double(), k.double())
+    right(7)
+    rope.half()
+    right(7)
+    with pytest.raises(ValueError, match="head_dim=16"):
+        rope(q[..., :8], k, start=7)
+    with pytest.raises(TypeError, match="start must be"):
+        rope(q, k, start=7.0)
+    assert pickle.loads(pickle.dumps(rope))(q, k, start=7)[0].equal(
+        copy.deepcopy(rope)(q, k, start=7)[0]
+    )
