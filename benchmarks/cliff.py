@@ -9,7 +9,6 @@ repeats one run. About three minutes of one core:
 """
 
 import itertools
-import math
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from rope_teach.tasks import (
     text_batches,
     text_windows,
 )
-from rope_teach.training import fit, loss_by_position, seed_everything
+from rope_teach.training import bits_by_position, fit, seed_everything
 
 MEASURED, BIN, STEPS, BYTES, LR = 512, 8, 400, 1024, 1e-2
 SEEDS = (0, 1, 2)
@@ -105,8 +104,8 @@ def run(trained: int, frozen: bool, seed: int, steps: int = STEPS) -> dict[str, 
 def bits(model: nn.Module) -> list[float]:
     """Bits per byte on unseen text, each the mean of ``BIN`` positions."""
     held_out = text_windows(python_text(TEST_MODULES), MEASURED)
-    loss = loss_by_position(model, held_out) / math.log(2)
-    return rounded(loss.unflatten(0, (-1, BIN)).mean(1))
+    each = bits_by_position(model, held_out)
+    return rounded(each.unflatten(0, (-1, BIN)).mean(1))
 
 
 def writing(model: LanguageModel) -> dict[str, Any]:

@@ -51,14 +51,18 @@ def write(script: str, settings: dict[str, Any], runs: list[Run]) -> None:
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "cpu_seconds": round(sum(run["cpu_seconds"] for run in runs)),
         "settings": settings,
-        "runs": [],
     }
-    lines = ",\n".join(f"  {json.dumps(run)}" for run in runs)  # one run, one line
-    text = json.dumps(result, indent=1)
-    text = text.replace('"runs": []', f'"runs": [\n{lines}\n ]')
-    path = RESULTS / f"{script}.json"
-    path.write_text(text + "\n")
-    print(f"wrote {path.name} after {result['cpu_seconds']} s of one core")
+    save(RESULTS / f"{script}.json", result, runs)
+    print(f"wrote {script}.json after {result['cpu_seconds']} s of one core")
+
+
+def save(path: Path, facts: dict[str, Any], runs: list[Run]) -> None:
+    """Write facts and runs, one run a line; the file appears whole or not at all."""
+    lines = ",\n".join(f"  {json.dumps(run)}" for run in runs)
+    text = json.dumps({**facts, "runs": []}, indent=1)
+    part = path.with_suffix(".part")
+    part.write_text(text.replace('"runs": []', f'"runs": [\n{lines}\n ]') + "\n")
+    part.replace(path)
 
 
 def rounded(x: torch.Tensor) -> list[float]:

@@ -8,7 +8,6 @@ Lesson 13 reads the result; a test repeats a part. About three minutes of one co
     python benchmarks/longer_context.py --jobs 3
 """
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -31,7 +30,7 @@ from rope_teach.tasks import (
     text_batches,
     text_windows,
 )
-from rope_teach.training import fit, loss_by_position, seed_everything
+from rope_teach.training import bits_by_position, fit, seed_everything
 
 TRAINED, LONGER, BIN = 64, 256, 8
 STEPS, LR = 400, 1e-2
@@ -86,8 +85,8 @@ def measure(model: LanguageModel, name: str) -> dict[str, list[float]]:
     bits = {}
     for length in (TRAINED, LONGER):
         held_out = text_windows(python_text(TEST_MODULES), length)
-        loss = loss_by_position(under(model, name, length), held_out) / math.log(2)
-        bits[str(length)] = rounded(loss.unflatten(0, (-1, BIN)).mean(1))
+        each = bits_by_position(under(model, name, length), held_out)
+        bits[str(length)] = rounded(each.unflatten(0, (-1, BIN)).mean(1))
     return bits
 
 

@@ -138,7 +138,13 @@ def alibi_slopes(heads: int) -> Tensor:
     return torch.tensor(slopes, dtype=torch.float32)
 
 
-def alibi_bias(heads: int, q_len: int, k_len: int | None = None) -> Tensor:
+def alibi_bias(
+    heads: int,
+    q_len: int,
+    k_len: int | None = None,
+    *,
+    device: torch.device | str | None = None,
+) -> Tensor:
     """ALiBi's bias to add to attention logits: ``-slope * distance``.
 
     Returns ``(heads, q_len, k_len)`` float32. The last query stands at the last
@@ -155,9 +161,9 @@ def alibi_bias(heads: int, q_len: int, k_len: int | None = None) -> Tensor:
         raise ValueError(
             f"q_len must lie between 0 and k_len, got q_len={q_len}, k_len={k_len}"
         )
-    queries = torch.arange(k_len - q_len, k_len)
-    distance = (queries[:, None] - torch.arange(k_len)).abs()
-    return -alibi_slopes(heads)[:, None, None] * distance
+    keys = torch.arange(k_len, device=device)
+    distance = (keys[k_len - q_len :, None] - keys).abs()
+    return -alibi_slopes(heads).to(device)[:, None, None] * distance
 
 
 def check_embeddings(

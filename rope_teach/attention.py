@@ -20,6 +20,7 @@ __all__ = [
     "ENCODINGS",
     "Attention",
     "KeyValueCache",
+    "blockwise_mask",
     "segment_mask",
     "segment_positions",
     "window_mask",
@@ -342,6 +343,25 @@ def window_mask(q_len: int, window: int, k_len: int | None = None) -> Tensor:
     seen = torch.ones(q_len, k_len, dtype=torch.bool)
     newest = k_len - q_len
     return seen.tril(newest) & seen.triu(newest - window + 1)
+
+
+def blockwise_mask(seq: int, block: int) -> Tensor:
+    """Mask by which a token sees its own block and the one before: ``(seq, seq)``.
+
+    For a causal model whose trained length is twice ``block``: no token then sees
+    farther than in training. Source: blockwise causal attention, Sun et al.
+    (2212.10554). Lesson 16.
+
+    >>> blockwise_mask(5, 2).int()
+    tensor([[1, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0],
+            [1, 1, 1, 0, 0],
+            [1, 1, 1, 1, 0],
+            [0, 0, 1, 1, 1]], dtype=torch.int32)
+    """
+    number = torch.arange(seq) // block
+    near = number[:, None] - number <= 1
+    return near.tril()
 
 
 def check_mask(mask: Tensor, shape: tuple[int, int, int, int]) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rope_teach import models
+from rope_teach import frequencies, models
+from rope_teach.frequencies import Scaling
 from rope_teach.tasks import IGNORE, Batch
 
 __all__ = [
     "accuracy",
     "best_device",
+    "bits_by_position",
     "exact_match",
     "f1",
     "fit",
@@ -86,13 +89,15 @@ def fit(
 
     Raises ``FloatingPointError`` when the loss is no longer finite, ``ValueError``
     when ``batches`` end before ``steps``, a batch holds no answer, or the
-    checkpoint is of another training.
+    checkpoint is of another training or cannot hold this model.
     """
     device = torch.device(device) if device else next(model.parameters()).device
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     settings = {"steps": steps, "lr": lr, "clip": clip}
     losses: list[float] = []
+    if checkpoint:
+        configuration(model)  # refuse now what could not be saved later
     if checkpoint and checkpoint.exists():
         losses = resume(checkpoint, model, optimizer, settings)
     done, began = len(losses), time.monotonic()
@@ -145,7 +150,8 @@ def save(
     """Write weights and configuration to ``path``, in safetensors.
 
     With an ``optimizer`` it is a checkpoint that :func:`fit` goes on from. The file
-    appears whole or not at all.
+    appears whole or not at all. Raises ``ValueError`` when the model's ``scaling`` is
+    not a rule of :mod:`rope_teach.frequencies`: a file keeps its name and arguments.
     """
     tensors = {f"model.{k}": v.contiguous() for k, v in model.state_dict().items()}
     if optimizer is not None:
@@ -154,7 +160,7 @@ def save(
             tensors |= {f"optimizer.{number}.{k}": v for k, v in state.items()}
     facts = {
         "class": type(model).__name__,
-        "config": getattr(model, "config", {}),
+        "config": configuration(model),
         "settings": settings,
         "losses": list(losses),
     }
@@ -171,7 +177,11 @@ def load(path: Path) -> nn.Module:
         raise ValueError(
             f"{path.name} holds a {facts['class']}, which is no model here"
         )
-    model: nn.Module = kind(**facts["config"])
+    config = facts["config"]
+    if config.get("scaling"):
+        rule, arguments = config["scaling"]
+        config["scaling"] = partial(getattr(frequencies, rule), **arguments)
+    model: nn.Module = kind(**config)
     model.load_state_dict(_part(tensors, "model."))
     return model
 
@@ -185,7 +195,7 @@ def resume(
     """Put model and optimizer where the checkpoint left them; return its losses."""
     tensors, facts = _read(path)
     there = {**facts["config"], **(facts["settings"] or {})}
-    asked = {**getattr(model, "config", {}), **settings}
+    asked = {**configuration(model), **settings}
     for name in there.keys() | asked.keys():
         if there.get(name) != asked.get(name):
             raise ValueError(
@@ -202,6 +212,31 @@ def resume(
     torch.set_rng_state(tensors["random"])
     losses: list[float] = facts["losses"]
     return losses
+
+
+def configuration(model: nn.Module) -> dict[str, Any]:
+    """What ``model`` was made with, as json keeps it."""
+    config: dict[str, Any] = dict(getattr(model, "config", {}))
+    if config.get("scaling") is not None:
+        config["scaling"] = _described(config["scaling"])
+    return config
+
+
+def _described(rule: Scaling) -> list[Any]:
+    """Name and arguments of a rule, bare or in a ``partial``: what a file can hold."""
+    call = rule if isinstance(rule, partial) else partial(rule)
+    name = getattr(call.func, "__name__", "")
+    known = name in frequencies.__all__ and getattr(frequencies, name) is call.func
+    try:
+        arguments = json.loads(json.dumps(call.keywords))
+    except TypeError:  # a tensor, say
+        known = False
+    if not known or call.args:
+        raise ValueError(
+            "a file can hold a scaling that is a rule of rope_teach.frequencies, or a "
+            f"partial of one with numbers and lists by name; got {rule}"
+        )
+    return [name, arguments]
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -254,6 +289,15 @@ def loss_by_position(model: nn.Module, batch: Batch) -> Tensor:
     """Mean cross-entropy at each position, in nats: ``(seq,)``."""
     logits, targets = _answers(model.eval(), batch)
     return F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(0)
+
+
+def bits_by_position(model: nn.Module, batch: Batch) -> Tensor:
+    """Bits per byte at each position, for tokens that are bytes: ``(seq,)``.
+
+    The loss in base 2: 0 is a perfect prediction, 8 a blind guess among 256. Lessons
+    12 and 13.
+    """
+    return loss_by_position(model, batch) / math.log(2)
 
 
 def exact_match(predicted: str, reference: str) -> float:

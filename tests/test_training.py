@@ -2,6 +2,7 @@ import importlib.util
 import itertools
 import json
 import math
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
@@ -9,13 +10,17 @@ import pytest
 import torch
 from torch import nn
 
+from rope_teach import llama3, longrope, ntk_aware, yarn
 from rope_teach.models import LanguageModel
 from rope_teach.tasks import IGNORE, copy_batches, order_batches
 from rope_teach.training import (
     accuracy,
+    bits_by_position,
     fit,
+    load,
     loss_by_position,
     loss_of,
+    save,
     seed_everything,
 )
 
@@ -84,6 +89,14 @@ def test_loss_by_position_is_the_loss_of_each_column():
         )
 
 
+def test_bits_are_the_loss_in_base_two():
+    tokens = torch.zeros(2, 3, dtype=torch.long)
+    blind = bits_by_position(Fixed([0.0] * 256), (tokens, tokens + 7))
+    assert blind.tolist() == pytest.approx([8.0] * 3)
+    even = bits_by_position(Fixed([math.log(2), 0.0, 0.0]), (tokens, tokens))
+    assert even.tolist() == pytest.approx([1.0] * 3)  # p is 2 of 4
+
+
 def test_a_loss_that_is_not_finite_stops(refuses):
     model = Fixed([math.nan] * 10)
     refuses(
@@ -105,6 +118,60 @@ def test_the_bar_ends_the_same_on_every_machine(capsys):
     out, err = capsys.readouterr()
     assert out.rpartition("\r")[2] == f"copy 100%|{'█' * 30}| 7/7\n"
     assert err == ""
+
+
+# ------------------------------------------------------- a file holds the rule, too
+
+
+LISTS = {"short_factors": [1.0] * 8, "long_factors": (1.0,) * 4 + (8.0,) * 4}
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        None,
+        llama3,
+        partial(yarn, factor=4, trained_length=12),
+        partial(longrope, **LISTS, trained_length=12, length=48),
+    ],
+)
+def test_a_model_comes_back_under_its_rule(tmp_path, rule):
+    model, path = trained(steps=1, scaling=rule)[0], tmp_path / "model.safetensors"
+    save(path, model)
+    again, (tokens, _) = load(path), next(copy_batches(2, seq=12))
+    assert torch.equal(again(tokens), model.eval()(tokens))
+    before, after = (each.blocks[0].attention.rope for each in (model, again))
+    assert torch.equal(before.inv_freq, after.inv_freq)
+    assert before.attention_factor == after.attention_factor
+
+
+def test_training_goes_on_under_the_same_rule_alone(tmp_path, refuses):
+    def go_on(steps, **kwargs):
+        rule = partial(longrope, **LISTS | kwargs, trained_length=12, length=48)
+        seed_everything(0)
+        model, batches = (
+            LanguageModel(10, encoding="rope", scaling=rule),
+            copy_batches(),
+        )
+        return fit(model, batches, steps, label=None, checkpoint=tmp_path / "c")
+
+    assert go_on(2) == go_on(2)  # a tuple comes back as a list, and is the same rule
+    refuses(lambda: go_on(2, long_factors=[1.0] * 8), "ValueError: c ... scaling=")
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        lambda rotary_dim, base: ntk_aware(rotary_dim, base, factor=4),
+        partial(yarn, factor=torch.tensor(4.0), trained_length=12),
+    ],
+)
+def test_a_rule_that_no_file_can_hold_is_refused_at_once(tmp_path, refuses, rule):
+    model = LanguageModel(10, encoding="rope", scaling=rule)
+    message = "ValueError: a rule of rope_teach.frequencies ... got"
+    refuses(lambda: save(tmp_path / "m", model), message)
+    checkpoint = {"label": None, "checkpoint": tmp_path / "m"}
+    refuses(lambda: fit(model, iter([]), 1, **checkpoint), message)
 
 
 # ------------------------------------------------ the committed results of lesson 03
