@@ -188,10 +188,17 @@ def bars(
     drawn = axes.bar(
         list(values), list(values.values()), color=BLUE, width=0.6, label="bars"
     )
-    axes.bar_label(drawn, [number.format(v) for v in values.values()], padding=3)
+    numbers = {label: number.format(v) for label, v in values.items()}
+    spread = spread or {}
+    axes.bar_label(
+        drawn, ["" if n in spread else numbers[n] for n in values], padding=3
+    )
     for place, label in enumerate(values):
-        if spread and label in spread:
+        if label in spread:
             axes.vlines(place, *spread[label], color=BLACK, linewidth=2)
+            above = place, max(values[label], *spread[label])
+            axes.annotate(numbers[label], above, (0, 3), textcoords="offset points",
+                          ha="center")  # fmt: skip
     if line:
         chance = axes.axhline(line[1], color=ORANGE, linestyle="--", label=line[0])
         axes.legend(handles=[chance], loc="upper right")

@@ -36,7 +36,13 @@ def positions_from_a_mask(positions: Callable[..., Any]) -> str:
         slots = torch.arange(7).expand(len(pads), 7)
         before = torch.tensor(pads)[:, None]
         real, right = slots >= before, slots - before
-        got = as_tensor(positions(real.clone()))
+        answer = positions(real.clone())
+        expect(
+            _places(answer) != int(real.sum()),
+            "That is a number for each real token alone. The padding needs one too, "
+            f"whichever you like: the result has shape {tuple(real.shape)}.",
+        )
+        got = as_tensor(answer)
         expect_shape(got, tuple(real.shape))
 
         def same(other: Tensor, got: Tensor = got, real: Tensor = real) -> bool:
@@ -64,16 +70,27 @@ def positions_from_a_mask(positions: Callable[..., Any]) -> str:
             not same(slots.flip(1)),
             "Your positions count backwards, from the last token to the first.",
         )
-        expect(
-            same(right),
-            f"With {pads[0]} tokens of padding, the first text should get "
-            f"{right[0, pads[0] :].tolist()}; you gave "
-            f"{[round(p, 3) for p in got[0, pads[0] :].tolist()]}.",
-        )
+        for row, pad in enumerate(pads):
+            wanted = right[row, pad:]
+            expect(
+                close(got[row, pad:], wanted),
+                f"Text {row} has {pad} tokens of padding and should get "
+                f"{wanted.tolist()}; you gave "
+                f"{[round(p, 3) for p in got[row, pad:].tolist()]}.",
+            )
     return (
         "Each text counts from its own first token. Libraries call this "
         "`cumsum(-1) - 1`, and then must go on counting the same way when they write."
     )
+
+
+def _places(answer: Any) -> int:
+    """How many numbers an answer holds, in rows of any length."""
+    if isinstance(answer, Tensor):
+        return answer.numel()
+    if isinstance(answer, (list, tuple)):
+        return sum(map(_places, answer))
+    return 1
 
 
 @exercise(
@@ -97,7 +114,7 @@ def step(rope, q, k, old_k):
 def mend_the_step(step: Callable[..., Any]) -> str:
     generator = torch.Generator().manual_seed(0)
     rope = RotaryEmbedding(8)
-    for old, new in ((5, 1), (3, 4), (0, 3)):
+    for old, new in ((6, 4), (5, 1), (0, 3)):
         q, k, raw = torch.randn(3, 2, 3, old + new, 8, generator=generator)
         old_k = rope.rotate(raw[:, :, :old])
         fresh_q, fresh_k = q[:, :, old:], k[:, :, old:]
@@ -128,19 +145,25 @@ def mend_the_step(step: Callable[..., Any]) -> str:
             old == 0 or close(got_k[:, :, :old], old_k),
             "The old keys are not the first ones of your result, as they were given.",
         )
+        expect(
+            not close(got_q, fresh_q),
+            "The queries came back as they were. They are turned like the new keys.",
+        )
         wrong = {
             0: "The offset is still forgotten: the new tokens begin at position 0.",
             old - 1: "One off: the last old token has that position already. "
             "Positions count from 0, so the next one is the number of old keys.",
             old + 1: "One off: position " + str(old) + " is left out. After keys 0 to "
             f"{old - 1} comes {old}.",
+            2: "You took the batch, shape[0], for the number of tokens.",
             3: "You took the number of heads, shape[1], for the number of tokens.",
             8: "You took head_dim, shape[3], for the number of tokens.",
+            new: "You took the number of new tokens. Count those that came before.",
         }
         for start, message in wrong.items():
             expect(start == old or not close(got_q, at(fresh_q, start)), message)
         expect(
-            not close(got_k[:, :, old:], fresh_k) or old == 0 == new - 1,
+            not close(got_k[:, :, old:], fresh_k),
             "The new keys were stored as they came. Turn them before you store them: "
             "nobody will do it later.",
         )
@@ -180,7 +203,7 @@ def pack(lengths):
     "and of those at itself and the earlier ones.",
 )
 def pack_without_leaks(pack: Callable[..., Any]) -> str:
-    for lengths in ([3, 2], [1, 4, 2], [5]):
+    for lengths in ([3, 2], [1, 4, 2], [5], [2, 3, 2]):
         seq, names = sum(lengths), torch.arange(len(lengths))
         text = names.repeat_interleave(torch.tensor(lengths))[None]
         answer = pack(list(lengths))
@@ -206,6 +229,11 @@ def pack_without_leaks(pack: Callable[..., Any]) -> str:
             f"For lengths {lengths} the positions are {right.tolist()}; you gave "
             f"{[round(p, 3) for p in positions.tolist()]}.",
         )
+        expect(
+            bool(((mask == 0) | (mask == 1)).all()),
+            "Your mask holds numbers to add to the scores. True and False are asked "
+            "for: True where a query may look.",
+        )
         causal = torch.ones(seq, seq).tril()
         allowed = together.tril()
         expect(
@@ -226,6 +254,20 @@ def pack_without_leaks(pack: Callable[..., Any]) -> str:
         expect(
             not close(mask, allowed.T),
             "Rows and columns changed places: rows are queries, columns are keys.",
+        )
+        expect(
+            not close(mask, allowed.tril(-1)),
+            "A token may look at itself: the diagonal belongs to the mask.",
+        )
+        expect(
+            close(mask, allowed) or not close(mask, right[:, None] >= right),
+            "You compared positions that restart. So a query also sees the beginning "
+            "of the other texts: compare the texts too.",
+        )
+        size = torch.tensor(lengths)[text[0]]
+        expect(
+            close(mask, allowed) or not close(mask, (size[:, None] == size).tril()),
+            "Two texts of the same length are two texts all the same. Number them.",
         )
         expect(
             close(mask, allowed),
@@ -343,6 +385,10 @@ def _patients(seq: int) -> dict[str, Patient]:
         out = causal(x)
         return torch.cat([out[:, :1] + 0.1 * x[:, -1:], out[:, 1:]], dim=1)
 
+    def middle_leak(x: Tensor) -> Tensor:
+        out = causal(x)
+        return torch.cat([out[:, :1], out[:, 1:2] + 0.1 * x[:, 3:4], out[:, 2:]], dim=1)
+
     def alone(x: Tensor) -> Tensor:
         return torch.cat([causal(token) for token in x.split(1, dim=1)], dim=1)
 
@@ -351,6 +397,10 @@ def _patients(seq: int) -> dict[str, Patient]:
 
     def no_first(x: Tensor) -> Tensor:
         return torch.cat([causal(x[:, :1]), causal(x[:, 1:])], dim=1)
+
+    def no_third(x: Tensor) -> Tensor:
+        without = causal(torch.cat([x[:, :2], x[:, 3:]], dim=1))
+        return torch.cat([causal(x)[:, :3], without[:, 2:]], dim=1)
 
     def both_faults(x: Tensor) -> Tensor:
         return torch.cat([both_ways(half) for half in x.chunk(2, dim=1)], dim=1)
@@ -367,6 +417,11 @@ def _patients(seq: int) -> dict[str, Patient]:
             one_leak,
             "only the last token shows it, in output 0. Change every token in turn.",
         ),
+        "A leak in the middle": (
+            "leaks",
+            middle_leak,
+            "only token 3 shows it, in output 1. Change every token in turn.",
+        ),
         "Tokens that never meet": (
             "deaf",
             alone,
@@ -381,6 +436,11 @@ def _patients(seq: int) -> dict[str, Patient]:
             "deaf",
             no_first,
             "only token 0 shows it. Change every token in turn.",
+        ),
+        "Token 2 unheard": (
+            "deaf",
+            no_third,
+            "only token 2 shows it. Change every token in turn.",
         ),
         "Two faults at once": (
             "leaks",

@@ -64,7 +64,7 @@ def the_first_collision(first_collision: Callable[..., Any]) -> str:
         )
     return (
         "256 and 2048: a type with p bits counts to 2 to the power p, then skips. "
-        "float32 gets to 16 777 216."
+        "float32 gets to 16,777,216."
     )
 
 
@@ -89,7 +89,7 @@ def _stored(m: float, dtype: torch.dtype) -> float:
 )
 def pairs_that_collide(letters: Any) -> str:
     try:
-        got = {str(letter).upper() for letter in letters} - {" ", ","}
+        got = {str(letter).upper() for letter in letters} - set(" ,;·")
     except TypeError:
         raise Wrong('Answer with letters, for example "AC".') from None
     expect(got <= set("ABCDEF"), 'Answer with letters from A to F, for example "AC".')
@@ -210,6 +210,11 @@ def _expect_speeds(module: nn.Module, inv_freq: Tensor, when: str) -> None:
     got = getattr(module, "inv_freq", None)
     expect(got is not None, "The module has no attribute inv_freq.")
     expect(
+        close(got, inv_freq, 1e-2),
+        f"The module's inv_freq is not the one that was given, {when}: these are other "
+        "speeds. Keep the tensor that the function is handed.",
+    )
+    expect(
         close(got, inv_freq, 1e-9),
         f"The module's inv_freq is not the one that was given, {when}. Has it been "
         "rounded on its way in?",
@@ -242,7 +247,12 @@ def two_small_tables(combine: Callable[..., Any]) -> str:
     for m, base in ((1_000_000, 1e4), (777_777, 5e5), (5_000, 1e4)):
         inv_freq = inverse_frequencies(64, base)
         fine, coarse = cos_sin(rows, inv_freq), cos_sin(1024 * rows, inv_freq)
-        got = as_tensor(combine(m, fine, coarse))
+        answer = combine(m, fine, coarse)
+        expect(
+            not isinstance(answer, Tensor) or not answer.is_complex(),
+            "That is one complex tensor. Return its two parts: cos, then sin.",
+        )
+        got = as_tensor(answer)
         expect(
             tuple(got.shape) == (2, 32),
             f"Return two tensors of 32 numbers, cos and sin; yours make "
@@ -255,6 +265,14 @@ def two_small_tables(combine: Callable[..., Any]) -> str:
         known = {
             "You added the cosines. Turns add up, but cos(A + B) is not cos A + "
             "cos B.": (cos_a + cos_b, sin_a + sin_b),
+            "You turned by 1024 a alone. The b tokens past it are missing.": (
+                cos_a,
+                sin_a,
+            ),
+            "You turned by b alone. The 1024 a tokens before it are missing.": (
+                cos_b,
+                sin_b,
+            ),
             "You multiplied cosine by cosine and sine by sine. A turn mixes the two: "
             "each result needs both.": (cos_a * cos_b, sin_a * sin_b),
             "A sign is wrong: you turned back by b. That is position 1024 a - b.": (
@@ -271,6 +289,15 @@ def two_small_tables(combine: Callable[..., Any]) -> str:
         for message, wrong in known.items():
             expect(not close(got, torch.stack(wrong), 1e-5), message)
         right = torch.stack(_at(m, inv_freq))
+        for part, other, good, bad in (
+            (0, 1, "cosine", "sine"),
+            (1, 0, "sine", "cosine"),
+        ):
+            expect(
+                not close(got[part], right[part], 1e-5)
+                or close(got[other], right[other], 1e-5),
+                f"Your {good} is right, your {bad} is not. Look at its signs.",
+            )
         error = (got - right).abs().max().item()
         angle = torch.tensor(float(m)) * inv_freq.float()
         expect(

@@ -55,6 +55,11 @@ def when_was_it_solved(solved_at: Callable[..., Any]) -> str:
         f"{first:g}.",
     )
     never = solved_at([0.1, 0.2, 0.3], 0.95, 5)
+    expect(
+        never != float("inf"),
+        "This run never gets there. The lesson's figures and tables mark that with "
+        "None, not with infinity.",
+    )
     if never is not None:
         raise Wrong(
             f"This run never gets there, and you give it step {number(never):g}. In an "
@@ -97,6 +102,16 @@ def draw_the_band(band: Callable[..., Any]) -> str:
         curves = torch.rand(seeds, points, generator=generator, dtype=torch.float64)
         result = band(curves.clone())
         expect(result is not None, "Your function returns nothing. Is there a return?")
+        for part in result if isinstance(result, tuple) else ():
+            expect(
+                not isinstance(part, (torch.return_types.min, torch.return_types.max)),
+                "Along an axis, `min` returns values and places. Take `.values`, or "
+                "use `amin`.",
+            )
+        expect(
+            not isinstance(result, dict),
+            "Return two tensors: the lowest, then the highest.",
+        )
         try:
             low, high = (as_tensor(part) for part in result)
         except (TypeError, ValueError):
@@ -115,11 +130,22 @@ def draw_the_band(band: Callable[..., Any]) -> str:
         spread, mean = curves.std(0), curves.mean(0)
         expect(
             not any(
-                close(low, mean - width)
+                close(low, middle - width)
+                for middle in (mean, curves.median(0).values)
                 for width in (spread, spread / seeds**0.5, curves.std(0, correction=0))
             ),
-            "That is the mean and a standard deviation. It can leave the range of the "
+            "That is a middle and a standard deviation. It can leave the range of the "
             "runs, even above 100 %. The lowest and the highest are asked for.",
+        )
+        expect(
+            not close(low, curves.quantile(0.25, 0)),
+            "Those are quartiles: half of the seeds lie outside. A band that hides no "
+            "seed goes from the lowest to the highest.",
+        )
+        expect(
+            not close(low, curves[curves.mean(1).argmin()]),
+            "You drew the worst run and the best one. At each point another seed may "
+            "be the lowest.",
         )
         expect(
             not close(low, curves.amax(0)),
@@ -206,9 +232,7 @@ def a_clear_win(clear_win: Callable[..., Any]) -> str:
         answer = clear_win(list(ours), list(theirs))
         expect(answer is not None, "Your function returns nothing. Is there a return?")
         got = number(answer)
-        expect(
-            got in (0, 1), f"Expected True or False, got {got:g}, for example a margin."
-        )
+        expect(got in (0, 1), f"Expected True or False, got {got:g}. Is that a margin?")
         if bool(got) != right:
             raise Wrong(f"ours {ours}, theirs {theirs}: {what}")
     return "Where the ranges overlap, say so, or run more seeds."
@@ -235,7 +259,7 @@ def rope_operations(layers, heads, kv_heads, head_dim):
     "operations. With a fourth of the key heads, a model pays 5/8 of the full price.",
 )
 def grouped_queries_pay_less(rope_operations: Callable[..., Any]) -> str:
-    for case in ((2, 2, 2, 16), (32, 32, 8, 128), (3, 6, 1, 8)):
+    for case in ((5, 12, 4, 16), (32, 32, 8, 128), (2, 2, 2, 16)):
         layers, heads, kv_heads, size = case
         got = number(rope_operations(*case))
         pairs = (heads + kv_heads) * size // 2
@@ -252,6 +276,13 @@ def grouped_queries_pay_less(rope_operations: Callable[..., Any]) -> str:
             * 3: "turned the values too. They stay as they are: lesson 09.",
             layers * heads * size * 3: "turned the queries alone. The keys are turned "
             "too.",
+            layers * kv_heads * size * 3: "turned the keys alone. The queries are "
+            "turned too.",
+            layers * kv_heads * size * 6: "turned as few query heads as key heads.",
+            layers * (heads + kv_heads) * 6: "counted one pair in each head. It has "
+            "head_dim / 2.",
+            layers * heads * kv_heads * size * 3: "multiplied the heads with each "
+            "other. Each head is turned by itself: add them.",
             pairs * 6: "counted one layer. RoPE works in every layer.",
             2 * right: "counted six operations a feature. They are for a pair.",
             layers * pairs * 4: "counted the products alone: a pair has two sums too.",

@@ -59,11 +59,12 @@ def the_bill(least_bytes: Callable[..., Any]) -> str:
                 5 * right,
                 "the five operations of the textbook. Asked for is what must move.",
             ),
-            (right // itemsize, "features. A feature has itemsize bytes."),
             (
-                right // 8 * itemsize,
-                "bits or pairs. Count a feature as itemsize bytes.",
+                2 * batch * seq * (heads + 2 * kv_heads) * head_dim * itemsize,
+                "the values too. They are not turned.",
             ),
+            (8 * right, "bits. itemsize is in bytes."),
+            (right // itemsize, "features. A feature has itemsize bytes."),
             (token * seq, "one sequence. The batch has several."),
             (token * batch, "one token of each sequence. There are seq of them."),
         ):
@@ -106,13 +107,22 @@ def who_owns_which_heads(owned: Callable[..., Any]) -> str:
     for heads, block in ((6, 4), (8, 4), (5, 2), (3, 8)):
         got = owned(heads, block)
         expect(got is not None, "Your function returns nothing. Is there a `return`?")
-        got = [[int(head) for head in program] for program in got]
+        try:
+            got = [[int(head) for head in program] for program in got]
+        except TypeError:
+            raise Wrong(
+                "Return a list of lists: one for each program, with its heads."
+            ) from None
         right = [
             list(range(begin, min(begin + block, heads)))
             for begin in range(0, heads, block)
         ]
         what = f"{heads} heads in blocks of {block}: {got}"
         everyone = sorted(head for program in got for head in program)
+        expect(
+            everyone != list(range(1, heads + 1)),
+            f"{what}. The first head has the number 0.",
+        )
         expect(
             not any(head >= heads for head in everyone),
             f"{what}. There is no head {max(everyone, default=0)}: this program would "
@@ -132,10 +142,8 @@ def who_owns_which_heads(owned: Callable[..., Any]) -> str:
             everyone == list(range(heads)),
             f"{what}. Some heads belong to nobody.",
         )
-        programs = len(right)
-        dealt = [list(range(first, heads, programs)) for first in range(programs)]
         expect(
-            got != dealt or got == right,
+            all(program[-1] - program[0] == len(program) - 1 for program in got),
             f"{what}. You dealt the heads out in turn. A block owns neighbours, so "
             "that one load fetches them together.",
         )
@@ -152,11 +160,11 @@ def who_owns_which_heads(owned: Callable[..., Any]) -> str:
 GUARD = 4096  # numbers around each tensor, so that a wrong place is noticed
 
 
-def _guarded(*shape: int) -> tuple[Tensor, Tensor]:
-    """A tensor of NaN, in the middle of a larger one that is returned too."""
-    count = shape[0] * shape[1]
-    whole = torch.full((count + 2 * GUARD,), torch.nan)
-    return whole[GUARD : GUARD + count].view(shape), whole
+def _guarded(inner: Tensor, around: float) -> tuple[Tensor, Tensor]:
+    """A copy of ``inner`` amid numbers ``around`` it, and the whole of them."""
+    whole = torch.full((inner.numel() + 2 * GUARD,), around)
+    middle = whole[GUARD : GUARD + inner.numel()].view(inner.shape)
+    return middle.copy_(inner), whole
 
 
 def _run(kernel: Callable[..., Any], x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -168,11 +176,9 @@ def _run(kernel: Callable[..., Any], x: Tensor, cos: Tensor, sin: Tensor) -> Ten
             "Triton is not installed here; it exists for Linux only. Open the lesson "
             "there or in a hosted notebook."
         ) from None
-    given = []
-    for tensor in (x, cos, sin):
-        inner, _ = _guarded(*tensor.shape)
-        given.append(inner.copy_(tensor))
-    out, whole = _guarded(*x.shape)
+    kernel = getattr(kernel, "fn", kernel)  # the student may have written @triton.jit
+    given = [_guarded(tensor, torch.nan)[0] for tensor in (x, cos, sin)]
+    out, whole = _guarded(torch.full_like(x, torch.nan), 0.0)
     before = [tensor.clone() for tensor in given]
     InterpretedFunction(kernel)[(len(x),)](given[0], out, *given[1:], cos.shape[1])
     expect(
@@ -182,7 +188,7 @@ def _run(kernel: Callable[..., Any], x: Tensor, cos: Tensor, sin: Tensor) -> Ten
     count = out.numel()
     around = torch.cat([whole[:GUARD], whole[GUARD + count :]])
     expect(
-        bool(around.isnan().all()),
+        not around.any(),
         "Your kernel writes beside out. Row t begins at out + t * 2 * PAIRS and ends "
         "before the next.",
     )
@@ -264,6 +270,12 @@ def _judge_rows(got: Tensor, x: Tensor, cos: Tensor, sin: Tensor) -> None:
         "The right numbers in the wrong places: all firsts, then all seconds. Each "
         "goes back to where it came from.",
     )
+    overwritten = right[:, 0::2] * sin + x[:, 1::2] * cos
+    expect(
+        not close(got[:, 1::2], overwritten),
+        "The second feature was made from the first one *turned*. It needs a as it was "
+        "loaded: give the turned one another name.",
+    )
     expect(
         close(got[:, 0::2], right[:, 0::2]) or not close(got[:, 1::2], right[:, 1::2]),
         "The second features are right, the first are not: a cos - b sin.",
@@ -317,6 +329,15 @@ def backward_by_the_sign(backward: Callable[..., Any]) -> str:
             "The last two belong to cos and sin. Nobody trains the tables: None.",
         )
         for name, mine, grad in zip("qk", got, grads, strict=False):
+            expect(
+                mine is not None,
+                f"The gradient of {name} is None. Only the tables go without one.",
+            )
+            other = {"q": grads[1], "k": grads[0]}[name]
+            expect(
+                as_tensor(mine).shape != other.shape or heads == kv_heads,
+                "q and k changed places: the gradient of q comes first.",
+            )
             _judge_gradient(name, as_tensor(mine), grad, *tables)
     return (
         "No feature was kept for it. Longer texts make q and k larger, and what "
@@ -338,6 +359,10 @@ def _judge_gradient(
     expect(
         not close(got, turned(-cos, -sin)),
         f"Both signs changed: that turns {name} by half a circle more, and not back.",
+    )
+    expect(
+        not close(got, turned(sin, cos)),
+        "cos and sin changed places. They were kept in the order cos, sin.",
     )
     expect(
         not close(got, turned(-cos, sin)),

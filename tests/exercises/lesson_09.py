@@ -21,6 +21,17 @@ WRONG = {
     "9.1": [
         (
             "def positions(real):\n"
+            "    first = (~real)[0].sum()\n"
+            "    return (torch.arange(real.shape[1]) - first).expand(real.shape)",
+            "Text 1 has 0 tokens",
+        ),
+        (
+            "def positions(real):\n"
+            "    return [torch.arange(int(row.sum())) for row in real]",
+            "each real token alone",
+        ),
+        (
+            "def positions(real):\n"
             "    return torch.arange(real.shape[1]).expand(real.shape)",
             "These are slots",
         ),
@@ -48,6 +59,18 @@ WRONG = {
         ("def positions(real):\n    return real.long()", "should get [0, 1, 2, 3]"),
     ],
     "9.2": [
+        (
+            STEP + "    q, k = rope(q, k, start=len(old_k))\n" + JOIN,
+            "the batch",
+        ),
+        (
+            STEP + "    q, k = rope(q, k, start=q.shape[2])\n" + JOIN,
+            "number of new tokens",
+        ),
+        (
+            STEP + "    k = rope.rotate(k, start=old_k.shape[2])\n" + JOIN,
+            "came back as they were",
+        ),
         (STEP + "    q, k = rope(q, k)\n" + JOIN, "still forgotten"),
         (
             STEP + "    q, k = rope(q, k, start=max(0, old_k.shape[2] - 1))\n" + JOIN,
@@ -71,7 +94,7 @@ WRONG = {
         ),
         (
             STEP + "    q, k = rope(q, k, start=old_k.shape[2])\n    return q, k",
-            "There should be 6 keys",
+            "There should be 10 keys",
         ),
         (
             STEP + "    q, k = rope(q, k, start=old_k.shape[2])\n"
@@ -80,6 +103,34 @@ WRONG = {
         ),
     ],
     "9.3": [
+        (
+            "def pack(lengths):\n"
+            "    p = torch.cat([torch.arange(n) for n in lengths])\n"
+            "    return p, p[:, None] >= p",
+            "compared positions",
+        ),
+        (
+            "def pack(lengths):\n"
+            "    p = torch.cat([torch.arange(n) for n in lengths])\n"
+            "    sizes = torch.tensor(lengths)\n"
+            "    t = sizes.repeat_interleave(sizes)\n"
+            "    return p, (t[:, None] == t).tril()",
+            "two texts all the same",
+        ),
+        (
+            "def pack(lengths):\n"
+            "    p = torch.cat([torch.arange(n) for n in lengths])\n"
+            "    blocks = [torch.ones(n, n).tril(-1) for n in lengths]\n"
+            "    return p, torch.block_diag(*blocks)",
+            "look at itself",
+        ),
+        (
+            "def pack(lengths):\n"
+            "    p = torch.cat([torch.arange(n) for n in lengths])\n"
+            "    blocks = [torch.ones(n, n).tril() for n in lengths]\n"
+            "    return p, torch.block_diag(*blocks).log()",
+            "numbers to add",
+        ),
         (
             "def pack(lengths):\n"
             "    n = sum(lengths)\n"
@@ -141,6 +192,25 @@ WRONG = {
         ("position = 0", "does not follow"),
     ],
     "9.5": [
+        (
+            "def diagnose(forward, x):\n"
+            "    seq = x.shape[1]\n"
+            "    if outputs_touched(forward, x, seq - 1) != [seq - 1]:\n"
+            '        return "leaks"\n'
+            "    first = outputs_touched(forward, x, 0)\n"
+            '    return "right" if len(first) == seq else "deaf"',
+            "A leak in the middle",
+        ),
+        (
+            "def diagnose(forward, x):\n"
+            "    seq = x.shape[1]\n"
+            "    for t in range(seq):\n"
+            "        if outputs_touched(forward, x, t)[0] < t:\n"
+            '            return "leaks"\n'
+            "    first = outputs_touched(forward, x, 0)\n"
+            '    return "right" if len(first) == seq else "deaf"',
+            "Token 2 unheard",
+        ),
         (ONE_TOKEN, "A leak at one place"),
         (
             "def diagnose(forward, x):\n"

@@ -40,6 +40,10 @@ WRONG = {
     ],
     "10.3": [
         (
+            "def steady(inv_freq):\n    return RotaryEmbedding(64)",
+            "other speeds",
+        ),
+        (
             "def steady(inv_freq):\n"
             "    module = torch.nn.Module()\n"
             '    module.register_buffer("inv_freq", inv_freq)\n'
@@ -95,6 +99,34 @@ WRONG = {
         ("def steady(inv_freq):\n    return torch.nn.Module()", "no attribute"),
     ],
     "10.4": [
+        (
+            "def combine(m, fine, coarse):\n"
+            "    a, b = m // 1024, m % 1024\n"
+            "    (C, S), (c, s) = coarse, fine\n"
+            "    return C[a], S[a]",
+            "1024 a alone",
+        ),
+        (
+            "def combine(m, fine, coarse):\n"
+            "    a, b = m // 1024, m % 1024\n"
+            "    (C, S), (c, s) = coarse, fine\n"
+            "    return c[b], s[b]",
+            "by b alone",
+        ),
+        (
+            "def combine(m, fine, coarse):\n"
+            "    a, b = m // 1024, m % 1024\n"
+            "    (C, S), (c, s) = coarse, fine\n"
+            "    return C[a] * c[b] - S[a] * s[b], S[a] * c[b] - C[a] * s[b]",
+            "your sine is not",
+        ),
+        (
+            "def combine(m, fine, coarse):\n"
+            "    a, b = m // 1024, m % 1024\n"
+            "    (C, S), (c, s) = coarse, fine\n"
+            "    return torch.complex(C[a], S[a]) * torch.complex(c[b], s[b])",
+            "two parts",
+        ),
         (
             "def combine(m, fine, coarse):\n"
             "    a, b = m // 1024, m % 1024\n"

@@ -4,6 +4,12 @@ WRONG = {
     "11.1": [
         (
             "def solved_at(curve, goal, every):\n"
+            "    found = [n * every for n, a in enumerate(curve) if a >= goal]\n"
+            "    return found[0] if found else math.inf",
+            "not with infinity",
+        ),
+        (
+            "def solved_at(curve, goal, every):\n"
             "    return next((n for n, a in enumerate(curve) if a >= goal), None)",
             "the entry of the list",
         ),
@@ -33,6 +39,25 @@ WRONG = {
     ],
     "11.2": [
         (
+            "def band(curves):\n    return curves.min(0), curves.max(0)",
+            "values and places",
+        ),
+        (
+            "def band(curves):\n"
+            "    return curves.quantile(0.25, 0), curves.quantile(0.75, 0)",
+            "quartiles",
+        ),
+        (
+            "def band(curves):\n"
+            "    mean = curves.mean(1)\n"
+            "    return curves[mean.argmin()], curves[mean.argmax()]",
+            "the worst run",
+        ),
+        (
+            "def band(curves):\n    return {0: curves.amin(0), 1: curves.amax(0)}",
+            "Return two tensors",
+        ),
+        (
             "def band(curves):\n    return curves.amin(1), curves.amax(1)",
             "for each of the 5 seeds",
         ),
@@ -52,6 +77,11 @@ WRONG = {
         ),
     ],
     "11.3": [
+        (
+            "def clear_win(ours, theirs):\n"
+            "    return (theirs[0] or 999) - (ours[0] or 999)",
+            "a margin",
+        ),
         (
             "def clear_win(ours, theirs):\n"
             "    mean = lambda runs: sum(x or 999 for x in runs) / len(runs)\n"
@@ -81,6 +111,26 @@ WRONG = {
         ),
     ],
     "11.4": [
+        (
+            "def rope_operations(layers, heads, kv_heads, head_dim):\n"
+            "    return layers * kv_heads * head_dim * 3",
+            "the keys alone",
+        ),
+        (
+            "def rope_operations(layers, heads, kv_heads, head_dim):\n"
+            "    return layers * (heads + kv_heads) * 6",
+            "one pair in each head",
+        ),
+        (
+            "def rope_operations(layers, heads, kv_heads, head_dim):\n"
+            "    return layers * heads * kv_heads * head_dim * 3",
+            "with each other",
+        ),
+        (
+            "def rope_operations(layers, heads, kv_heads, head_dim):\n"
+            "    return layers * 2 * kv_heads * head_dim * 3",
+            "as few query heads",
+        ),
         (
             "def rope_operations(layers, heads, kv_heads, head_dim):\n"
             "    return layers * 2 * heads * head_dim // 2 * 6",

@@ -35,6 +35,14 @@ def kernel(**lines):
 
 WRONG = {
     "18.1": [
+        (
+            BILL + "2 * batch * seq * (heads + 2 * kv_heads) * head_dim * itemsize",
+            "the values too",
+        ),
+        (
+            BILL + "16 * batch * seq * (heads + kv_heads) * head_dim * itemsize",
+            "counts bits",
+        ),
         (BILL + "batch * seq * (heads + kv_heads) * head_dim * itemsize", "read and"),
         (BILL + "2 * batch * seq * heads * head_dim * itemsize", "only q"),
         (BILL + "4 * batch * seq * heads * head_dim * itemsize", "as large as q"),
@@ -52,6 +60,19 @@ WRONG = {
         (BILL + "30720", "1,310,720"),
     ],
     "18.2": [
+        (
+            OWNED + "[head // block for head in range(heads)]",
+            "list of lists",
+        ),
+        (
+            OWNED + "[list(range(b + 1, min(b + block, heads) + 1))"
+            " for b in range(0, heads, block)]",
+            "the number 0",
+        ),
+        (
+            OWNED + "[list(range(n, heads, block)) for n in range(min(block, heads))]",
+            "in turn",
+        ),
         (
             OWNED + "[list(range(b, b + block)) for b in range(0, heads, block)]",
             "The mask",
@@ -76,6 +97,14 @@ WRONG = {
         (OWNED + "[list(range(1, heads))]", "belong to nobody"),
     ],
     "18.3": [
+        (
+            kernel(
+                one="a = a * c - b * s",
+                two="b = a * s + b * c\n    tl.store(out + first, a)\n"
+                "    tl.store(out + first + 1, b)",
+            ),
+            "another name",
+        ),
         (
             kernel(
                 first="first = t * 2 * PAIRS + i",
@@ -120,6 +149,18 @@ WRONG = {
         (kernel(i="i = torch.arange(PAIRS)"), "Your code stopped"),
     ],
     "18.4": [
+        (
+            BACK + "*one_launch(k_grad, q_grad, cos, -sin), None, None",
+            "changed places",
+        ),
+        (
+            BACK + "*one_launch(q_grad, k_grad, sin, cos), None, None",
+            "in the order cos, sin",
+        ),
+        (
+            BACK + "None, None, None, None",
+            "is None",
+        ),
         (BACK + "*one_launch(q_grad, k_grad, cos, sin), None, None", "once more"),
         (BACK + "one_launch(q_grad, k_grad, cos, -sin)", "One gradient for each"),
         (BACK + "*one_launch(q_grad, k_grad, cos, -sin), cos, sin", "Nobody trains"),
@@ -141,7 +182,7 @@ OTHER = {
 def owned(heads, block):
     return torch.arange(heads).split(block)
 """,
-    "18.3": kernel(),
+    "18.3": "import triton\n\n\n@triton.jit\n" + kernel(),
     "18.4": """
 def backward(ctx, *grads):
     tables = [t.repeat(1, 2).unsqueeze(1) for t in ctx.saved_tensors]
