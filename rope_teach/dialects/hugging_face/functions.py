@@ -1,0 +1,89 @@
+"""The functions by which transformers' models rotate."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rope_teach.rotation import Layout, Pairing, half_table, rotate
+
+
+def apply_rotary_pos_emb(
+    q: Tensor,
+    k: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    unsqueeze_dim: int = 1,
+    *,
+    pairing: Pairing = "half",
+) -> tuple[Tensor, Tensor]:
+    """Rotate as the function of this name in transformers' Llama.
+
+    Parameters
+    ----------
+    q, k
+        ``(batch, heads, seq, head_dim)`` with ``unsqueeze_dim=1``, ``(batch, seq,
+        heads, head_dim)`` with 2. The numbers of heads may differ.
+    cos, sin
+        ``(batch, seq, r)``, each column twice, as a model's ``rotary_emb`` gives them.
+        Features from ``r`` on pass unchanged.
+    pairing
+        ``"interleaved"`` for Cohere and its relatives, whose tables repeat each column
+        twice in a row.
+
+    Returns
+    -------
+    tuple of Tensor
+        In the dtype of q and of k, rounded once. The original rounds three times in
+        bfloat16, and returns float32 when the tables are.
+
+    Raises
+    ------
+    ValueError
+        If the tables were repeated for the other pairing, or shapes do not fit.
+
+    Notes
+    -----
+    Lesson 20.
+
+    Examples
+    --------
+    >>> import torch
+    >>> q = torch.randn(1, 8, 5, 64)
+    >>> cos, sin = torch.ones(1, 5, 64), torch.zeros(1, 5, 64)
+    >>> torch.equal(apply_rotary_pos_emb(q, q, cos, sin)[0], q)
+    True
+    """
+    cos, sin = half_table(cos, pairing), half_table(sin, pairing)
+    return apply_tables(q, k, cos, sin, unsqueeze_dim, pairing=pairing)
+
+
+def apply_tables(
+    q: Tensor,
+    k: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    unsqueeze_dim: int = 1,
+    *,
+    pairing: Pairing,
+) -> tuple[Tensor, Tensor]:
+    """The same with tables of one column a pair, ``(batch, seq, r/2)``."""
+    if unsqueeze_dim not in (1, 2):
+        raise ValueError(f"unsqueeze_dim must be 1 or 2, got {unsqueeze_dim}")
+    layout: Layout = "bhsd" if unsqueeze_dim == 1 else "bshd"
+    return rotate(q, cos, sin, pairing, layout), rotate(k, cos, sin, pairing, layout)
+
+
+def apply_rotary_pos_emb_gptj(
+    tensor: Tensor, sin: Tensor, cos: Tensor, *, pairing: Pairing = "interleaved"
+) -> Tensor:
+    """Rotate as ``apply_rotary_pos_emb`` of transformers' GPT-J: note the order.
+
+    ``tensor`` ``(batch, seq, heads, head_dim)``; ``sin`` and ``cos`` ``(batch, seq,
+    r/2)``. Returns ``tensor``'s shape and dtype, rounded once. Lesson 20.
+
+    >>> import torch
+    >>> x = torch.tensor([[[[1.0, 0.0]]]])
+    >>> apply_rotary_pos_emb_gptj(x, sin=torch.ones(1, 1, 1), cos=torch.zeros(1, 1, 1))
+    tensor([[[[0., 1.]]]])
+    """
+    return rotate(tensor, cos, sin, pairing, "bshd")
