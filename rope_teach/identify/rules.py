@@ -1,0 +1,224 @@
+"""Which rule made these frequencies? Measured speeds of the hands in, a rule out.
+
+The answer has the base, the rule of ``rope_teach.frequencies`` with its parameters, and
+the rule's exact speeds; or a known mistake that makes such speeds. Two rules that give
+one table cannot be told apart: the notes name the other reading.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rope_teach import frequencies
+from rope_teach.frequencies import inverse_frequencies
+
+__all__ = ["Rule", "recognize", "too_fast"]
+
+# What published models use, likeliest first.
+BASES = (1e4, 5e5, 1e6, 1e5, 1.5e5, 5e6, 1e7)
+BLENDS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("llama3", {}),
+    ("yarn", {}),
+    ("yarn", {"truncate": False}),
+    ("yarn", {"ramp": "paper"}),
+)
+LENGTHS = [n * 2**k for n in (1, 3) for k in range(4, 21)] + [1_000, 2_000, 10_000]
+CLOSE = 1e-5  # relative; float32 is off by 1e-7, bfloat16 by 4e-3
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What made the frequencies; ``speeds`` are the rule's own, in float64.
+
+    ``fault`` names one of ``FAULTS``, and ``values`` fill its text.
+    """
+
+    speeds: Tensor
+    base: float | None = None
+    scaling: str | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    fault: str | None = None
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+def recognize(
+    speeds: Tensor, rotary_dim: int, head_dim: int, slack: float = 0.0
+) -> Rule:
+    """Find the rule that gives ``speeds``, in radians per token, pair by pair.
+
+    ``speeds`` ``(pairs,)`` are positive; ``slack`` is how far each may be off. Fewer
+    than ``rotary_dim / 2`` are those that p-RoPE leaves. Where no rule fits,
+    ``scaling`` is ``"unknown"``.
+    """
+    if len(speeds) == 1:
+        return _one_pair(speeds)
+    rule = (
+        _one_ratio(speeds, rotary_dim, head_dim, slack)
+        or too_fast(speeds)
+        or _blended(speeds, rotary_dim, slack)
+        or _cast(speeds, rotary_dim)
+    )
+    if rule is not None:
+        return rule
+    note = (
+        "the speeds follow no known rule: searched for each hand (LongRoPE), learned, "
+        "or of your own; inv_freq has them"
+    )
+    return Rule(speeds, scaling="unknown", notes=(note,))
+
+
+def _one_pair(speeds: Tensor) -> Rule:
+    note = ("one pair turns at speed 1 whatever the base",)
+    factor = _snap(1 / float(speeds[0]))
+    if factor == 1:
+        return Rule(torch.ones_like(speeds), notes=note)
+    scaled = {"factor": factor}
+    return Rule(speeds, None, "position_interpolation", scaled, notes=note)
+
+
+def _one_ratio(
+    speeds: Tensor, rotary_dim: int, head_dim: int, slack: float
+) -> Rule | None:
+    """Speeds that fall by one ratio from pair to pair: a base, and one factor."""
+    start, step = _line(speeds)
+    pair = torch.arange(len(speeds), dtype=torch.float64)
+    fitted = (start - step * pair).exp()
+    if not _equal(speeds, fitted, slack):
+        return None
+    base = _round_base(math.exp(step * rotary_dim / 2), rotary_dim * slack)
+    factor = _snap(math.exp(-start), slack)
+    if step < 0:
+        return Rule(speeds, _round_base(1 / base), fault="positive_power")
+    exact = base ** (-2 * pair / rotary_dim) / factor
+    exact = exact if _equal(exact, speeds, slack) else fitted
+    if math.isclose(factor, 180 / math.pi, rel_tol=CLOSE):
+        return Rule(exact, base, fault="degrees")
+    if math.isclose(factor, 0.5, rel_tol=CLOSE):
+        return Rule(exact, base, fault="rotated_twice")
+    scaling, parameters, notes = None, {}, _other_names(base, rotary_dim)
+    if 2 * len(speeds) < rotary_dim:
+        scaling, parameters = "proportional", {"fraction": 2 * len(speeds) / rotary_dim}
+    elif rotary_dim < head_dim and base not in BASES:
+        whole = _round_base(base ** (head_dim / rotary_dim))
+        if whole in BASES:
+            notes = (
+                f"the same as rotary_dim={rotary_dim} with base {base:g}. If partial "
+                "rotary was meant: the exponent divides by head_dim, and should by "
+                "rotary_dim",
+            )
+            base, scaling = whole, "proportional"
+            parameters = {"fraction": rotary_dim / head_dim}
+    if factor != 1:
+        scaling = scaling or "position_interpolation"
+        parameters |= {"factor": factor}
+    return Rule(exact, base, scaling, parameters, notes)
+
+
+def _other_names(base: float, rotary_dim: int) -> tuple[str, ...]:
+    """Other readings of a base that no published model uses."""
+    if base in BASES:
+        return ()
+    if _round_base(base**2) in BASES:
+        return (
+            f"base {base:g} is the square root of {base**2:g}: do the frequencies run "
+            "over i/d where 2i/d was meant, over d instead of d/2?",
+        )
+    for common in BASES if rotary_dim >= 4 and base != float(f"{base:.2g}") else ():
+        factor = (base / common) ** ((rotary_dim - 2) / rotary_dim)
+        near = round(2 * factor) / 2
+        if near > 1 and math.isclose(factor, near, rel_tol=CLOSE):
+            return (
+                f"base {base:.7g} is what NTK-aware scaling by {near:g} makes of "
+                f"{common:g}: one function, two names",
+            )
+    return ()
+
+
+def too_fast(speeds: Tensor) -> Rule | None:
+    """Name the mistake of hands so fast that they seem to turn otherwise."""
+    for base in BASES:
+        falling = inverse_frequencies(2 * len(speeds), base)
+        if _equal_turns(speeds, 1 / falling):
+            return Rule(1 / falling, base, fault="positive_power")
+        if _equal_turns(speeds, falling * 180 / math.pi):
+            return Rule(falling * 180 / math.pi, base, fault="degrees")
+    return None
+
+
+def _blended(speeds: Tensor, rotary_dim: int, slack: float) -> Rule | None:
+    """YaRN's and Llama 3's rules: the fast hands are those of the base."""
+    ratio = float(speeds[0] / speeds[1].clamp_min(1e-12))
+    bases = (_round_base(ratio ** (rotary_dim / 2)), *BASES)
+    for base in dict.fromkeys(base for base in bases if 1 < base < 1e12):
+        plain = inverse_frequencies(rotary_dim, base)
+        factor = _snap(float(plain[-1] / speeds[-1]), slack / float(speeds[-1]))
+        if (
+            len(plain) != len(speeds)
+            or factor <= 1
+            or not _equal(plain[0], speeds[0], slack)
+        ):
+            continue
+        for (name, more), length in product(BLENDS, LENGTHS):
+            parameters = {"factor": factor, "trained_length": length, **more}
+            exact, _ = getattr(frequencies, name)(rotary_dim, base, **parameters)
+            if _equal(exact, speeds, slack):
+                return Rule(exact, base, name, parameters)
+    return None
+
+
+def _cast(speeds: Tensor, rotary_dim: int) -> Rule | None:
+    """A table of a base that was rounded by ``.bfloat16()`` or ``.half()``."""
+    guess = math.exp(_line(speeds)[1] * rotary_dim / 2)
+    near = [float(f"{guess:.{digits}e}") for digits in range(3)]
+    for base, dtype in product((*BASES, *near), (torch.bfloat16, torch.float16)):
+        cast = inverse_frequencies(rotary_dim, base)[: len(speeds)].to(dtype).double()
+        if _equal(cast, speeds):
+            values = {"dtype": str(dtype).removeprefix("torch.")}
+            return Rule(cast, base, fault="frequencies_cast", values=values)
+    return None
+
+
+# ------------------------------------------------------------------- small tools
+
+
+def _line(speeds: Tensor) -> tuple[float, float]:
+    """Fit ``ln speed = start - step * pair``; fast hands weigh more."""
+    pair = torch.arange(len(speeds), dtype=torch.float64)
+    logs, weight = speeds.clamp_min(1e-300).log(), speeds / speeds.max()
+    columns = torch.stack([torch.ones_like(pair), -pair], dim=1)
+    fit = torch.linalg.lstsq(columns * weight[:, None], (logs * weight)[:, None])
+    start, step = fit.solution.flatten().tolist()
+    return start, step
+
+
+def _equal(a: Tensor, b: Tensor, slack: float = 0.0) -> bool:
+    return torch.allclose(a, b, rtol=CLOSE, atol=slack)
+
+
+def _equal_turns(seen: Tensor, speeds: Tensor) -> bool:
+    """Whether hands of these speeds look as ``seen``, whole turns and sign apart."""
+    gap = torch.stack([seen - speeds, seen + speeds]) / (2 * math.pi)
+    off = (gap - gap.round()).abs() * 2 * math.pi
+    return bool((off <= CLOSE + 1e-6 * speeds).any(0).all())
+
+
+def _snap(value: float, slack: float = 0.0) -> float:
+    """The nearest number of three decimals, if it is near enough to be meant."""
+    near = round(value, 3)
+    return near if math.isclose(value, near, rel_tol=CLOSE + slack) else value
+
+
+def _round_base(value: float, slack: float = 0.0) -> float:
+    """The nearest number of at most three digits, if it is near enough to be meant."""
+    for digits in range(3):
+        near = float(f"{value:.{digits}e}")
+        if math.isclose(value, near, rel_tol=3 * CLOSE + slack):
+            return near
+    return value

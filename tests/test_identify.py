@@ -1,0 +1,725 @@
+"""identify: every peer, conventions made up by hypothesis, and planted faults."""
+
+import importlib
+import importlib.util
+import json
+import math
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from rope_teach import (
+    RotaryEmbedding,
+    convert_projection,
+    inverse_frequencies,
+    llama3,
+    longrope,
+    ntk_aware,
+    position_interpolation,
+    proportional,
+    rotate,
+    rotate_complex,
+    rotate_matrix,
+    yarn,
+)
+from rope_teach.__main__ import main
+from rope_teach.attention import Attention
+from rope_teach.identify import FAULTS, CannotProbe, Report, conversion, identify
+from rope_teach.identify.faults import meaning
+from tests import broken
+from tests.broken import BROKEN, half, interleaved, inv_freq, table
+
+
+def facts(report, *names):
+    return tuple(getattr(report, name) for name in names)
+
+
+# ------------------------------------------------------------------ what we make here
+
+
+@pytest.mark.parametrize("layout", ["bhsd", "bshd"])
+@pytest.mark.parametrize("rotary_dim", [64, 16])
+@pytest.mark.parametrize("pairing", ["interleaved", "half"])
+def test_our_module(pairing, rotary_dim, layout):
+    rope = RotaryEmbedding(
+        64, pairing=pairing, rotary_dim=rotary_dim, layout=layout, base=500_000.0
+    )
+    report = identify(rope)
+    assert report.correct and report.call == "q, k, positions"
+    assert facts(report, "pairing", "rotary_dim", "layout", "sign", "base") == (
+        pairing, rotary_dim, layout, 1, 500_000,
+    )  # fmt: skip
+    assert facts(report, "rotary_offset", "position_offset") == (0, 0)
+    assert facts(report, "scaling", "attention_factor") == (None, 1)
+    assert report.angle_dtype == "float64"
+    assert torch.allclose(torch.tensor(report.inv_freq).double(), rope.inv_freq)
+
+
+RULES = {
+    "position_interpolation": (position_interpolation, {"factor": 4.0}),
+    "yarn": (yarn, {"factor": 16.0, "trained_length": 4096}),
+    "paper": (yarn, {"factor": 4.0, "trained_length": 2048, "ramp": "paper"}),
+    "llama3": (llama3, {"factor": 8.0, "trained_length": 8192}),
+    "proportional": (proportional, {"fraction": 0.25}),
+}
+
+
+@pytest.mark.parametrize("pairing", ["interleaved", "half"])
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_for_longer_context_and_its_parameters(name, pairing):
+    rule, parameters = RULES[name]
+    rope = RotaryEmbedding(64, pairing=pairing, scaling=partial(rule, **parameters))
+    report = identify(rope)
+    assert report.correct and report.scaling == rule.__name__
+    assert report.parameters == parameters
+    assert facts(report, "base", "rotary_dim") == (10_000, 64)
+    assert report.attention_factor == pytest.approx(rope.attention_factor)
+
+
+def test_ntk_is_another_base_and_the_note_says_so():
+    report = identify(RotaryEmbedding(64, scaling=partial(ntk_aware, factor=4)))
+    assert report.correct and report.scaling is None
+    assert report.base == pytest.approx(10_000 * 4 ** (64 / 62))
+    assert "NTK-aware scaling by 4 makes of 10000" in report.notes[0]
+
+
+def test_speeds_of_no_rule_are_given_as_they_are():
+    lists = {"short_factors": [1.0] * 8, "long_factors": [1, 1, 3, 1, 5, 9, 2, 6]}
+    rule = partial(longrope, **lists, trained_length=64, length=256)
+    rope = RotaryEmbedding(16, scaling=rule)
+    report = identify(rope)
+    assert report.correct and facts(report, "scaling", "base") == ("unknown", None)
+    assert report.attention_factor == pytest.approx(rope.attention_factor)
+    assert torch.allclose(torch.tensor(report.inv_freq).double(), rope.inv_freq)
+
+
+@pytest.mark.parametrize("rotation", [rotate, rotate_complex, rotate_matrix])
+def test_functions_that_are_given_a_table(rotation):
+    report = identify(rotation)
+    assert report.correct and report.pairing == "interleaved"
+    assert facts(report, "base", "scaling", "inv_freq") == (None, None, ())
+    assert "tables that the caller brings" in report.notes[0]
+
+
+def test_an_attention_layer_with_fewer_keys_than_queries():
+    layer = Attention(128, 4, kv_heads=2, encoding="rope", rotary_dim=16)
+    report = identify(layer)
+    assert report.correct and facts(report, "rotary_dim", "head_dim") == (16, 32)
+    weight = layer.query.weight.clone()
+    assert torch.equal(weight, layer.query.weight)
+    assert not layer.query._forward_hooks
+
+
+def test_attention_without_rope_does_not_rotate():
+    with pytest.raises(CannotProbe, match="does not rotate"):
+        identify(Attention(128, 4, encoding="alibi"))
+
+
+# ------------------------------------------------------- how a function may be called
+
+
+def counted(x):
+    return half(x, table(torch.arange(x.shape[-2]), x.shape[-1]))
+
+
+def test_positions_may_be_counted_given_or_started():
+    def started(x, start=0):
+        m = start + torch.arange(x.shape[-2])
+        return half(x, table(m, x.shape[-1]))
+
+    def queries_and_keys(q, k):
+        return counted(q), counted(k)
+
+    def strange_names(a, b, /):
+        return half(a, table(b, a.shape[-1]))
+
+    def strange_queries(a, b):
+        assert a.shape == b.shape
+        return counted(a), counted(b)
+
+    calls = {
+        counted: "x",
+        started: "x, start",
+        queries_and_keys: "q, k",
+        strange_names: "x, positions",
+        strange_queries: "q, k",
+    }
+    for function, call in calls.items():
+        report = identify(function, head_dim=8)
+        assert report.correct and report.call == call
+
+
+@pytest.mark.parametrize("layout", ["bhsd", "bshd", "sbhd", "bsd", "sd"])
+def test_which_axis_is_the_sequence(layout):
+    seq = layout.index("s")
+
+    def rotation(x):
+        assert x.ndim == len(layout)
+        m = torch.arange(x.shape[seq])
+        shape = [len(m) if axis == seq else 1 for axis in range(x.ndim - 1)]
+        return half(x, table(m, x.shape[-1]).reshape(*shape, -1))
+
+    report = identify(rotation, head_dim=8)
+    assert report.correct and report.layout == layout
+
+
+def test_arguments_can_be_named():
+    def rotation(sine, cosine, features):
+        return features * cosine + broken.rotate_half(features) * sine
+
+    report = identify(rotation, call="sin, cos, x")
+    assert report.correct and report.pairing == "half"
+    assert "repeated by cat" in report.notes[0]
+
+
+def test_a_table_of_one_width_and_length():
+    cos, sin = (f(table(torch.arange(100), 24)) for f in (torch.cos, torch.sin))
+
+    def rotation(x):
+        c, s = cos[: x.shape[-2]], sin[: x.shape[-2]]
+        a, b = x.chunk(2, dim=-1)
+        return torch.cat([a * c - b * s, a * s + b * c], dim=-1)
+
+    report = identify(rotation, head_dim=24)
+    assert report.correct and facts(report, "base", "longest") == (10_000, 63)
+    with pytest.raises(CannotProbe, match=r"no call worked; tried \(x\).*head_dim"):
+        identify(rotation)
+
+
+# ---------------------------------------------------- conventions made up by hypothesis
+
+
+@st.composite
+def conventions(draw):
+    head_dim = draw(st.sampled_from([16, 32, 64]))
+    rotary_dim = draw(st.sampled_from([head_dim, head_dim, head_dim // 2]))
+    base = draw(st.sampled_from([1e4, 5e5, 1e6, 3e3, 12_340.0, 7.7e5]))
+    name = draw(st.sampled_from(["none", "none", *RULES]))
+    pairing = draw(st.sampled_from(["interleaved", "half", "another"]))
+    # With few hands several sets of parameters blend alike.
+    assume(name not in ("yarn", "paper", "llama3") or rotary_dim >= 32)
+    # Halves show where the still pairs are; else these are few hands of a small base.
+    assume(name != "proportional" or (pairing == "half" and rotary_dim == head_dim))
+    return {
+        "head_dim": head_dim,
+        "rotary_dim": rotary_dim,
+        "offset": draw(st.sampled_from([0, head_dim - rotary_dim])),
+        "pairing": pairing,
+        "sign": draw(st.sampled_from([1, -1])),
+        "base": base,
+        "rule": name,
+        "start": draw(st.sampled_from([0, 0, 1, -3, 0.5])),
+        "call": draw(st.sampled_from(["x", "x, positions", "q, k"])),
+        "layout": draw(st.sampled_from(["bhsd", "bshd", "sd"])),
+        "dtype": draw(st.sampled_from([torch.float32, torch.float64])),
+        "seed": draw(st.integers(0, 99)),
+    }
+
+
+def build(c):
+    """The rotation of a convention, by a formula of its own: one matrix of indices."""
+    rule, parameters = RULES.get(c["rule"], (None, {}))
+    speeds = inverse_frequencies(c["rotary_dim"], c["base"])
+    factor = 1.0
+    if rule is not None:
+        speeds, factor = rule(c["rotary_dim"], c["base"], **parameters)
+    place = torch.arange(c["rotary_dim"]) + c["offset"]
+    if c["pairing"] == "half":
+        first, second = place.chunk(2)
+    else:
+        first, second = place.unflatten(0, (-1, 2)).unbind(1)
+    if c["pairing"] == "another":
+        shuffled = torch.randperm(
+            c["head_dim"], generator=torch.Generator().manual_seed(c["seed"])
+        )
+        first, second = shuffled[first], shuffled[second]
+    seq = c["layout"].index("s")
+
+    def turn(x, m):
+        angle = (m + c["start"]).to(c["dtype"])[:, None] * speeds.to(c["dtype"])
+        shape = [len(m) if axis == seq else 1 for axis in range(x.ndim - 1)]
+        cos = (angle.cos() * factor).reshape(*shape, -1)
+        sin = (c["sign"] * angle.sin() * factor).reshape(*shape, -1)
+        out = x.to(c["dtype"], copy=True)
+        a, b = out[..., first], out[..., second]
+        out[..., first], out[..., second] = a * cos - b * sin, a * sin + b * cos
+        return out.to(x.dtype)
+
+    def count(x):
+        return torch.arange(x.shape[seq])
+
+    functions = {
+        "x": lambda x: turn(x, count(x)),
+        "x, positions": lambda x, positions: turn(x, positions),
+        "q, k": lambda q, k: (turn(q, count(q)), turn(k, count(k))),
+    }
+    pairs = tuple(zip(first.tolist(), second.tolist(), strict=True))
+    turning = speeds != 0
+    return functions[c["call"]], pairs, speeds[turning]
+
+
+@given(conventions())
+@settings(max_examples=30)
+def test_a_made_up_convention_is_recovered(c):
+    function, pairs, speeds = build(c)
+    layout = "sd" if c["layout"] == "sd" else None
+    report = identify(function, head_dim=c["head_dim"], layout=layout)
+    assert report.correct, report
+    assert report.call == c["call"] and report.layout == c["layout"]
+    assert torch.allclose(torch.tensor(report.inv_freq).double(), speeds, rtol=1e-5)
+    assert report.position_offset == c["start"]
+    rule, parameters = RULES.get(c["rule"], (None, {}))
+    assert report.base == pytest.approx(c["base"], rel=1e-4)
+    assert report.scaling == (rule and rule.__name__)
+    assert report.parameters == pytest.approx(parameters)
+    if c["pairing"] == "another":  # one rotation: (a, b) by +, or (b, a) by -
+        turning = pairs[: len(speeds)]
+        assert report.pairing == "another" and report.sign == 1
+        oriented = turning if c["sign"] == 1 else tuple(p[::-1] for p in turning)
+        assert report.pairs == oriented
+    else:
+        assert report.pairing == c["pairing"] and report.sign == c["sign"]
+        assert report.pairs == pairs[: len(speeds)]
+        assert facts(report, "rotary_dim", "rotary_offset") == (
+            c["rotary_dim"], c["offset"],
+        )  # fmt: skip
+    assert report.angle_dtype == str(c["dtype"]).removeprefix("torch.")
+
+
+# ------------------------------------------------------------------------ peers
+
+
+def peer(module):
+    """Import a peer. Absent, it is skipped; there but broken, the test fails."""
+    package = module.partition(".")[0]
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed (the peers extra has it)")
+    return importlib.import_module(module)
+
+
+def hugging_face(name):
+    return peer(f"transformers.models.{name}.modeling_{name}")
+
+
+def small(family, **more):
+    """A configuration with heads of 32, four for queries."""
+    transformers = peer("transformers")
+    sizes = {"hidden_size": 128, "num_attention_heads": 4, "vocab_size": 50}
+    tokens = {"bos_token_id": 0, "eos_token_id": 0}
+    return getattr(transformers, f"{family}Config")(**sizes, **tokens, **more)
+
+
+def small_llama(**more):
+    layers = {"num_hidden_layers": 1, "intermediate_size": 64}
+    return small("Llama", num_key_value_heads=2, **layers, **more)
+
+
+def gptj():
+    return small("GPTJ", n_layer=1, n_positions=512, rotary_dim=16)
+
+
+def rotary_embedding_torch(**more):
+    return peer("rotary_embedding_torch").RotaryEmbedding(32, **more)
+
+
+def x_transformers(**more):
+    return peer("x_transformers.x_transformers").RotaryEmbedding(32, **more)
+
+
+def llama_attention(kind):
+    config = small_llama(rope_theta=500_000.0)
+    config._attn_implementation = kind
+    return hugging_face("llama").LlamaAttention(config, 0)
+
+
+# A peer, how it is called, and its layout, pairing, rotary_dim of head_dim, base.
+PEERS = {
+    "llama function": (
+        lambda: hugging_face("llama").apply_rotary_pos_emb,
+        ("q, k, cos, sin", "bhsd", "half", 64, 64, None),
+    ),
+    "gptj function": (
+        lambda: hugging_face("gptj").apply_rotary_pos_emb,
+        ("x, sin, cos", "bshd", "interleaved", 64, 64, None),
+    ),
+    "gpt_neox function": (
+        lambda: hugging_face("gpt_neox").apply_rotary_pos_emb,
+        ("q, k, cos, sin", "bhsd", "half", 64, 64, None),
+    ),
+    "llama table": (
+        lambda: hugging_face("llama").LlamaRotaryEmbedding(small_llama()),
+        ("q, k, positions", "bhsd", "half", 32, 32, 10_000),
+    ),
+    "llama layer, sdpa": (
+        lambda: llama_attention("sdpa"),
+        ("q, k, positions", "bhsd", "half", 32, 32, 500_000),
+    ),
+    "llama layer, eager": (
+        lambda: llama_attention("eager"),
+        ("q, k, positions", "bhsd", "half", 32, 32, 500_000),
+    ),
+    "llama model": (
+        lambda: hugging_face("llama").LlamaForCausalLM(small_llama()),
+        ("q, k, positions", "bhsd", "half", 32, 32, 10_000),
+    ),
+    "gptj layer": (
+        lambda: hugging_face("gptj").GPTJAttention(gptj(), 0),
+        ("q, k, positions", "bhsd", "interleaved", 16, 32, 10_000),
+    ),
+    "gpt_neox model, fused projections": (
+        lambda: hugging_face("gpt_neox").GPTNeoXForCausalLM(
+            small("GPTNeoX", num_hidden_layers=1, intermediate_size=64)
+        ),
+        ("q, k, positions", "bhsd", "half", 8, 32, 10_000),
+    ),
+    "torchtune": (
+        lambda: peer("torchtune.modules").RotaryPositionalEmbeddings(32),
+        ("x, positions", "bshd", "interleaved", 32, 32, 10_000),
+    ),
+    "rotary-embedding-torch": (
+        rotary_embedding_torch,
+        ("x, start", "bhsd", "interleaved", 32, 32, 10_000),
+    ),
+    "rotary-embedding-torch's function": (
+        lambda: peer("rotary_embedding_torch").apply_rotary_emb,
+        ("freqs, x", "bhsd", "interleaved", 64, 64, None),
+    ),
+    "x-transformers": (
+        x_transformers,
+        ("q, k, positions", "bhsd", "interleaved", 32, 32, 10_000),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peer(name):
+    make, expected = PEERS[name]
+    report = identify(make())
+    assert report.correct, report
+    names = "call", "layout", "pairing", "rotary_dim", "head_dim", "base"
+    assert facts(report, *names) == expected
+    assert facts(report, "sign", "position_offset", "scaling") == (1, 0, None)
+    assert report.angle_dtype == (None if expected[-1] is None else "float32")
+
+
+@pytest.mark.parametrize("flag", [0, 1])
+def test_the_onnx_operator(flag):
+    helper, float32 = peer("onnx.helper"), peer("onnx").TensorProto.FLOAT
+    node = helper.make_node("RotaryEmbedding", ["x", "c", "s"], ["y"], interleaved=flag)
+    info = [helper.make_tensor_value_info(n, float32, None) for n in "xcsy"]
+    graph = helper.make_graph([node], "rotation", info[:3], info[3:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)])
+    evaluator = peer("onnx.reference").ReferenceEvaluator(model)
+
+    def operator(x, cos, sin):
+        assert x.ndim == 4 and cos.shape == (1, x.shape[2], x.shape[3] // 2)
+        tables = (np.repeat(t.numpy(), len(x), axis=0) for t in (cos, sin))
+        given = dict(zip("xcs", (x.numpy(), *tables), strict=True))
+        return torch.from_numpy(evaluator.run(None, given)[0])
+
+    report = identify(operator, head_dim=8)
+    pairing = "interleaved" if flag else "half"
+    assert report.correct and facts(report, "pairing", "layout") == (pairing, "bhsd")
+
+
+@pytest.mark.parametrize("kind", ["llama3", "yarn", "linear"])
+def test_a_rule_in_a_peers_configuration(kind):
+    given = {"factor": 8.0, "original_max_position_embeddings": 4096}
+    if kind == "llama3":
+        given |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    config = small_llama(
+        head_dim=64,
+        max_position_embeddings=32_768,
+        rope_parameters={"rope_type": kind, "rope_theta": 10_000.0, **given},
+    )
+    report = identify(hugging_face("llama").LlamaRotaryEmbedding(config))
+    assert report.correct and report.parameters["factor"] == 8
+    assert report.scaling == {"linear": "position_interpolation"}.get(kind, kind)
+    assert report.base == 10_000
+    if kind != "linear":
+        assert report.parameters["trained_length"] == 4096
+
+
+def dynamic_llama():
+    dynamic = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 4.0}
+    config = small_llama(max_position_embeddings=128, rope_parameters=dynamic)
+    return hugging_face("llama").LlamaRotaryEmbedding(config)
+
+
+# A peer that goes wrong, the dtype of its inputs, and the fault.
+PEERS_AT_FAULT = {
+    "llama cast to bfloat16": (
+        lambda: hugging_face("llama").LlamaRotaryEmbedding(small_llama()).bfloat16(),
+        None,
+        "frequencies_cast",
+    ),
+    "llama with dynamic NTK": (
+        dynamic_llama,
+        None,
+        "length_sets_speed",
+    ),
+    "rotary-embedding-torch with bfloat16 inputs": (
+        rotary_embedding_torch,
+        torch.bfloat16,
+        "positions_rounded",
+    ),
+    "rotary-embedding-torch with xPos": (
+        partial(rotary_embedding_torch, use_xpos=True),
+        None,
+        "length_sets_scale",
+    ),
+    "x-transformers cast to bfloat16": (
+        lambda: x_transformers().bfloat16(),
+        None,
+        "positions_rounded",
+    ),
+    "x-transformers with xPos": (
+        partial(x_transformers, use_xpos=True),
+        None,
+        "length_sets_scale",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PEERS_AT_FAULT)
+def test_a_peer_at_fault(name):
+    make, dtype, fault = PEERS_AT_FAULT[name]
+    report = identify(make(), dtype=dtype)
+    assert report.fault == fault, report
+
+
+# ------------------------------------------------------------------------ faults
+
+
+@pytest.mark.parametrize(
+    "function, options, fault, words",
+    BROKEN,
+    ids=[getattr(f, "__name__", type(f).__name__) for f, *_ in BROKEN],
+)
+def test_a_planted_fault_is_named(function, options, fault, words):
+    report = identify(function, **options)
+    assert not report.correct and report.fault == fault, report
+    assert (report.law, report.mend) == (FAULTS[fault].law, FAULTS[fault].mend)
+    assert words in report.cause and "{" not in report.cause
+
+
+def test_every_fault_is_planted_somewhere_and_names_a_law():
+    assert {fault for *_, fault, _ in BROKEN} == set(FAULTS)
+    assert all(meaning(fault.law) for fault in FAULTS.values())
+
+
+def over_i_not_2i(x, positions):
+    d = x.shape[-1]
+    return half(x, positions[:, None] / 10_000 ** (torch.arange(d // 2) / d))
+
+
+def divided_by_head_dim(x, positions):
+    """Partial rotary of which the exponent forgot that it is partial."""
+    d, r = x.shape[-1], x.shape[-1] // 2
+    turned = half(x[..., :r], positions[:, None] * inv_freq(d)[: r // 2])
+    return torch.cat([turned, x[..., r:]], dim=-1)
+
+
+def test_what_no_probe_can_call_a_fault_gets_a_note():
+    report = identify(over_i_not_2i)
+    assert report.correct and report.base == 100
+    assert "square root of 10000" in report.notes[0] and "i/d" in report.notes[0]
+    report = identify(divided_by_head_dim)
+    assert report.correct and report.scaling == "proportional"
+    assert "should by rotary_dim" in report.notes[0]
+    assert facts(report, "base", "parameters") == (10_000, {"fraction": 0.5})
+
+
+def test_bfloat16_inputs_are_tried_too():
+    def rotation(x, positions):
+        return half(x, table(positions.to(x.dtype), x.shape[-1])).to(x.dtype)
+
+    report = identify(rotation)
+    assert report.correct and "bfloat16 inputs" in report.notes[0]
+    assert identify(rotation, dtype=torch.bfloat16).fault == "positions_rounded"
+
+
+def test_a_wide_tolerance_for_16_bit_outputs_still_names_the_base():
+    rope = RotaryEmbedding(64, base=500_000.0, pairing="half")
+    report = identify(rope, dtype=torch.bfloat16)
+    assert report.correct and report.base == 500_000
+    assert report.angle_dtype is None  # bfloat16 hides it
+
+
+def test_xpos_with_one_origin_is_correct():
+    report = identify(lambda q, k: broken.xpos(q, k, lambda length: 0))
+    assert report.correct
+    assert facts(report, "xpos_scale_base", "xpos_origin") == (512, 0)
+
+
+# ------------------------------------------------------------------- the report
+
+
+def test_the_report_reads_aloud_and_is_data():
+    report = identify(counted, head_dim=8)
+    text = str(report)
+    assert text.startswith("counted, called with (x): a correct RoPE.\n")
+    assert "half: (0, 4), (1, 5), (2, 6), ..." in text and "float32" in text
+    assert json.loads(report.json()) == json.loads(json.dumps(report.as_dict()))
+    assert Report(**report.as_dict()) == report
+    wrong = str(identify(broken.cos_and_sin_swapped))
+    assert "it breaks a law" in wrong and "identity_at_zero: At position 0" in wrong
+    assert "cos and sin are swapped" in wrong
+
+
+BAD = {
+    "TypeError: needs a function or a module ... a class: give an instance": (
+        lambda: identify(RotaryEmbedding)
+    ),
+    "TypeError: needs a function ... 3 is not callable": lambda: identify(3),
+    "ValueError: layout must be one of ... got 'hsbd'": (
+        lambda: identify(counted, layout="hsbd")
+    ),
+    "ValueError: call may name x, q, k ... got ['z']": (
+        lambda: identify(counted, call="z")
+    ),
+    "ValueError: it does not rotate: equal tokens": lambda: identify(lambda x: x + 0),
+    "ValueError: it must return 1 of shape (2, 3, 7, 64) ... [(2, 3, 7, 32)]": (
+        lambda: identify(lambda x: x[..., ::2])
+    ),
+    "ValueError: it must return 1 ... it returned NoneType": (
+        lambda: identify(lambda x: None)
+    ),
+    "ValueError: no arguments that could be x": lambda: identify(lambda: None),
+    "ValueError: 7 tokens from position 0 on ... ZeroDivisionError: ": (
+        lambda: identify(lambda x: counted(x) if x.any() else 1 // 0)
+    ),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input_is_refused(message, refuses):
+    refuses(BAD[message], message)
+
+
+# --------------------------------------------------------------------- conversion
+
+
+def scores(function, q, k):
+    return function(q) @ function(k).mT
+
+
+def test_a_conversion_keeps_the_scores():
+    def ours(x):
+        return interleaved(x, table(torch.arange(x.shape[-2]), x.shape[-1]))
+
+    def clockwise(x):
+        d, r = x.shape[-1], x.shape[-1]
+        return half(x, -table(torch.arange(x.shape[-2]), d)[:, : r // 2])
+
+    source, target = (identify(f, head_dim=16) for f in (ours, clockwise))
+    way = conversion(source, target)
+    q, k = torch.randn(2, 1, 3, 20, 16)
+    torch.testing.assert_close(
+        scores(clockwise, way.activations(q), way.activations(k)), scores(ours, q, k)
+    )
+    weight, hidden = torch.randn(3 * 16, 5), torch.randn(1, 20, 5)
+    for heads, w in ((3, weight), (1, weight[:16])):
+        before = (hidden @ w.T).unflatten(-1, (heads, 16)).transpose(1, 2)
+        w = way.projection(w, heads)
+        after = (hidden @ w.T).unflatten(-1, (heads, 16)).transpose(1, 2)
+        torch.testing.assert_close(
+            scores(clockwise, after, after), scores(ours, before, before)
+        )
+
+
+@pytest.mark.parametrize("rotary_dim", [8, 16])
+def test_a_conversion_is_that_of_the_core(rotary_dim):
+    meta, neox = (
+        identify(RotaryEmbedding(16, pairing=pairing, rotary_dim=rotary_dim))
+        for pairing in ("interleaved", "half")
+    )
+    weight, bias = torch.randn(48, 5), torch.randn(48)
+    for tensor in (weight, bias):
+        for a, b in ((meta, neox), (neox, meta), (meta, meta)):
+            expected = convert_projection(tensor, 3, a.pairing, b.pairing, rotary_dim)
+            assert torch.equal(conversion(a, b).projection(tensor, 3), expected)
+
+
+def test_a_conversion_moves_pairs_to_the_end_of_the_head():
+    c = {
+        "head_dim": 12, "rotary_dim": 8, "pairing": "half", "sign": 1, "base": 1e4,
+        "rule": "none", "start": 0, "call": "x", "layout": "bhsd", "seed": 0,
+        "dtype": torch.float64,
+    }  # fmt: skip
+    front, back = (build(c | {"offset": offset})[0] for offset in (0, 4))
+    way = conversion(*(identify(f, head_dim=12) for f in (front, back)))
+    q, k = torch.randn(2, 1, 3, 20, 12)
+    torch.testing.assert_close(
+        scores(back, way.activations(q), way.activations(k)), scores(front, q, k)
+    )
+
+
+PLAIN = identify(RotaryEmbedding(16))
+OTHERS = {
+    "other speeds (base 10000.0; base 500000.0)": {"base": 500_000.0},
+    "other speeds (base 10000.0; base 10000.0 position_interpolation)": {
+        "scaling": partial(position_interpolation, factor=2)
+    },
+    "8 of 16": {"rotary_dim": 8},
+}
+
+
+@pytest.mark.parametrize("reason", OTHERS)
+def test_no_conversion_says_why(reason):
+    way = conversion(PLAIN, identify(RotaryEmbedding(16, **OTHERS[reason])))
+    assert way.permutation is None and reason in way.reason
+    with pytest.raises(ValueError, match="there is no conversion"):
+        way.activations(torch.randn(3, 16))
+
+
+def test_nothing_broken_is_converted_and_a_table_of_the_caller_is_trusted():
+    wrong = identify(broken.minus_forgotten, head_dim=16)
+    assert "target breaks norm_is_kept" in conversion(PLAIN, wrong).reason
+    louder = replace(PLAIN, attention_factor=1.2)
+    assert "attention_factor is 1.0" in conversion(PLAIN, louder).reason
+    assert conversion(PLAIN, identify(rotate, head_dim=16)).permutation == (*range(16),)
+    with pytest.raises(ValueError, match=r"heads \* head_dim = 2 \* 16 rows, got 16"):
+        conversion(PLAIN, PLAIN).projection(torch.randn(16), 2)
+
+
+# ------------------------------------------------------------------ the command line
+
+
+@pytest.mark.parametrize(
+    "arguments, status, words",
+    [
+        (["rope_teach:RotaryEmbedding"], 0, "a correct RoPE"),
+        (["rope_teach.rotary:RotaryEmbedding", "--head-dim", "8"], 0, "8 of 8"),
+        (["tests.broken:chunked"], 1, "restart every 512"),
+        (["tests.broken:rotated_across_heads", "--layout", "bhsd"], 1, "across heads"),
+        (["tests.broken:half", "--call", "x, freqs"], 0, "half: (0, 32)"),
+        (["tests.broken:bfloat16_positions", "--dtype", "float64"], 1, "in bfloat16"),
+        (["rope_teach"], 2, "expected package.module:function"),
+        (["no_such_module:f"], 2, "No module named 'no_such_module'"),
+        (["rope_teach.identify.:f"], 2, "cannot identify rope_teach.identify.:f"),
+        (["rope_teach.rotary:Missing"], 2, "has no attribute 'Missing'"),
+        (["rope_teach.rotary:math"], 2, "not callable"),
+        (["rope_teach.laws:LawBroken"], 2, "is not callable"),
+        (["collections:OrderedDict"], 2, "the class cannot be made"),
+        (["rope_teach:interleaved_to_half"], 2, "does not rotate"),
+        (["rope_teach:wavelengths", "--call", "x, positions"], 2, "no call worked"),
+    ],
+)
+def test_the_command_says_it_and_exits_with_it(arguments, status, words, capsys):
+    assert main(["identify", *arguments]) == status
+    out, err = capsys.readouterr()
+    assert words in (err if status == 2 else out)
+    assert not (out if status == 2 else err)
+
+
+def test_the_command_prints_data(capsys):
+    assert main(["identify", "tests.broken:degrees", "--json"]) == 1
+    data = json.loads(capsys.readouterr().out)
+    assert data["law"] == "frequencies_of_a_rule" and data["pairing"] == "half"
+    assert data["inv_freq"][0] == pytest.approx(math.pi / 180, rel=1e-5)
