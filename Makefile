@@ -10,12 +10,13 @@ BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 # JupyterLab refuses to start for root, who is the only user in many containers.
 ROOT_OPTIONS := $(shell test "$$(id -u)" != 0 || echo --allow-root)
 
-.PHONY: help course test slides bench lesson lint
+.PHONY: help course test slides api bench lesson lint
 
 help:
 	@echo "make course      install what the lessons need, open them in JupyterLab"
 	@echo "make test        run every test and every notebook"
 	@echo "make slides      build each lesson as a deck that needs no network"
+	@echo "make api         build the pages of the package's API from its docstrings"
 	@echo "make bench       time the rotations on this machine, beside other libraries"
 	@echo "make lint        check the style of code and notebooks, and the types"
 	@echo "make lesson L=04 run one lesson again and check it (for authors)"
@@ -32,6 +33,9 @@ test: $(VENV)/.test
 
 slides: $(VENV)/.slides
 	$(BIN)/python slides/build.py
+
+api: $(VENV)/.test
+	$(BIN)/python tools/api.py
 
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/cpu.py

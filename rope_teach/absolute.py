@@ -72,6 +72,7 @@ class SinusoidalEncoding(nn.Module):
     def forward(
         self, x: Tensor, start: int = 0, positions: Tensor | None = None
     ) -> Tensor:
+        """Add the code of each position to ``x`` ``(batch, seq, dim)``."""
         check_embeddings(x, self.dim, start, positions)
         if positions is None:
             positions = torch.arange(start, start + x.shape[-2], device=x.device)
@@ -100,6 +101,7 @@ class LearnedEncoding(nn.Module):
     def forward(
         self, x: Tensor, start: int = 0, positions: Tensor | None = None
     ) -> Tensor:
+        """Add the row of each position to ``x`` ``(batch, seq, dim)``."""
         check_embeddings(x, self.dim, start, positions)
         if positions is not None and positions.numel():
             first, last = int(positions.min()), int(positions.max())

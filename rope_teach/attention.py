@@ -49,9 +49,13 @@ class Attention(nn.Module):
         arguments (several axes, learned frequencies, xPos), set ``attention.rope``
         to a module of your own; each layer may have another.
 
+    Notes
+    -----
     Raises ``ValueError`` where the sizes do not divide or a name is unknown.
     Source: Vaswani et al. (1706.03762), section 3.2; grouped-query: 2305.13245.
 
+    Examples
+    --------
     >>> attention = Attention(64, heads=4, kv_heads=2, encoding="rope")
     >>> attention(torch.randn(2, 10, 64)).shape
     torch.Size([2, 10, 64])
@@ -232,8 +236,12 @@ class KeyValueCache:
     start
         Position of the first token.
 
+    Notes
+    -----
     Lesson 09.
 
+    Examples
+    --------
     >>> attention, cache = Attention(64, heads=4, encoding="rope"), KeyValueCache()
     >>> prompt = attention(torch.randn(1, 10, 64), cache=cache)
     >>> one_more = attention(torch.randn(1, 1, 64), cache=cache)

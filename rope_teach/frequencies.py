@@ -60,8 +60,12 @@ def inverse_frequencies(
         If ``rotary_dim`` is not a positive even integer, or ``base`` is not a
         positive finite number.
 
+    Notes
+    -----
     Source: Su et al., RoFormer (2104.09864), equation 15. Lessons 02 and 08.
 
+    Examples
+    --------
     >>> inverse_frequencies(8)
     tensor([1.0000, 0.1000, 0.0100, 0.0010], dtype=torch.float64)
     """

@@ -73,6 +73,8 @@ class RotaryEmbedding(nn.Module):
         reverse. The origin is one for the life of the module, so cached keys stay
         valid. For causal attention alone.
 
+    Notes
+    -----
     Unless ``learned``, there are no parameters; there are never buffers. Angles are
     computed in float64, and tables are float32 (float64 for float64 inputs) whatever
     ``.half()``, ``.bfloat16()`` or autocast surrounds them. Rows already computed are
@@ -81,6 +83,8 @@ class RotaryEmbedding(nn.Module):
     Source: Su et al., RoFormer (2104.09864). Built in lessons 04 to 08; scaling in
     13, xPos in 16, axes and learned frequencies in 17.
 
+    Examples
+    --------
     >>> rope = RotaryEmbedding(64)
     >>> q, k = torch.randn(1, 8, 10, 64), torch.randn(1, 2, 10, 64)
     >>> q, k = rope(q, k)                                   # positions 0 to 9

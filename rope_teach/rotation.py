@@ -172,8 +172,12 @@ def rotate(
         their length differs from ``x``'s or they lie on another device, or a name
         is unknown.
 
+    Notes
+    -----
     Source: RoFormer (2104.09864), equation 34. Lessons 05 and 07.
 
+    Examples
+    --------
     >>> cos, sin = cos_sin(torch.tensor([1]), torch.tensor([1.0, 0.01]))
     >>> rotate(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), cos, sin)
     tensor([[-1.1426,  1.9221,  2.9599,  4.0298]])
@@ -550,8 +554,12 @@ def convert_projection(
     ValueError
         If the rows do not divide into ``heads`` even heads, or a name is unknown.
 
+    Notes
+    -----
     Lesson 07.
 
+    Examples
+    --------
     >>> convert_projection(torch.arange(8), 2, "interleaved", "half")
     tensor([0, 2, 1, 3, 4, 6, 5, 7])
     """

@@ -87,6 +87,8 @@ def fit(
         training goes on from it, to the same result: ``batches`` must be the same
         from the start, those already seen are skipped.
 
+    Notes
+    -----
     Raises ``FloatingPointError`` when the loss is no longer finite, ``ValueError``
     when ``batches`` end before ``steps``, a batch holds no answer, or the
     checkpoint is of another training or cannot hold this model.
@@ -152,6 +154,7 @@ def save(
     With an ``optimizer`` it is a checkpoint that :func:`fit` goes on from. The file
     appears whole or not at all. Raises ``ValueError`` when the model's ``scaling`` is
     not a rule of :mod:`rope_teach.frequencies`: a file keeps its name and arguments.
+    It keeps nothing that was put into the model later, such as another ``rope``.
     """
     tensors = {f"model.{k}": v.contiguous() for k, v in model.state_dict().items()}
     if optimizer is not None:

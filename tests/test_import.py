@@ -61,7 +61,7 @@ def test_docstrings_of_the_package_have_their_parts(name):
 
 def test_names_are_sorted_and_complete():
     assert rope_teach.__all__ == sorted(rope_teach.__all__)
-    submodules = ("frequencies", "rotation", "absolute", "rotary")
+    submodules = ("absolute", "axes", "frequencies", "rotation", "rotary")
     offered = set()
     for module in submodules:
         offered |= set(sys.modules[f"rope_teach.{module}"].__all__)
