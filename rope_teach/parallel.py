@@ -1,0 +1,434 @@
+"""Many devices: cut a sequence or a batch over processes that talk to each other.
+
+A process is one device: a GPU, or on a laptop a share of the CPU. In context parallel
+each holds a shard of the sequence, and attention gathers the keys and values of all.
+In data parallel each holds some rows of the batch, and gradients are averaged::
+
+    torchrun --standalone --nproc-per-node 2 -m rope_teach.parallel
+
+Without a network add ``--local-addr localhost``, which looks up no name. Built in
+lesson 19.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed import FileStore  # type: ignore[attr-defined]
+from torch.multiprocessing.spawn import ProcessRaisedException, spawn
+from torch.nn.parallel import DistributedDataParallel
+
+from rope_teach.attention import Attention, KeyValueCache
+from rope_teach.models import LanguageModel
+from rope_teach.rotation import check_choice
+from rope_teach.tasks import Batch, python_text, text_batches
+from rope_teach.training import fit, seed_everything
+
+__all__ = [
+    "SCHEMES",
+    "ParallelAttention",
+    "attend",
+    "launch",
+    "over_processes",
+    "run_shard",
+    "shard",
+    "shard_positions",
+    "train",
+    "unshard",
+]
+
+SCHEMES = ("contiguous", "zigzag")
+
+
+# --------------------------------------------------------------------- shards
+
+
+def shard_positions(
+    seq: int, rank: int, world: int, scheme: str = "contiguous"
+) -> Tensor:
+    """Positions ``(seq / world,)`` of the tokens that device ``rank`` holds.
+
+    Parameters
+    ----------
+    scheme
+        ``"contiguous"``: device r holds the r-th of ``world`` pieces.
+        ``"zigzag"``: of twice as many pieces it holds the r-th and the r-th from the
+        end, so that all have the same work under a causal mask.
+
+    Notes
+    -----
+    Raises ``ValueError`` if the pieces cannot be of one size or no such rank is there.
+    Source: zigzag is the order that PyTorch's context parallel uses. Lesson 19.
+
+    Examples
+    --------
+    >>> shard_positions(8, rank=0, world=2), shard_positions(8, 0, 2, "zigzag")
+    (tensor([0, 1, 2, 3]), tensor([0, 1, 6, 7]))
+    """
+    check_choice("scheme", scheme, SCHEMES)
+    if not 0 <= rank < world:
+        raise ValueError(
+            f"rank must lie between 0 and world - 1, got {rank} of {world}"
+        )
+    pieces = world if scheme == "contiguous" else 2 * world
+    if seq % pieces:
+        raise ValueError(
+            f"seq must be a multiple of {pieces} to be cut {scheme} over {world} "
+            f"devices, got {seq}"
+        )
+    piece = torch.arange(seq).view(pieces, -1)
+    if scheme == "contiguous":
+        return piece[rank]
+    return torch.cat([piece[rank], piece[-1 - rank]])
+
+
+def shard(
+    x: Tensor, rank: int, world: int, scheme: str = "contiguous", dim: int = 1
+) -> Tensor:
+    """The part of ``x`` that device ``rank`` holds, cut along axis ``dim``. Lesson 19.
+
+    As :func:`shard_positions` cuts positions, with the same errors.
+
+    >>> shard(torch.tensor([[10, 11, 12, 13]]), rank=0, world=2, scheme="zigzag")
+    tensor([[10, 13]])
+    """
+    own = shard_positions(x.shape[dim], rank, world, scheme)
+    return x.index_select(dim, own.to(x.device))
+
+
+def unshard(
+    shards: Sequence[Tensor], scheme: str = "contiguous", dim: int = 1
+) -> Tensor:
+    """Put the shards of all devices, in the order of ranks, back into one sequence.
+
+    The inverse of :func:`shard`. Lesson 19.
+
+    >>> unshard([torch.tensor([[10, 13]]), torch.tensor([[11, 12]])], "zigzag")
+    tensor([[10, 11, 12, 13]])
+    """
+    world, joined = len(shards), torch.cat(list(shards), dim)
+    seq = joined.shape[dim]
+    order = [shard_positions(seq, rank, world, scheme) for rank in range(world)]
+    return joined.index_select(dim, torch.cat(order).argsort().to(joined.device))
+
+
+# --------------------------------------------- attention over all the processes
+
+
+class Gather(torch.autograd.Function):
+    """The tensors of all processes, stacked in the order of ranks.
+
+    Everyone may use what a process gave, so its gradient is the sum of theirs.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, own)
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        total = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total[dist.get_rank()]
+
+
+def gather(own: Tensor, dim: int) -> Tensor:
+    """Join the tensors of all processes along ``dim``; has a gradient."""
+    return torch.cat(list(Gather.apply(own.contiguous())), dim)  # type: ignore[no-untyped-call]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, positions: Tensor) -> Tensor:
+    """Causal attention of this process's queries over the keys of all processes.
+
+    Parameters
+    ----------
+    q, k, v
+        ``(batch, heads, shard, head_dim)``, this process's part of the sequence; q
+        and k are rotated, and k and v may have fewer heads.
+    positions
+        ``(shard,)``, the places of its tokens in the sequence. A query sees the keys
+        at its own place and before it.
+
+    Notes
+    -----
+    What travels is keys, values and their positions. Lesson 19.
+    """
+    keys, values = gather(k, dim=-2), gather(v, dim=-2)
+    seen = positions[:, None] >= gather(positions, dim=0)
+    grouped = q.shape[-3] != k.shape[-3]
+    return F.scaled_dot_product_attention(
+        q, keys, values, attn_mask=seen, enable_gqa=grouped
+    )
+
+
+class ParallelAttention(nn.Module):
+    """An :class:`Attention` whose sequence is cut over the processes.
+
+    ``positions`` turn queries and keys, by default those of the shard. The mask
+    always comes from the places that the shard has by ``scheme``. Lesson 19.
+
+    Raises ``ValueError`` for attention that is not causal or has ALiBi, and
+    ``RuntimeError`` outside of a process group.
+    """
+
+    def __init__(self, attention: Attention, scheme: str = "contiguous") -> None:
+        super().__init__()
+        check_choice("scheme", scheme, SCHEMES)
+        if not attention.causal or attention.encoding == "alibi":
+            raise ValueError(
+                "attention must be causal and without ALiBi, got "
+                f"Attention({attention.extra_repr()})"
+            )
+        self.attention, self.scheme = attention, scheme
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        *,
+        positions: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """Mix the tokens of the shard ``x`` ``(batch, shard, dim)``."""
+        if mask is not None or cache is not None:
+            raise ValueError(
+                "mask and cache are not cut over processes; leave them out"
+            )
+        rank, world = process()
+        own = shard_positions(world * x.shape[1], rank, world, self.scheme).to(x.device)
+        inner = self.attention
+        q, k, v = (
+            project(x).unflatten(-1, (-1, inner.head_dim)).transpose(1, 2)
+            for project in (inner.query, inner.key, inner.value)
+        )
+        if inner.encoding == "rope":
+            q, k = inner.rope(q, k, own if positions is None else positions)
+        out: Tensor = inner.out(attend(q, k, v, own).transpose(1, 2).flatten(2))
+        return out
+
+
+def over_processes(model: nn.Module, scheme: str = "contiguous") -> nn.Module:
+    """Copy ``model``, with each :class:`Attention` in it cut over the processes.
+
+    Called with a shard of the tokens and its positions, the copy gives this process's
+    share of what ``model`` gives. Raises ``ValueError`` for a model without such
+    attention, or one that is cut already. Lesson 19.
+    """
+    model = copy.deepcopy(model)
+    if isinstance(model, Attention):
+        return ParallelAttention(model, scheme)
+    modules = dict(model.named_modules())
+    found = {n: inner for n, inner in modules.items() if isinstance(inner, Attention)}
+    if not found or any(isinstance(m, ParallelAttention) for m in modules.values()):
+        raise ValueError(
+            "model must hold rope_teach's Attention, and not be cut already, got "
+            f"{type(model).__name__}"
+        )
+    for name, inner in found.items():
+        model.set_submodule(name, ParallelAttention(inner, scheme))
+    return model
+
+
+# ------------------------------------------------- what one of several processes does
+
+
+def run_shard(
+    model: nn.Module,
+    x: Tensor,
+    scheme: str = "contiguous",
+    positions: Tensor | None = None,
+) -> Tensor:
+    """This process's share of ``model(x)``: that of its part of the sequence.
+
+    Parameters
+    ----------
+    model
+        A :class:`LanguageModel` or an :class:`Attention`.
+    x
+        The whole sequence, ``(batch, seq)`` or ``(batch, seq, dim)``.
+    positions
+        ``(seq,)``, those of the whole sequence: they are cut as ``x`` is. Default:
+        0, 1, ...
+
+    Notes
+    -----
+    Lesson 19.
+    """
+    rank, world = process()
+    if positions is None:
+        positions = torch.arange(x.shape[1])
+    own_x = shard(x, rank, world, scheme)
+    own_positions = shard(positions, rank, world, scheme, dim=0)
+    device = own_device()
+    model = over_processes(model, scheme).to(device)
+    with torch.no_grad():
+        out: Tensor = model(own_x.to(device), positions=own_positions.to(device))
+    return out.cpu()
+
+
+def train(
+    steps: int = 20,
+    batch: int = 16,
+    seq: int = 64,
+    *,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+) -> list[float]:
+    """Train the language model of lesson 12; return the loss of each step.
+
+    Within a process group every process reads ``batch / world`` rows of each batch
+    and gradients are averaged, so the losses are those of one process. Raises
+    ``ValueError`` if the rows do not divide.
+    """
+    rank, world = process() if dist.is_initialized() else (0, 1)
+    if batch % world:
+        raise ValueError(f"batch must be a multiple of {world} processes, got {batch}")
+    seed_everything(seed)
+    model: nn.Module = LanguageModel(256, encoding="rope").to(own_device(), dtype)
+    if dist.is_initialized():
+        model = DistributedDataParallel(model)
+    batches = own_rows(text_batches(python_text(), batch, seq, seed), rank, world)
+    losses = fit(model, batches, steps, lr=1e-2, label=None)
+    total = torch.tensor(losses, dtype=torch.float64, device=own_device())
+    if dist.is_initialized():
+        dist.all_reduce(total)
+    mean: list[float] = (total / world).tolist()
+    return mean
+
+
+def own_rows(batches: Iterator[Batch], rank: int, world: int) -> Iterator[Batch]:
+    """Of each batch the rows that process ``rank`` reads."""
+    for tokens, targets in batches:
+        yield tokens.chunk(world)[rank], targets.chunk(world)[rank]
+
+
+def process() -> tuple[int, int]:
+    """Rank of this process, and how many there are."""
+    if not dist.is_initialized():
+        raise RuntimeError(
+            "there is no process group: start this with rope_teach.parallel.launch or "
+            "torchrun"
+        )
+    return dist.get_rank(), dist.get_world_size()
+
+
+def own_device() -> torch.device:
+    """The GPU of this process, or the CPU where there are fewer GPUs than processes."""
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    if torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", 1)):
+        return torch.device("cuda", local)
+    return torch.device("cpu")
+
+
+# ---------------------------------------------------------------- starting processes
+
+
+def launch(processes: int, function: Callable[..., Any], *args: Any) -> list[Any]:
+    """Run ``function(*args)`` in new processes that form a group; return each result.
+
+    Works in a notebook and without a network. On GPUs they talk over NCCL, elsewhere
+    over gloo.
+
+    Parameters
+    ----------
+    function
+        It must be importable, since a new process imports it: a function of a module,
+        not of a notebook. Its result is made of tensors, numbers, texts, lists, dicts.
+
+    Notes
+    -----
+    Raises ``ValueError`` for another function, and ``RuntimeError`` with the error of
+    the process that failed first. Lesson 19.
+
+    Examples
+    --------
+    >>> launch(2, shard_positions, 8, 0, 2)  # doctest: +SKIP
+    [tensor([0, 1, 2, 3]), tensor([0, 1, 2, 3])]
+    """
+    if function.__module__ == "__main__" or "<" in function.__qualname__:
+        raise ValueError(
+            "function must be one that a new process can import, got "
+            f"{function.__qualname__} of {function.__module__}; put it into a module"
+        )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            spawn(run_process, (processes, folder, function, args), processes)
+        except ProcessRaisedException:
+            # The others fail too, when it no longer answers: the first says why.
+            errors = folder.glob("*.error")
+            first = min(errors, key=lambda path: path.stat().st_mtime_ns)
+            raise RuntimeError(
+                f"process {first.stem} of {processes} stopped with\n{first.read_text()}"
+            ) from None
+        return [torch.load(folder / f"{rank}.pt") for rank in range(processes)]
+
+
+def run_process(
+    rank: int,
+    processes: int,
+    folder: Path,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+) -> None:
+    """Join the group, run ``function``, and leave its result in ``folder``."""
+    torch.set_num_threads(1)
+    os.environ |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(processes)}
+    try:
+        join(
+            store=FileStore(str(folder / "store"), processes),
+            rank=rank,
+            world_size=processes,
+        )
+        torch.save(function(*args), folder / f"{rank}.pt")
+    except Exception:
+        (folder / f"{rank}.error").write_text(traceback.format_exc())
+        raise
+    dist.destroy_process_group()
+
+
+def join(**where: Any) -> None:
+    """Enter the process group; torchrun's environment says where, if nobody else."""
+    device = own_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", **where)
+
+
+def main() -> None:
+    """Train on as many processes as torchrun started, and print the losses."""
+    parser = argparse.ArgumentParser(
+        prog="torchrun --standalone --nproc-per-node N -m rope_teach.parallel",
+        description="Data-parallel training of a small language model.",
+    )
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--batch", type=int, default=16, help="rows, of all processes")
+    parser.add_argument("--seq", type=int, default=64, help="bytes in a row")
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float64")
+    asked = parser.parse_args()
+    if "RANK" in os.environ:  # set by torchrun; without it there is one process
+        join()
+    dtype = getattr(torch, asked.dtype)
+    losses = train(asked.steps, asked.batch, asked.seq, dtype=dtype)
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        for step, loss in enumerate(losses):
+            print(f"step {step:3}  loss {loss:.12f}")
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Seeded answers for lesson 19: misconceptions with their message, another solution."""
+
+ZIGZAG = "def zigzag(seq, rank, world):\n    "
+PIECES = ZIGZAG + "p = torch.arange(seq).chunk(2 * world)\n    return "
+ORDER = "def in_order(shards):\n    "
+HALVES = ORDER + "h, t = zip(*(s.chunk(2) for s in shards))\n    return "
+LOSS = "def loss_of_all(means, counts):\n    return "
+MERGE = "def merge(out_a, lse_a, out_b, lse_b):\n    "
+LSE = MERGE + "lse = torch.logaddexp(lse_a, lse_b)\n    "
+
+WRONG = {
+    "19.1": [
+        (ZIGZAG + "return torch.arange(seq).chunk(world)[rank]", "contiguous cut"),
+        (ZIGZAG + "return torch.arange(seq // world)", "count from 0"),
+        (PIECES + "torch.cat([p[rank], p[rank + world]])", "r and r + world"),
+        (ZIGZAG + "return torch.arange(seq)[rank::world]", "single tokens"),
+        (PIECES + "torch.cat([p[rank], p[-1 - rank].flip(0)])", "runs backwards"),
+        (PIECES + "torch.cat([p[-1 - rank], p[rank]])", "in another order"),
+        (PIECES + "torch.cat([p[rank], p[-rank]])", "off by one"),
+        (PIECES + "torch.cat([p[rank], p[0]])", "zigzag is"),
+        (PIECES + "p[rank]", "must have shape"),
+    ],
+    "19.2": [
+        (ORDER + "return torch.cat(shards)", "one after the other"),
+        (HALVES + "torch.cat([*h, *t])", "in the order of ranks"),
+        (HALVES + "torch.cat([*h, torch.cat(t).flip(0)])", "token by token"),
+        (HALVES + "torch.cat([*h, *h])", "missing"),
+        (HALVES + "torch.cat([*reversed(t), *h])", "the tokens come as"),
+        (HALVES + "torch.cat(h)", "must have shape"),
+    ],
+    "19.3": [
+        (LOSS + "sum(means) / len(means)", "the mean of the means"),
+        (LOSS + "sum(means)", "the sum of the means"),
+        (LOSS + "sum(m * c for m, c in zip(means, counts))", "over all tokens"),
+        (
+            LOSS + "sum(m * c for m, c in zip(means, counts)) / len(means)",
+            "not of processes",
+        ),
+        (LOSS + "sum(means) / sum(counts)", "divided by the tokens"),
+        (
+            LOSS + "sum(m / c for m, c in zip(means, counts))"
+            " / sum(1 / c for c in counts)",
+            "counts less",
+        ),
+        (LOSS + "max(means)", "one process would report"),
+    ],
+    "19.4": [
+        (LSE + "return (out_a + out_b) / 2, lse", "the plain mean"),
+        (LSE + "return out_a + out_b, lse", "added the results"),
+        (
+            LSE + "s = (lse_a / (lse_a + lse_b))[:, None]\n"
+            "    return s * out_a + (1 - s) * out_b, lse",
+            "They are logarithms",
+        ),
+        (
+            MERGE + "a, b = lse_a.exp()[:, None], lse_b.exp()[:, None]\n"
+            "    return (a * out_a + b * out_b) / (a + b), (a + b)[:, 0].log()",
+            "Subtract before",
+        ),
+        (
+            LSE + "a, b = (lse_b - lse).exp()[:, None], (lse_a - lse).exp()[:, None]\n"
+            "    return a * out_a + b * out_b, lse",
+            "exchanged",
+        ),
+        (
+            LSE + "a, b = (lse_a - lse).exp()[:, None], (lse_b - lse).exp()[:, None]\n"
+            "    return a * out_a + b * out_b, lse_a + lse_b",
+            "you added logarithms",
+        ),
+        (
+            LSE + "a, b = (lse_a - lse).exp()[:, None], (lse_b - lse).exp()[:, None]\n"
+            "    return a * out_a + b * out_b, torch.maximum(lse_a, lse_b)",
+            "the next merge",
+        ),
+        (LSE + "return out_a, lse", "both pieces together"),
+        (LSE + "return out_a", "two things"),
+    ],
+}
+
+OTHER = {
+    "19.1": """
+def zigzag(seq, rank, world):
+    size = seq // world // 2
+    first = [rank * size + n for n in range(size)]
+    return first + [seq - (rank + 1) * size + n for n in range(size)]
+""",
+    "19.2": """
+def in_order(shards):
+    world, size = len(shards), len(shards[0]) // 2
+    whole = torch.empty(2 * world * size, shards[0].shape[1])
+    for rank, part in enumerate(shards):
+        end = len(whole) - rank * size
+        whole[rank * size:(rank + 1) * size] = part[:size]
+        whole[end - size:end] = part[size:]
+    return whole
+""",
+    "19.3": """
+def loss_of_all(means, counts):
+    means, counts = torch.tensor(means), torch.tensor(counts)
+    return (means * counts / counts.sum()).sum()
+""",
+    "19.4": """
+def merge(out_a, lse_a, out_b, lse_b):
+    top = torch.maximum(lse_a, lse_b)
+    a, b = torch.exp(lse_a - top), torch.exp(lse_b - top)
+    out = (a.unsqueeze(1) * out_a + b.unsqueeze(1) * out_b) / (a + b).unsqueeze(1)
+    return [out, top + torch.log(a + b)]
+""",
+}
