@@ -1,10 +1,11 @@
 """The small transformers that the lessons train.
 
-Built in lessons 01, 03, 09, 14 and 15.
+Built in lessons 01, 03, 09, 14, 15 and 17.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +17,14 @@ from rope_teach.attention import Attention, KeyValueCache, segment_positions
 from rope_teach.frequencies import Scaling
 from rope_teach.tasks import END, PAD, START
 
-__all__ = ["LanguageModel", "QuestionAnswerer", "Summarizer", "generate", "summarize"]
+__all__ = [
+    "LanguageModel",
+    "PictureReader",
+    "QuestionAnswerer",
+    "Summarizer",
+    "generate",
+    "summarize",
+]
 
 LOUDNESS = 0.3  # tokens and learned positions start equally loud; a sine has 0.7
 
@@ -42,9 +50,13 @@ class LanguageModel(nn.Module):
     rotary_dim, base, scaling
         Of :class:`RotaryEmbedding`, for ``"rope"`` alone.
 
+    Notes
+    -----
     Token ids that are not integers raise ``TypeError``; ids outside the
     vocabulary raise ``ValueError``.
 
+    Examples
+    --------
     >>> model = LanguageModel(256, encoding="rope")
     >>> model(torch.tensor([[72, 105, 33]])).shape
     torch.Size([1, 3, 256])
@@ -165,6 +177,36 @@ class Block(nn.Module):
         return x
 
 
+class PictureReader(nn.Module):
+    """Reads pictures ``(batch, height, width)`` with a model of sequences.
+
+    The cells become one sequence, row by row. ``places(height, width)`` says at which
+    position each of them stands, ``(cells,)`` or ``(cells, axes)``, such as
+    :func:`grid_positions`. Logits are ``(batch, height, width, vocab)``. Lesson 17.
+
+    >>> flat = LanguageModel(8, encoding="rope", causal=False)
+    >>> reader = PictureReader(flat, lambda height, width: torch.arange(height * width))
+    >>> reader(torch.zeros(2, 3, 4, dtype=torch.long)).shape
+    torch.Size([2, 3, 4, 8])
+    """
+
+    def __init__(
+        self, model: LanguageModel, places: Callable[[int, int], Tensor]
+    ) -> None:
+        super().__init__()
+        self.model, self.places = model, places
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        if pictures.ndim != 3:
+            raise ValueError(
+                f"pictures must be (batch, height, width), got {tuple(pictures.shape)}"
+            )
+        size = pictures.shape[1:]
+        positions = self.places(*size).to(pictures.device)
+        logits: Tensor = self.model(pictures.flatten(1), positions=positions)
+        return logits.unflatten(1, size)
+
+
 class QuestionAnswerer(nn.Module):
     """Reads a question and a text as one sequence, and points at the answer.
 
@@ -178,9 +220,13 @@ class QuestionAnswerer(nn.Module):
     vocab, dim, layers, heads, encoding, max_len, base
         As of :class:`LanguageModel`.
 
+    Notes
+    -----
     Source: one sequence and its two parts, Devlin et al. (1810.04805), section 4.2;
     products that point, Vinyals et al. (1506.03134). Lesson 15.
 
+    Examples
+    --------
     >>> model = QuestionAnswerer(30, encoding="rope")
     >>> model(torch.tensor([[5, 6, 7, 1, 8, 9, 0]])).isfinite()[0].int()
     tensor([[0, 0, 0, 0, 1, 1, 0],
@@ -278,6 +324,8 @@ def generate(
         Whether to keep keys and values, or to read everything again each step. The
         result is the same.
 
+    Notes
+    -----
     Lesson 09.
     """
     if real is not None and not bool(real[:, -1].all()):
@@ -304,9 +352,13 @@ class Summarizer(nn.Module):
     layers
         Blocks of the encoder, and as many of the decoder.
 
+    Notes
+    -----
     Cross-attention, by which the summary reads the document, has no positions:
     lesson 14 shows why. Source: Vaswani et al. (1706.03762), figure 1. Lesson 14.
 
+    Examples
+    --------
     >>> model = Summarizer(30, encoding="rope")
     >>> document, given = torch.ones(2, 24).long(), torch.ones(2, 6).long()
     >>> model(document, given).shape

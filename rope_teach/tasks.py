@@ -1,8 +1,9 @@
 """Data: toy tasks in which position decides the answer, and real text.
 
-Batches are pairs ``(tokens, targets)`` of int64. ``tokens`` is ``(batch, seq)``.
-``targets`` is ``(batch, seq)``, one answer a token (``IGNORE`` where there is none),
-or ``(batch,)``, one answer a sequence. Built in lessons 01 and 03.
+Batches are pairs ``(tokens, targets)`` of int64. ``tokens`` is ``(batch, seq)``, or
+``(batch, height, width)`` for pictures. ``targets`` has that shape, one answer a token
+(``IGNORE`` where there is none), or ``(batch,)``, one answer a sequence. Built in
+lessons 01, 03 and 17.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ __all__ = [
     "copy_batches",
     "order_batches",
     "padded",
+    "picture_batches",
     "place_batches",
     "python_text",
     "report_batches",
@@ -126,6 +128,42 @@ def place_batches(
         targets = tokens[:, place : place + 1].repeat(1, seq)
         targets[:, :place] = IGNORE
         yield tokens, targets
+
+
+def picture_batches(
+    down: int = 2,
+    right: int = 1,
+    batch: int = 32,
+    height: int = 6,
+    width: int = 6,
+    vocab: int = 8,
+    seed: int = 0,
+) -> Iterator[Batch]:
+    """Endless batches of "which colour has the cell ``down`` below, ``right`` beside?".
+
+    As :func:`copy_batches`, with rows and columns: pictures ``(batch, height, width)``
+    of random colours, and for each cell the colour of the other one, ``IGNORE`` where
+    that lies outside. Negative numbers look up and to the left. Lesson 17.
+
+    >>> pictures, targets = next(picture_batches(1, 1, batch=1, height=2, width=3))
+    >>> pictures, targets
+    (tensor([[[4, 7, 5],
+             [0, 3, 3]]]), tensor([[[   3,    3, -100],
+             [-100, -100, -100]]]))
+    """
+    if abs(down) >= height or abs(right) >= width:
+        raise ValueError(
+            f"a picture of height={height}, width={width} has no cell down={down}, "
+            f"right={right} from another one"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    rows, columns = torch.arange(height) + down, torch.arange(width) + right
+    outside = ((rows < 0) | (rows >= height))[:, None] | (columns < 0)
+    outside = outside | (columns >= width)
+    while True:
+        pictures = torch.randint(vocab, (batch, height, width), generator=generator)
+        targets = pictures.roll((-down, -right), dims=(1, 2))
+        yield pictures, targets.masked_fill(outside, IGNORE)
 
 
 def python_text(modules: tuple[str, ...] = TRAIN_MODULES) -> Tensor:

@@ -1,4 +1,4 @@
-"""The committed results of lessons 11 and 12 are what their scripts give."""
+"""The committed results of lessons 11, 12, 16 and 17 are what their scripts give."""
 
 import importlib
 import json
@@ -75,3 +75,55 @@ def test_cliff_comes_out_again():
         assert mean(a[:4]) == pytest.approx(mean(b[:4]), abs=within)
         assert mean(a[32:]) == pytest.approx(mean(b[32:]), abs=beyond)
     assert new["known"][256] == pytest.approx(old["known"]["256"], abs=0.3)
+
+
+def test_relatives_are_of_this_script():
+    script, result = importlib.import_module("relatives"), kept("relatives")
+    settings = result["settings"]
+    assert settings["models"] == script.MODELS and settings["steps"] == script.STEPS
+    assert settings["relatives"] == script.RELATIVES
+    keys = ("task", "relative", "seed")
+    assert [tuple(run[key] for key in keys) for run in result["runs"]] == script.CASES
+
+
+@pytest.mark.parametrize(
+    ("task", "relative", "within", "beyond"),
+    [
+        ("5 back", "xPos, B = 32", 0.02, 0.05),
+        ("text", "xPos, B = 32", 0.15, 0.2),
+    ],
+)
+def test_relatives_come_out_again(task, relative, within, beyond):
+    script, case = importlib.import_module("relatives"), (task, relative, 0)
+    new, old = script.run(*case), kept("relatives")["runs"][script.CASES.index(case)]
+    measure = "bits" if task == "text" else "right"
+    for how, far in (("as it is", beyond), ("blockwise", within)):
+        a, b = new[measure][how], old[measure][how]
+        assert mean(a[:7]) == pytest.approx(mean(b[:7]), abs=within)
+        assert mean(a[31:]) == pytest.approx(mean(b[31:]), abs=far)
+
+
+def test_pictures_are_of_this_script():
+    script, result = importlib.import_module("images"), kept("images")
+    settings = result["settings"]
+    assert settings["model"] == script.MODEL and settings["steps"] == script.STEPS
+    assert tuple(settings["measured_sizes"]) == script.MEASURED
+    keys = ("encoding", "base", "learned", "layers", "seed")
+    assert [tuple(run[key] for key in keys) for run in result["runs"]] == script.CASES
+
+
+@pytest.mark.parametrize(
+    ("encoding", "base", "learned"),
+    [("flat", 10_000.0, False), ("axial", 10.0, False), ("mixed", 10.0, True)],
+)
+def test_pictures_come_out_again(encoding, base, learned):
+    case = (encoding, base, learned, 1, 0)
+    script = importlib.import_module("images")
+    new, old = script.run(*case), kept("images")["runs"][script.CASES.index(case)]
+    assert new["parameters"] == old["parameters"]
+    assert (new["frequencies_moved"] > 0) == learned
+    # Other machines round otherwise; the larger the picture, the more that shows.
+    for now, then, apart in zip(
+        new["accuracy"], old["accuracy"], (0.02, 0.05, 0.1, 0.2), strict=True
+    ):
+        assert now == pytest.approx(then, abs=apart)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rope_teach import convert_projection
+from rope_teach import RotaryEmbedding, convert_projection, grid_positions
 from rope_teach.attention import (
     ENCODINGS,
     KeyValueCache,
@@ -9,7 +9,7 @@ from rope_teach.attention import (
     segment_positions,
     window_mask,
 )
-from rope_teach.models import LanguageModel, generate
+from rope_teach.models import LanguageModel, PictureReader, generate
 from rope_teach.training import seed_everything
 
 
@@ -230,6 +230,26 @@ def test_a_llama_with_our_weights_gives_our_logits(kv_heads):
         assert torch.equal(theirs, out)
 
 
+def test_a_picture_is_read_row_by_row_at_its_places():
+    model = small(causal=False)
+    pictures = tokens(seq=12).unflatten(1, (3, 4))
+    flat = PictureReader(model, lambda h, w: torch.arange(h * w))
+    torch.testing.assert_close(flat(pictures).flatten(1, 2), model(tokens(seq=12)))
+
+    for block in model.blocks:
+        block.attention.rope = RotaryEmbedding(8, axes=2, base=10.0)
+    here, there, turned = (
+        PictureReader(model, places)(pictures)
+        for places in (
+            grid_positions,
+            lambda h, w: grid_positions(h, w) + 50,  # only offsets count
+            lambda h, w: grid_positions(h, w).flip(1),
+        )
+    )
+    torch.testing.assert_close(here, there, rtol=0, atol=1e-5)
+    assert (here - turned).abs().max() > 0.01
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -263,6 +283,10 @@ def test_a_llama_with_our_weights_gives_our_logits(kv_heads):
         (
             lambda: small(encoding="learned")(tokens(), positions=torch.arange(5, 17)),
             "ValueError: positions 5 to 16 ... max_len=16 rows",
+        ),
+        (
+            lambda: PictureReader(small(), grid_positions)(tokens()),
+            "ValueError: pictures must be (batch, height, width), got (2, 12)",
         ),
         (
             lambda: small(encoding="sinusoidal")(tokens(), positions=torch.arange(5)),

@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 from itertools import islice
 
 import pytest
@@ -10,6 +11,7 @@ from rope_teach.tasks import (
     TRAIN_MODULES,
     copy_batches,
     order_batches,
+    picture_batches,
     place_batches,
     python_text,
     text_batches,
@@ -38,7 +40,22 @@ def test_place_targets_are_the_token_at_that_place():
     assert (targets[:, :3] == IGNORE).all()
 
 
-@pytest.mark.parametrize("make", [order_batches, copy_batches, place_batches])
+@pytest.mark.parametrize(("down", "right"), [(2, 1), (2, -1), (-1, 0)])
+def test_picture_targets_are_the_colours_over_there(down, right):
+    pictures, targets = next(
+        picture_batches(down, right, batch=2, height=4, width=5, vocab=6)
+    )
+    assert pictures.shape == targets.shape == (2, 4, 5) and pictures.max() == 5
+    for row, column in itertools.product(range(4), range(5)):
+        y, x = row + down, column + right
+        inside = 0 <= y < 4 and 0 <= x < 5
+        expected = pictures[:, y, x] if inside else torch.tensor([IGNORE] * 2)
+        assert torch.equal(targets[:, row, column], expected)
+
+
+@pytest.mark.parametrize(
+    "make", [order_batches, copy_batches, place_batches, picture_batches]
+)
 def test_a_seed_fixes_every_batch(make):
     a, b, other = ([t for t, _ in islice(make(seed=s), 3)] for s in (5, 5, 6))
     assert all(map(torch.equal, a, b))
@@ -81,6 +98,10 @@ def test_windows_cover_the_text_once():
             "ValueError: between 0 and seq=32, got 32",
         ),
         (lambda: next(copy_batches(back=0)), "ValueError: got 0"),
+        (
+            lambda: next(picture_batches(down=6)),
+            "ValueError: height=6, width=6 has no cell down=6, right=1",
+        ),
         (lambda: python_text(("no_such_module",)), "ValueError: no source of 'no_such"),
         (lambda: python_text(("itertools",)), "ValueError: no source of 'itertools'"),
         (

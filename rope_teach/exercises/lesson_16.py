@@ -1,0 +1,290 @@
+"""The exercises of lesson 16: xPos, partial rotary, p-RoPE."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rope_teach.exercises import (
+    as_tensor,
+    close,
+    exercise,
+    expect,
+    expect_shape,
+    number,
+)
+from rope_teach.frequencies import inverse_frequencies, proportional, wavelengths
+from rope_teach.rotation import xpos_scale
+
+
+@exercise(
+    "16.1",
+    "Half faded",
+    difficulty=2,
+    minutes=4,
+    hints=(
+        "At distance B a pair has zeta left, at 2 B zeta squared. How much at a "
+        "distance of x?",
+        "Solve zeta ** (x / B) = 1/2 for x with logarithms: x / B is log(1/2) / "
+        "log(zeta).",
+    ),
+    solution='''
+def half_faded(i, d, B):
+    """Return the distance, in tokens, at which half is left."""
+    zeta = (2 * i + 0.4 * d) / (1.4 * d)
+    return B * math.log(1 / 2) / math.log(zeta)
+''',
+    why="The fading is a power of the distance, so each pair has one half-life. A "
+    "longer B stretches all of them alike.",
+)
+def half_faded(half_faded: Callable[..., Any]) -> str:
+    for i, d, base in ((0, 64, 512), (7, 16, 32), (5, 128, 100)):
+        got = number(half_faded(i, d, base))
+        zeta = float(xpos_scale(torch.tensor(1), d, 1.0)[i])
+        right = base * math.log(0.5) / math.log(zeta)
+        what = f"For pair {i} of d={d} and B={base}"
+        expect(
+            not _near(got, -right),
+            f"{what} your distance is negative. Both logarithms are: divide the one by "
+            "the other.",
+        )
+        expect(
+            not _near(got, right / base),
+            f"{what} you gave {got:.3f}: that is in units of B. How many tokens?",
+        )
+        expect(
+            not _near(got, base * math.log(zeta) / math.log(0.5)),
+            f"{what} the fraction is upside down: a zeta near 1 fades late.",
+        )
+        expect(
+            not _near(got, base / 2),
+            f"{what} you took half of B. At B a pair has zeta left, not nothing, and "
+            "each pair has its own.",
+        )
+        slip = base * math.log(0.5) / math.log((i + 0.4 * d) / (1.4 * d))
+        expect(
+            i == 0 or not _near(got, slip),
+            f"{what} you have i + 0.4 d above the line. Pairs count in steps of 2: "
+            "2i + 0.4 d.",
+        )
+        expect(
+            _near(got, right),
+            f"{what} {zeta ** (got / base):.3f} of the score is left at your distance "
+            f"{got:.1f}.",
+        )
+    return (
+        "With B = 32 hand 0 has its half after 18 tokens, hand 7 of 8 only after 237."
+    )
+
+
+@exercise(
+    "16.2",
+    "Keys with an old origin",
+    difficulty=3,
+    minutes=6,
+    hints=(
+        "A key at n was multiplied by zeta ** (-(n - old) / B). It should have been "
+        "multiplied by zeta ** (-(n - new) / B). Divide: what becomes of n?",
+        "n goes away: multiply every key by zeta ** ((new - old) / B). Each zeta "
+        "belongs to two neighbouring features: repeat_interleave(2).",
+    ),
+    solution='''
+def mended(keys, old, new, B):
+    """Return the keys (seq, d) as if scaled from the origin new."""
+    d = keys.shape[-1]
+    i = torch.arange(d // 2)
+    zeta = (2 * i + 0.4 * d) / (1.4 * d)
+    return keys * (zeta ** ((new - old) / B)).repeat_interleave(2)
+''',
+    why="Another origin is one factor a pair, the same for all keys. That is why a "
+    "fixed origin loses nothing, and why a forgotten one spoils every score.",
+)
+def keys_with_an_old_origin(mended: Callable[..., Any]) -> str:
+    for seq, d, old, new, base in ((9, 16, 32, 128, 32), (20, 8, 100, 40, 64)):
+        generator = torch.Generator().manual_seed(seq)
+        raw = torch.randn(seq, d, generator=generator, dtype=torch.float64)
+        cached, right = (_scaled(raw, o, base) for o in (old, new))
+        got = as_tensor(mended(cached.clone(), old, new, base))
+        expect_shape(got, (seq, d))
+        what = f"From origin {old} to {new}, B={base}:"
+        expect(
+            not _alike(got, cached),
+            f"{what} these are the keys as they lay in the cache.",
+        )
+        expect(
+            not _alike(got, _scaled(raw, 2 * old - new, base)),
+            f"{what} the wrong way: you moved the origin from {old} to "
+            f"{2 * old - new}. Keys are *divided* by the scale of a query.",
+        )
+        expect(
+            not _alike(got, raw),
+            f"{what} you took the scale away and stopped there. Keys need the scale "
+            "of the new origin.",
+        )
+        expect(
+            not _alike(got, _scaled(cached, new, base)),
+            f"{what} you scaled the keys on top of their old scale.",
+        )
+        expect(
+            not _alike(got, cached * _zeta(d, (new - old) / base).repeat(2)),
+            f"{what} right numbers, wrong features. These pairs are interleaved: "
+            "features 0 and 1 are pair 0.",
+        )
+        expect(
+            _alike(got, right),
+            f"{what} feature 0 needs the factor {float(right[0, 0] / cached[0, 0]):.3f}"
+            f", you multiplied by {float(got[0, 0] / cached[0, 0]):.3f}.",
+        )
+    return "One factor a pair, whatever the position: the origin is a matter of taste."
+
+
+@exercise(
+    "16.3",
+    "Read the configuration",
+    difficulty=3,
+    minutes=6,
+    hints=(
+        "Which hands are there, and which of them turn? Partial rotary has a bank of "
+        "factor * d features. p-RoPE has one of d features, and stops its slow end.",
+        "default: wavelengths(inverse_frequencies(int(factor * d), base))[-1]. "
+        "proportional: wavelengths(inverse_frequencies(d, base)), and the last of the "
+        "first int(factor * d / 2).",
+    ),
+    solution='''
+def slowest_turn(kind, d, base, factor):
+    """Return the wavelength of the slowest hand that turns."""
+    turning = int(factor * d / 2)
+    rotary_dim = 2 * turning if kind == "default" else d
+    return wavelengths(inverse_frequencies(rotary_dim, base))[turning - 1]
+''',
+    why="Both have the same number of hands that turn. Partial rotary spreads them "
+    "from fast to slow, p-RoPE takes the fastest of a larger bank.",
+)
+def read_the_configuration(slowest_turn: Callable[..., Any]) -> str:
+    for d, base, factor in ((128, 1e4, 0.25), (256, 1e6, 0.25), (64, 1e4, 0.5)):
+        small = wavelengths(inverse_frequencies(int(factor * d), base))
+        large = wavelengths(inverse_frequencies(d, base))
+        stopped = wavelengths(proportional(d, base, fraction=factor)[0])
+        right = {"default": small[-1], "proportional": large[stopped.isfinite()][-1]}
+        for kind, other in (("default", "proportional"), ("proportional", "default")):
+            got = float(as_tensor(slowest_turn(kind, d, base, factor)))
+            what = f"For {kind!r} with d={d}, base {base:,.0f} and factor {factor}"
+            expect(
+                not math.isinf(got),
+                f"{what} you gave a hand that stands still: its turn never ends.",
+            )
+            number(got)
+            expect(
+                not _near(got, float(right[other])),
+                f"{what} that is the turn of {other!r}. Which bank do its hands come "
+                "from?",
+            )
+            expect(
+                not _near(got, float(large[-1])),
+                f"{what} that is the slowest hand of the full bank, and it does not "
+                "turn here.",
+            )
+            expect(
+                not _near(got * 2 * math.pi, float(right[kind])),
+                f"{what} you gave 1/θ. A full turn needs 2π/θ tokens.",
+            )
+            expect(
+                not _near(2 * math.pi / got, float(right[kind])),
+                f"{what} you gave the speed, {got:.5f} radians a token. How many "
+                "tokens for a turn?",
+            )
+            expect(
+                not _near(got, float(large[len(small)]))
+                and not _near(got, float(large[int(factor * d) - 1])),
+                f"{what} you are some hands too far. d features are d / 2 hands.",
+            )
+            expect(
+                _near(got, float(right[kind])),
+                f"{what} it needs {float(right[kind]):,.1f} tokens, you gave "
+                f"{got:,.1f}.",
+            )
+    return (
+        "At base 10,000 a quarter of 128 features: 35,333 tokens in one, 54 in the "
+        "other. The type beside the factor decides."
+    )
+
+
+@exercise(
+    "16.4",
+    "Twice the reach",
+    difficulty=3,
+    minutes=6,
+    hints=(
+        "The fastest hand's scale leaves the range first. Its zeta is 0.4 / 1.4. At "
+        "which distance from the origin does it reach 1 / most?",
+        "That distance is r = B log(most) / log(3.5). With the origin in the middle "
+        "the text goes from -r to r around it.",
+    ),
+    solution='''
+def longest_text(most, B):
+    """Return the number of tokens, to about one in a hundred."""
+    reach = B * math.log(most) / math.log(1.4 / 0.4)
+    return 2 * reach
+''',
+    why="Before the origin queries grow and keys shrink, after it the reverse. A scale "
+    "has room on both sides of 1, and an origin at 0 uses only one. The package stops "
+    "earlier, to leave room for the features that are scaled.",
+)
+def twice_the_reach(longest_text: Callable[..., Any]) -> str:
+    for most, base in ((65_504.0, 512), (2.0**96, 32), (65_504.0, 64)):
+        got = number(longest_text(most, base))
+        reach = base * math.log(most) / math.log(3.5)
+        what = f"With scales up to {most:.3g} and B={base}"
+        expect(
+            not _near(got, reach, 0.02),
+            f"{what} that is the reach on one side of the origin. Where must it stand?",
+        )
+        expect(
+            not _near(got, base * math.log(most), 0.02)
+            and not _near(got, 2 * base * math.log(most), 0.02),
+            f"{what} you gave {got:,.0f}: as if a scale grew by e in B tokens. It "
+            "grows by 1 / zeta.",
+        )
+        expect(
+            not _near(got, 2 * base * math.log(most) / math.log(2), 0.02),
+            f"{what} you gave {got:,.0f}: as if a scale doubled in B tokens. The "
+            "fastest hand's grows by 3.5.",
+        )
+        expect(
+            not _near(got, 2 * base * most, 0.02) and not _near(got, base * most, 0.02),
+            f"{what} {got:.3g} tokens: the scale grows as a power of the distance, not "
+            "in proportion to it.",
+        )
+        at_end = float(xpos_scale(torch.tensor(-got / 2), 16, base)[0])
+        expect(
+            got < 2.02 * reach,
+            f"{what} your text of {got:,.0f} tokens is too long: the fastest hand "
+            f"reaches a scale of {at_end:.3g} half of it away from the origin.",
+        )
+        expect(
+            got > 1.98 * reach,
+            f"{what} {got:,.0f} tokens fit, but so do more: half of it away from the "
+            f"origin the fastest hand's scale is {at_end:.3g}.",
+        )
+    return "float16 with B = 512: 9,063 tokens, and half of that from an origin at 0."
+
+
+def _near(got: float, expected: float, tolerance: float = 1e-3) -> bool:
+    return math.isclose(got, expected, rel_tol=tolerance)
+
+
+def _alike(got: Tensor, expected: Tensor) -> bool:
+    return close(got / expected.abs().amax(), expected / expected.abs().amax())
+
+
+def _zeta(d: int, power: float) -> Tensor:
+    return xpos_scale(torch.tensor(power), d, 1.0)
+
+
+def _scaled(keys: Tensor, origin: float, base: float) -> Tensor:
+    scale = xpos_scale(torch.arange(len(keys)), keys.shape[-1], base, origin)
+    return keys / scale.repeat_interleave(2, dim=-1)

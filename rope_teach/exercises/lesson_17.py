@@ -1,0 +1,321 @@
+"""The exercises of lesson 17: images and learned rotations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from rope_teach.exercises import (
+    Wrong,
+    as_tensor,
+    close,
+    exercise,
+    expect,
+    expect_shape,
+    number,
+)
+
+
+@exercise(
+    "17.1",
+    "What the flat reader sees",
+    difficulty=2,
+    minutes=4,
+    hints=(
+        "Which position has the cell in a sequence that was read row by row? And "
+        "which position lies 13 tokens on?",
+        "The cell stands at row * width + column. Add 13, then divide by the width: "
+        "the quotient is the row, the rest is the column. divmod gives both.",
+    ),
+    solution='''
+def looks_at(row, column, width):
+    """Return the row and the column of the cell it looks at."""
+    return divmod(row * width + column + 13, width)
+''',
+    why="The reader knows positions alone. 13 tokens on is the same position in every "
+    "picture, and another cell on every width.",
+)
+def what_the_flat_reader_sees(looks_at: Callable[..., Any]) -> str:
+    for row, column, width in ((0, 0, 6), (3, 5, 7), (0, 0, 7), (2, 5, 9), (1, 3, 12)):
+        what = f"From cell ({row}, {column}) of a picture of width {width},"
+        answer = as_tensor(looks_at(row, column, width)).flatten().tolist()
+        place = row * width + column + 13
+        expect(
+            answer != [place],
+            f"{what} you gave the position {place}. In which row and column is that?",
+        )
+        expect(len(answer) == 2, f"{what} you gave {len(answer)} numbers, not two.")
+        got = (answer[0], answer[1])
+        right = divmod(place, width)
+        expect(
+            got != (row + 2, column + 1) or got == right,
+            f"{what} you went 2 down and 1 to the right. That is what the reader "
+            "should look at; it counts 13 tokens.",
+        )
+        expect(
+            got != divmod(row * 6 + column + 13, 6) or got == right,
+            f"{what} you counted rows of 6 cells. It was trained on those, but this "
+            "picture has other rows.",
+        )
+        expect(
+            got != (row + 2, column + 13 - 2 * width) or got == right,
+            f"{what} you gave column {got[1]:g}. A row has the columns 0 to "
+            f"{width - 1}: beyond its end the row before or after it goes on.",
+        )
+        expect(
+            got != right[::-1] or got == right,
+            f"{what} row and column changed places: the row comes first.",
+        )
+        expect(
+            got == right,
+            f"{what} token {place - 13}, it looks at token {place}: cell {right}. "
+            f"You gave ({got[0]:g}, {got[1]:g}).",
+        )
+    return "One distance, another cell on every width. A second axis mends that."
+
+
+@exercise(
+    "17.2",
+    "What a table can know",
+    difficulty=3,
+    minutes=6,
+    hints=(
+        "Count the cells that ask on size x size, and those of them that ask and look "
+        "inside the trained square. What do the others score on average?",
+        "(size - 2) * (size - 1) cells ask. (trained - 2) * (trained - 1) of them are "
+        "right, and an eighth of the rest.",
+    ),
+    solution='''
+def share(trained, size):
+    """Return the expected share of right answers, 0 to 1."""
+    known = (trained - 2) * (trained - 1) / ((size - 2) * (size - 1))
+    return known + (1 - known) / 8
+''',
+    why="A table knows the cells that it was trained on, and where they are in "
+    "relation to each other. Its other rows are noise. For 6 this gives 0.71, 0.44 and "
+    "0.28 at 7, 9 and 12: what was measured.",
+)
+def what_a_table_can_know(share: Callable[..., Any]) -> str:
+    for trained, size in ((6, 7), (6, 12), (8, 8), (5, 20)):
+        got = number(share(trained, size))
+        what = f"Trained on {trained}, asked on {size},"
+        expect(
+            not 1 < got <= 100,
+            f"{what} you gave {got:g}. A share lies between 0 and 1.",
+        )
+        known = (trained - 2) * (trained - 1) / ((size - 2) * (size - 1))
+        area = trained**2 / size**2
+        square = ((trained - 2) / (size - 2)) ** 2
+        right = known + (1 - known) / 8
+        if trained == size:
+            expect(_near(got, 1), f"{what} every cell was trained; you gave {got:.3f}.")
+            continue
+        expect(
+            not _near(got, known),
+            f"{what} you left out the guesses: of the other cells one in eight is "
+            "right by luck.",
+        )
+        expect(
+            not _near(got, area) and not _near(got, area + (1 - area) / 8),
+            f"{what} you compared all cells. Those in the last two rows and in the "
+            "last column have no answer to give.",
+        )
+        expect(
+            not _near(got, square) and not _near(got, square + (1 - square) / 8),
+            f"{what} you took two columns away. The answer lies 2 below, but only 1 "
+            "to the right.",
+        )
+        expect(
+            not _near(got, area + (known - area) / 8) and not _near(got, known + 1 / 8),
+            f"{what} you gave every cell a guess. Those that know need none.",
+        )
+        expect(
+            _near(got, right),
+            f"{what} {(trained - 2) * (trained - 1)} of {(size - 2) * (size - 1)} "
+            f"cells know and the others guess; you gave {got:.3f}.",
+        )
+    return "Compare with the row `table` of the lesson: it knows what it saw."
+
+
+def _hands() -> list[tuple[str, Callable[[Any, Any], Any], bool, str]]:
+    """Names of hands, their angles, whether they are relative, and why."""
+    turn = 2 * math.pi
+    return [
+        ("0.3 * row + 0.7 * column", lambda r, c: 0.3 * r + 0.7 * c, True,
+         "Each step down adds 0.3, each step to the right 0.7, wherever it is made."),
+        ("0.5 * row - 0.2 * column", lambda r, c: 0.5 * r - 0.2 * c, True,
+         "A hand may turn back along an axis."),
+        ("1 + 0.4 * column", lambda r, c: 1 + 0.4 * c, True,
+         "The angle of cell (0, 0) cancels out: a score sees differences."),
+        ("(0.9 * row + 2 * column) % (2π)", lambda r, c: (0.9 * r + 2 * c) % turn, True,
+         "It is the same rotation after a full turn. Compare angles up to 2π, or their "
+         "cosines and sines."),
+        ("0.2 * row * column", lambda r, c: 0.2 * r * c, False,
+         "A step to the right turns it by more in lower rows."),
+        ("0.4 * row + 0.1 * column ** 2", lambda r, c: 0.4 * r + 0.1 * c * c, False,
+         "Along the rows it is relative; along the columns it is not. Try both."),
+        ("0.5 * abs(row - column)", lambda r, c: 0.5 * abs(r - c), False,
+         "It stays when both axes move together, and only then. Try each axis alone."),
+        ("a free angle for every cell",
+         lambda r, c: (7.3 * r * r + 1.7 * c * c * c + 2.9 * r * c) % turn, False,
+         "No step is like any other."),
+    ]  # fmt: skip
+
+
+@exercise(
+    "17.3",
+    "A test for the law",
+    difficulty=3,
+    minutes=6,
+    hints=(
+        "A score sees the difference of two angles. If only the offset counts, how "
+        "much must one step down add, wherever it is made? And a step to the right?",
+        "Collect angle(r + 1, c) - angle(r, c) for all cells, and the same along c. In "
+        "each list all must be one rotation: math.cos(step - first) is 1.",
+    ),
+    solution='''
+def is_relative(angle):
+    """Return whether the hand keeps the relative law."""
+    cells = [(r, c) for r in range(8) for c in range(8)]
+    down = [angle(r + 1, c) - angle(r, c) for r, c in cells]
+    right = [angle(r, c + 1) - angle(r, c) for r, c in cells]
+    return all(math.cos(step - steps[0]) > 1 - 1e-9
+               for steps in (down, right) for step in steps)
+''',
+    why="Any offset is made of steps down and steps to the right. If all steps along "
+    "an axis are one rotation, so are all equal offsets. The cosine forgives whole "
+    "turns.",
+)
+def a_test_for_the_law(is_relative: Callable[..., Any]) -> str:
+    answers = []
+    for name, angle, relative, reason in _hands():
+        got = as_tensor(is_relative(angle))
+        expect(
+            got.numel() == 1,
+            f"Expected True or False for one hand, got {got.numel()} values.",
+        )
+        answers.append((name, bool(got), relative, reason))
+    said = {answer for _, answer, _, _ in answers}
+    if len(said) == 1:
+        raise Wrong(
+            f"You say {said.pop()} to every hand, whether it is 0.3 * row + 0.7 * "
+            "column or a free angle for every cell."
+        )
+    for name, answer, relative, reason in answers:
+        expect(
+            answer == relative,
+            f"The hand {name} is {'' if relative else 'not '}relative, you say "
+            f"{answer}. {reason}",
+        )
+    return "Linear in each coordinate, up to whole turns: that is all the law asks."
+
+
+@exercise(
+    "17.4",
+    "After the image",
+    difficulty=2,
+    minutes=3,
+    hints=(
+        "Which is the largest position, on any axis, that the image uses?",
+        "It counts from start on each axis, so the longest axis decides: its last cell "
+        "stands at start + length - 1. The text begins one further.",
+    ),
+    solution='''
+def text_goes_on_at(start, time, height, width):
+    """Return the position of the first word after the image."""
+    return start + max(time, height, width)
+''',
+    why="The largest position used is start + max(...) - 1. One past it, no word "
+    "shares a position with the image.",
+)
+def after_the_image(text_goes_on_at: Callable[..., Any]) -> str:
+    for start, sizes in ((4, (1, 4, 6)), (2, (1, 24, 24)), (3, (9, 2, 3))):
+        got = number(text_goes_on_at(start, *sizes))
+        what = f"After {sizes[0]} x {sizes[1]} x {sizes[2]} cells from {start} on,"
+        longest = max(sizes)
+        expect(
+            got != start + math.prod(sizes),
+            f"{what} you counted every cell, as flat positions do. The cells share "
+            "rows and columns.",
+        )
+        expect(
+            got != start + sum(sizes),
+            f"{what} you added the axes up. They count side by side, each from "
+            f"{start}.",
+        )
+        expect(
+            got != start + longest - 1,
+            f"{what} the image's own last position is {start + longest - 1}: the word "
+            "would stand on it.",
+        )
+        expect(got != longest, f"{what} you forgot where the image starts: at {start}.")
+        expect(
+            got != start + max(sizes[1:]) or longest == max(sizes[1:]),
+            f"{what} the time is the longest axis: a video has many frames.",
+        )
+        expect(
+            got == start + longest,
+            f"{what} the largest position is {start + longest - 1}; you begin the "
+            f"text at {got:g}.",
+        )
+    return "An image of 24 x 24 cells takes 576 tokens, but only 24 positions."
+
+
+@exercise(
+    "17.5",
+    "A second generator that keeps the law",
+    difficulty=4,
+    minutes=5,
+    hints=(
+        "Every matrix commutes with its own powers. Which powers of a skew matrix are "
+        "skew again? Transpose A @ A and see.",
+        "(A @ A).T = A @ A is symmetric. (A @ A @ A).T = -(A @ A @ A) is skew.",
+    ),
+    solution='''
+def partner(A):
+    """Return a skew matrix that commutes with A."""
+    return A @ A @ A
+''',
+    why="A and A³ turn the same planes, each at a speed of its own: hand i by θ along "
+    "the rows and by -θ³ along the columns. Generators that commute are banks of "
+    "hands, seen from another side.",
+)
+def a_second_generator(partner: Callable[..., Any]) -> str:
+    for size, seed in ((6, 0), (8, 1)):
+        random = torch.randn(
+            size, size, generator=torch.Generator().manual_seed(seed)
+        ).double()
+        A = (random - random.T) / 2
+        got = as_tensor(partner(A.clone()))
+        expect_shape(got, (size, size))
+        scale = got.norm()
+        expect(scale > 1e-9, "Zero is skew, but then columns do not turn at all.")
+        expect(
+            not close(got, got.T, 1e-6 * float(scale)),
+            "Your matrix is symmetric: it equals its transpose. Its exponential "
+            "stretches and turns nothing.",
+        )
+        expect(
+            close(got, -got.T, 1e-6 * float(scale)),
+            "Your matrix is not skew: B.T must be -B, or exp(B) is no rotation.",
+        )
+        along = (got * A).sum() / A.square().sum()
+        expect(
+            bool((got - along * A).norm() > 1e-6 * scale),
+            f"Your matrix is {along:g} times A. Then a step along the columns is "
+            f"{along:g} steps along the rows, and cells are confused.",
+        )
+        apart = (A @ got - got @ A).norm() / (A.norm() * scale)
+        expect(
+            bool(apart < 1e-6),
+            f"A B and B A differ by {apart:.2f} of their size. Turns along the two "
+            "axes do not add up, and scores depend on the place.",
+        )
+    return "Generators that commute share their planes: hands with a speed an axis."
+
+
+def _near(got: float, expected: float) -> bool:
+    return math.isclose(got, expected, abs_tol=2e-3)
