@@ -37,6 +37,7 @@ __all__ = [
     "letters",
     "roofline",
     "flow",
+    "scoreboard",
 ]
 
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -86,11 +87,13 @@ class Figure:
         raise KeyError(f"no line or bars are labelled {label!r}")
 
     def png(self, dpi: int = 130) -> bytes:
-        """Return the picture as PNG in 128 colours, a third of the size of all."""
+        """Return the picture as PNG in few colours, a third of the size of all."""
         drawn, small = io.BytesIO(), io.BytesIO()
         with matplotlib.rc_context(STYLE):
             self.canvas.savefig(drawn, format="png", dpi=dpi)
-        Image.open(drawn).convert("RGB").quantize(128).save(small, "png", optimize=True)
+        colours = 128 if any(axes.images for axes in self.axes) else 64
+        picture = Image.open(drawn).convert("RGB").quantize(colours)
+        picture.save(small, "png", optimize=True)
         return small.getvalue()
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
@@ -574,4 +577,78 @@ def letters(
             matplotlib.colors.ListedColormap(shade(np.linspace(0, 0.85, 128))),
         )
         canvas.colorbar(scale, ax=axes, label=label, aspect=10)
+    return Figure(canvas, alt, caption)
+
+
+def scoreboard(
+    rows: Mapping[str, str],
+    columns: Mapping[str, Mapping[str, float]],
+    *,
+    best: Mapping[str, str],
+    alt: str,
+    caption: str = "",
+    number: str = "{:.2f}",
+) -> Figure:
+    """Draw a table of results: ``rows`` name a method and, small, what it promises.
+
+    ``columns`` map a title to the results that exist, ``best`` the same title to
+    ``"low"`` or ``"high"``. The darker a cell, the better within its column; the best
+    is bold, a dash stands for what was not measured. Lesson 21.
+    """
+    canvas, [[axes]] = new_canvas(12.5, 0.62 * len(rows) + 1.1)
+    shade = matplotlib.colormaps["Blues"]
+    for place, (title, values) in enumerate(columns.items()):
+        low, high = min(values.values()), max(values.values())
+        lead, last = (high, low) if best[title] == "high" else (low, high)
+        for row, name in enumerate(rows):
+            value = values.get(name)
+            good = 0.0 if value is None else (value - last) / ((lead - last) or 1.0)
+            cell = (place - 0.48, -row - 0.46)
+            axes.add_patch(
+                matplotlib.patches.Rectangle(cell, 0.96, 0.92, color=shade(0.7 * good))
+            )
+            axes.text(
+                place, -row, "–" if value is None else number.format(value),
+                ha="center", va="center", color="white" if good > 0.75 else "black",
+                fontsize=15, fontweight="bold" if value == lead else "normal",
+            )  # fmt: skip
+        axes.text(place, 0.62, title, ha="center", va="bottom", fontsize=11.5)
+    for row, (name, promise) in enumerate(rows.items()):
+        axes.text(
+            -0.62, -row + 0.02, name, ha="right", va="bottom", fontsize=14,
+            fontweight="bold",
+        )  # fmt: skip
+        axes.text(-0.62, -row - 0.04, promise, ha="right", va="top", fontsize=11.5)
+    axes.set(xlim=(-2.4, len(columns) - 0.5), ylim=(0.5 - len(rows), 1.5))
+    axes.set(xticks=[], yticks=[])
+    _bare(axes)
+    return Figure(canvas, alt, caption)
+
+
+def marks(
+    kinds: Mapping[str, Sequence[tuple[str, str]]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    alt: str,
+    caption: str = "",
+) -> Figure:
+    """Draw a table with marks at ``(row, column)``; each kind has another form.
+
+    Lesson 20.
+    """
+    canvas, [[axes]] = new_canvas(11.5, 0.34 * len(rows) + 2.2)
+    for number, (label, places) in enumerate(kinds.items()):
+        axes.plot(
+            [columns.index(column) for _, column in places],
+            [-rows.index(row) for row, _ in places],
+            "osD^"[number], label=label, color=COLOURS[number], markersize=11,
+            fillstyle="full" if number == 0 else "none", markeredgewidth=2,
+        )  # fmt: skip
+    axes.set_xticks(range(len(columns)), columns, rotation=35, ha="left")
+    axes.set_yticks(range(0, -len(rows), -1), list(rows))
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.set(xlim=(-0.6, len(columns) - 0.4), ylim=(0.4 - len(rows), 0.6))
+    axes.legend(loc="best", fontsize=13)
     return Figure(canvas, alt, caption)

@@ -41,6 +41,18 @@ FIGURES = {
     "attention_map": lambda: plots.attention_map(
         [[0.9, 0.1], [0.2, 0.8]], ["pump", "."], ["pump", "jams"], alt="a map"
     ),
+    "scoreboard": lambda: plots.scoreboard(
+        {"one": "promises much", "two": "promises little"},
+        {"loss": {"one": 2.0, "two": 1.0}, "share": {"one": 0.5}},
+        best={"loss": "low", "share": "high"},
+        alt="two rows",
+    ),
+    "marks": lambda: plots.marks(
+        {"seen": [("one", "b")], "unseen": [("two", "a")]},
+        ["one", "two"],
+        ["a", "b"],
+        alt="two marks",
+    ),
 }
 
 

@@ -228,9 +228,9 @@ def exact(results, kind, encoding, sentences):
 
 
 def test_gaps_mend_what_long_stories_break(results):
-    assert sorted(exact(results, "plain", "rope", 4))[-2] > 0.95
-    assert max(exact(results, "plain", "rope", 16)) < 0.5
-    assert min(exact(results, "random places", "rope", 16)) > 0.85
+    assert min(exact(results, "plain", "rope", 4)) > 0.95
+    assert max(exact(results, "plain", "rope", 16)) < 0.6
+    assert min(exact(results, "random places", "rope", 16)) > 0.7
     assert max(exact(results, "plain", "none", 4)) < 0.4
 
 

@@ -73,6 +73,10 @@ def the_same_rule_without_touching_a_hand(positions_for: Callable[..., Any]) -> 
             f"{trained} apart share a position.",
         )
         expect(
+            not close(got, (plain + 1) * trained / length, 1e-3),
+            f"{what} the first token stands at {got[0]:.2f}. Positions count from 0.",
+        )
+        expect(
             len(got.unique()) == length,
             f"{what} some tokens share a position, so that nobody can tell which comes "
             "first. Positions need not be integers.",
@@ -168,6 +172,8 @@ def which_hands_llama_3_keeps(kept: Callable[..., Any]) -> str:
     for rotary_dim, base, trained in ((128, 5e5, 8192), (64, 1e4, 2048)):
         got = kept(rotary_dim, base, trained)
         listed = as_tensor(got)
+        if listed.ndim == 2 and listed.shape[1] == 1:  # as nonzero() returns them
+            listed = listed.flatten()
         expect(
             listed.ndim == 1,
             f"Expected a list of hands, got {type(got).__name__}. Which hands?",
@@ -176,6 +182,10 @@ def which_hands_llama_3_keeps(kept: Callable[..., Any]) -> str:
             getattr(got, "dtype", None) is not torch.bool,
             "You gave True or False for each hand. List the numbers of those that are "
             "True: nonzero() finds them.",
+        )
+        expect(
+            bool((listed == listed.round()).all()),
+            "These are speeds or wavelengths. List the numbers i of the hands.",
         )
         hands = [int(i) for i in listed]
         turns = trained / wavelengths(inverse_frequencies(rotary_dim, base))
@@ -202,6 +212,10 @@ def which_hands_llama_3_keeps(kept: Callable[..., Any]) -> str:
         expect(
             hands != _numbers(turns * 2 * math.pi >= 4),
             f"{what} you took 1/θ for the wavelength. A full turn needs 2π/θ tokens.",
+        )
+        expect(
+            hands != [i + 1 for i in right],
+            f"{what} you counted the hands from 1. The fastest is hand 0.",
         )
         expect(
             sorted(hands) == right,
@@ -268,6 +282,11 @@ def mend_the_cached_keys(mended: Callable[..., Any]) -> str:
             "The angles are right, but these keys have interleaved pairs, not half.",
         )
         wrong = (got - right).abs().amax(-1) > 1e-4
+        expect(
+            not wrong[0],
+            "The keys differ from keys rotated with the new speeds first at position "
+            "0, whose key was never turned. Do your positions begin at 0?",
+        )
         expect(
             not wrong.any(),
             f"{int(wrong.sum())} of {seq} keys differ from keys rotated with the new "

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rope_teach import angles, inverse_frequencies, rotate
 from rope_teach.exercises import (
+    Wrong,
     as_tensor,
     exercise,
     expect,
@@ -66,6 +67,10 @@ def one_place_late(given_from: Callable[..., Any]) -> str:
             "which the first word could be written.",
         )
         expect(
+            got[:1] == [START] or got[1:] != targets[:-1],
+            f"Right but for the first token: START is 1, you gave {got[:1]}.",
+        )
+        expect(
             got == [START, *targets[:-1]],
             f"For the targets {targets} the decoder is given "
             f"{[START, *targets[:-1]]}, you gave {got}.",
@@ -101,7 +106,7 @@ def score_between_two_texts(score: Any) -> str:
     rotated = {_rotated_score(4, 9): "9", _rotated_score(4, 30): "30"}
     for value, place in rotated.items():
         expect(
-            abs(got - value) > 2e-2,
+            min(abs(got - value), abs(got - 2 * value)) > 2e-2,
             "That is the score with both tokens turned, the report's at place "
             f"{place}. Places of two texts are not on one line: nothing is turned.",
         )
@@ -148,12 +153,19 @@ def rouge_1_by_hand(rouge_1: Callable[..., Any]) -> str:
         (["pump", "jams"], ["mast", "cracks", "pump", "jams", "sail", "holds"]),
         (["pump", "pump", "pump"], ["pump", "jams"]),
         (["jams", "pump"], ["pump", "jams"]),
+        (["pump", "jams", "pump"], ["pump", "leaks", "pump", "jams"]),
         (["mast"], ["pump", "jams"]),
     )
     for written, wanted in cases:
-        got = number(rouge_1(list(written), list(wanted)))
         right = f1(" ".join(written), " ".join(wanted))
         what = f'For "{" ".join(written)}" against "{" ".join(wanted)}"'
+        try:
+            got = number(rouge_1(list(written), list(wanted)))
+        except ZeroDivisionError:
+            raise Wrong(
+                f"{what} you divide by zero. Precision and recall are both 0 here, "
+                "and so is F1."
+            ) from None
         hits = sum(word in wanted for word in written)
         common = right * (len(written) + len(wanted)) / 2
         names = {
@@ -165,6 +177,11 @@ def rouge_1_by_hand(rouge_1: Callable[..., Any]) -> str:
             / len(wanted),
             "that is precision alone; a text of one safe word would score 1": common
             / len(written),
+            "that is the plain mean of precision and recall; the harmonic mean is "
+            "2 · P · R / (P + R)": common * (1 / len(written) + 1 / len(wanted)) / 2,
+            "each word counted once; a word counts as often as both have it": 2
+            * len({*written} & {*wanted})
+            / (len(written) + len(wanted)),
         }
         for name, value in names.items():
             expect(
@@ -211,6 +228,11 @@ def two_beams(best_pair: Callable[..., Any]) -> str:
         )
     pairs = [as_tensor(best_pair(*case)) for case in cases]
     for pair in pairs:
+        expect(
+            pair.numel() != 1,
+            "That is one number. Which two words is it? divmod(number, columns) takes "
+            "apart what argmax of a matrix returns.",
+        )
         expect_shape(pair, (2,))
     got = [(int(a), int(b)) for a, b in pairs]
 
@@ -239,11 +261,16 @@ def two_beams(best_pair: Callable[..., Any]) -> str:
         "Probabilities of words in a row are multiplied, not added. (Their logarithms "
         "are added.)",
     )
-    for right, given, (first, then) in zip(best, got, cases, strict=True):
+    expect(
+        got != always(lambda first, then: first * then),
+        "You multiplied each *column* by the probability of its word. first belongs to "
+        "the first word, which is the row: first[:, None].",
+    )
+    for (a, b), (c, d), (first, then) in zip(best, got, cases, strict=True):
         expect(
-            given == right,
-            f"For first={first.tolist()} and then={then.tolist()} the likeliest pair "
-            f"is {right}, you gave {given}.",
+            (a, b) == (c, d),
+            f"With {len(first)} words: the likeliest pair is {(a, b)}, with "
+            f"probability {first[a] * then[a, b]:.2f}; you gave {(c, d)}.",
         )
     return (
         "That is beam search with all beams kept. `summarize(..., beams=3)` keeps "

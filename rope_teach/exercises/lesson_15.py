@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from rope_teach.exercises import as_tensor, close, exercise, expect
+from rope_teach.exercises import Wrong, as_tensor, close, exercise, expect, number
 
 
 def _pair(answer: Any) -> tuple[int, int]:
@@ -16,6 +16,10 @@ def _pair(answer: Any) -> tuple[int, int]:
     expect(
         len(values) == 2,
         f"A span is two numbers, start and end; you gave {len(values)}.",
+    )
+    expect(
+        all(value == int(value) for value in values),
+        f"A span is two whole numbers: places of words. You gave {values}.",
     )
     return int(values[0]), int(values[1])
 
@@ -57,8 +61,12 @@ def point_at_the_answer(span: Any) -> str:
         "Positions count from 0 in this course: you are one word too far.",
     )
     expect(
-        (start, end) not in ((16, 17), (14, 15)),
+        (start, end) not in ((16, 17), (15, 16), (14, 15)),
         "Count in the text alone: the question and START are not part of it here.",
+    )
+    expect(
+        (start, end) != (8, 9),
+        "You left out the full stops. Each of them counts as a word.",
     )
     expect(
         (start, end) != (10, 10),
@@ -93,6 +101,7 @@ def not_in_the_question(over_text: Callable[..., Any]) -> str:
     for logits in (
         torch.tensor([3.0, 0.5, 1.0, 2.0, 4.0]),
         torch.tensor([3.0, -0.5, -1.0, -2.0, -4.0]),
+        torch.tensor([900.0, -200.0, -300.0, -300.5, 0.0]),
     ):
         got = as_tensor(over_text(logits.clone(), text)).to(torch.float64)
         expect(
@@ -110,9 +119,23 @@ def not_in_the_question(over_text: Callable[..., Any]) -> str:
             "still wins where all logits of the text are negative.",
         )
         expect(
+            not got.isnan().any(),
+            "Some logits are nan: 0 times -inf is not 0. Choose between the two with "
+            "masked_fill or torch.where.",
+        )
+        expect(
             not torch.isneginf(got[text]).any(),
             "You hid the text and kept the rest: `text` is True where the answer "
             "may be.",
+        )
+        expect(
+            not close(got.sum(), 1.0) or bool((got < 0).any()),
+            "You gave probabilities. Logits are asked for; the softmax comes later.",
+        )
+        expect(
+            bool(got[~text].max() < got[text].max()),
+            f"The text's best logit is {got[text].max():g}, and a masked word has "
+            f"{got[~text].max():g}: it wins. Which logit is lower than any other?",
         )
         expect(
             not (got[~text].isfinite().all() and got[~text].max() > -50),
@@ -153,10 +176,15 @@ def the_best_span(best_span: Callable[..., Any]) -> str:
         ([1.0, 2.0, 5.0], [4.0, 3.5, -1.0]),
         ([0.0, 3.0, 1.0], [0.0, 2.0, 1.0]),
         ([4.0, 0.0, 4.5, 0.0], [0.0, 3.0, 0.0, 1.0]),
+        ([-3.0, -1.0, -4.0], [-2.0, -5.0, -1.5]),
     ):
-        got = _pair(best_span(start, end))
+        got = _pair(best_span(list(start), list(end)))
         spans = [(i, j) for i in range(len(start)) for j in range(i, len(end))]
         right = max(spans, key=lambda s: start[s[0]] + end[s[1]])
+        times = max(spans, key=lambda s: start[s[0]] * end[s[1]])
+        longer = max(
+            (s for s in spans if s[0] < s[1]), key=lambda s: start[s[0]] + end[s[1]]
+        )
         first = max(range(len(start)), key=start.__getitem__)
         last = max(range(len(end)), key=end.__getitem__)
         what = f"start {start} and end {end}"
@@ -171,12 +199,26 @@ def the_best_span(best_span: Callable[..., Any]) -> str:
             "logit speaks of one role.",
         )
         expect(
+            got == right or got != times or min(start) > -2,
+            f"For {what} you gave {got}: two negative logits have a large product. A "
+            "span scores the sum.",
+        )
+        expect(
+            got == right or got != longer,
+            f"For {what} the best span is one word: start and end may be the same.",
+        )
+        expect(
             right[0] == right[1] or got[0] != got[1],
             f"For {what} a span of more than one word scores higher.",
         )
         expect(
             got == right or got[0] != first,
             f"For {what} you chose the best start first, and then an end after it. "
+            "Together another pair scores more.",
+        )
+        expect(
+            got == right or got[1] != last,
+            f"For {what} you chose the best end first, and then a start before it. "
             "Together another pair scores more.",
         )
         expect(got == right, f"For {what} the best span is {right}, you gave {got}.")
@@ -208,14 +250,21 @@ def half_right(word_f1: Callable[..., Any]) -> str:
         ("york", "new york", 1),
         ("new delhi", "new york", 1),
         ("oslo", "new york", 0),
-        ("reached new york .", "new york", 2),
+        ("reached new york", "new york", 2),
         ("new new", "new york", 1),
+        ("new york new", "new delhi new", 2),
         ("cape town", "cape town", 2),
     ):
-        got = float(as_tensor(word_f1(given, wanted)))
         a, b = len(given.split()), len(wanted.split())
         right = 2 * common / (a + b)
-        what = f'"{given}" for "{wanted}"'
+        what = f'"{given}" against "{wanted}"'
+        try:
+            got = number(word_f1(given, wanted))
+        except ZeroDivisionError:
+            raise Wrong(
+                f"For {what} you divide by zero. Precision and recall are both 0 here, "
+                "and so is F1."
+            ) from None
         expect(
             _same(got, right) or not _same(got, common / a),
             f"For {what} you gave the precision {got:.2f}. The words that are missing "
@@ -224,6 +273,17 @@ def half_right(word_f1: Callable[..., Any]) -> str:
         expect(
             _same(got, right) or not _same(got, common / b),
             f"For {what} you gave the recall {got:.2f}. The words too many count too.",
+        )
+        expect(
+            _same(got, right) or not _same(got, (common / a + common / b) / 2),
+            f"For {what} you gave {got:.2f}, the plain mean of precision and recall. "
+            "The harmonic mean is 2 · P · R / (P + R).",
+        )
+        once = len({*given.split()} & {*wanted.split()})
+        expect(
+            _same(got, right) or not _same(got, 2 * once / (a + b)),
+            f"For {what} you counted each word once. It counts as often as both have "
+            "it.",
         )
         repeated = sum(word in wanted.split() for word in given.split())
         expect(

@@ -16,6 +16,10 @@ WRONG = {
             "the bits of one byte",
         ),
         (
+            "def compressed(nats, count):\n    return count * math.log2(nats) / 8",
+            "It is one already",
+        ),
+        (
             "def compressed(nats, count):\n    return count * (1 - nats / 8)",
             "it takes",
         ),
@@ -40,6 +44,13 @@ WRONG = {
             "The exponent is -2i/d",
         ),
         ("def come_round(head_dim, base, trained):\n    return head_dim // 2", "all"),
+        (
+            "def come_round(head_dim, base, trained):\n"
+            "    waves = [2 * math.pi * base ** (2 * i / head_dim)\n"
+            "             for i in range(head_dim)]\n"
+            "    return sum(wave <= trained for wave in waves)",
+            "each hand has two features",
+        ),
         (
             "def come_round(head_dim, base, trained):\n    return 2",
             "6 come round",
@@ -67,6 +78,24 @@ WRONG = {
             "def cliff(loss, trained, height):\n"
             "    return trained + int(loss[trained:].argmax())",
             "the worst position",
+        ),
+        (
+            "def cliff(loss, trained, height):\n"
+            "    for m in range(trained, len(loss)):\n"
+            "        if loss[m] > height:\n            return m",
+            "not from 0",
+        ),
+        (
+            "def cliff(loss, trained, height):\n"
+            "    for m in range(trained, len(loss)):\n"
+            "        if loss[m] > loss[m - 1] + height:\n            return m",
+            "not with the position before",
+        ),
+        (
+            "def cliff(loss, trained, height):\n"
+            "    for m in range(trained, len(loss)):\n"
+            "        if loss[m] > loss[trained - 1] + height:\n            return m",
+            "not its last",
         ),
         (
             "def cliff(loss, trained, height):\n"

@@ -29,6 +29,10 @@ WRONG = {
             "spread the tokens out",
         ),
         (POSITIONS + "return torch.arange(length) / 8", "yours at 0.125"),
+        (
+            POSITIONS + "return torch.arange(1, length + 1) / max(1, length / trained)",
+            "count from 0",
+        ),
         (POSITIONS + "return torch.arange(trained) / 4", "must have shape"),
     ],
     "13.2": [
@@ -71,6 +75,11 @@ WRONG = {
             "you took 1/θ",
         ),
         (KEPT + "    return turn < trained / 4", "True or False"),
+        (
+            KEPT + "    return [i + 1 for i, t in enumerate(turn) if trained / t >= 4]",
+            "The fastest is hand 0",
+        ),
+        (KEPT + "    return turn[turn < trained / 4]", "List the numbers i"),
         (KEPT + "    return int((turn < trained / 4).sum())", "list of hands"),
         (KEPT + "    return list(range(len(turn)))", "these are the hands 0 to"),
         (
@@ -126,7 +135,7 @@ def new_base(base, rotary_dim, factor):
 def kept(rotary_dim, base, trained):
     plain = inverse_frequencies(rotary_dim, base)
     ruled, _ = llama3(rotary_dim, base, trained_length=trained)
-    return torch.isclose(plain, ruled).nonzero().flatten()
+    return torch.isclose(plain, ruled).nonzero()
 """,
     "13.4": """
 def mended(keys, old, new):

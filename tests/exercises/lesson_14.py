@@ -6,7 +6,10 @@ WRONG = {
         ("def given_from(targets):\n    return [*targets[1:], 1]", "the other way"),
         ("def given_from(targets):\n    return [1, *targets]", "END is never given"),
         ("def given_from(targets):\n    return targets[:-1]", "START is missing"),
-        ("def given_from(targets):\n    return [0, *targets[:-1]]", "you gave [0"),
+        (
+            "def given_from(targets):\n    return [0, *targets[:-1]]",
+            "START is 1, you gave [0]",
+        ),
         ("def given_from(targets):\n    targets.insert(0, 1)", "`return`"),
     ],
     "14.2": [
@@ -43,6 +46,27 @@ WRONG = {
             "each repetition",
         ),
         (
+            "def rouge_1(written, wanted):\n"
+            "    common = len(set(written) & set(wanted))\n"
+            "    return 2 * common / (len(written) + len(wanted))",
+            "as often as both have it",
+        ),
+        (
+            "def rouge_1(written, wanted):\n"
+            "    c = sum(min(written.count(w), wanted.count(w))\n"
+            "            for w in set(written))\n"
+            "    return (c / len(written) + c / len(wanted)) / 2",
+            "the plain mean",
+        ),
+        (
+            "def rouge_1(written, wanted):\n"
+            "    c = sum(min(written.count(w), wanted.count(w))\n"
+            "            for w in set(written))\n"
+            "    p, r = c / len(written), c / len(wanted)\n"
+            "    return 2 * p * r / (p + r)",
+            "both 0 here",
+        ),
+        (
             "def rouge_1(written, wanted):\n    return float(written == wanted)",
             "exact match",
         ),
@@ -71,7 +95,17 @@ WRONG = {
             "    return divmod(int(joint.argmax()), len(first))[::-1]",
             "written first",
         ),
-        ("def best_pair(first, then):\n    return 0", "shape (2,)"),
+        (
+            "def best_pair(first, then):\n"
+            "    return divmod(int((first * then).argmax()), len(first))",
+            "which is the row",
+        ),
+        (
+            "def best_pair(first, then):\n    return (first[:, None] * then).argmax()",
+            "takes apart",
+        ),
+        ("def best_pair(first, then):\n    return 1, 1", "the likeliest pair is"),
+        ("def best_pair(first, then):\n    return 0, 1, 2", "shape (2,)"),
     ],
 }
 

@@ -7,6 +7,8 @@ WRONG = {
         ("span = (10, 12)", "the full stop"),
         ("span = (11, 12)", "count from 0"),
         ("span = (16, 17)", "the text alone"),
+        ("span = (8, 9)", "left out the full stops"),
+        ("span = (10.5, 11)", "whole numbers"),
         ("span = (10, 10)", "two words"),
         ("span = 10", "two numbers"),
         ("span = (6, 6)", "are not the answer"),
@@ -23,6 +25,19 @@ WRONG = {
         (
             "def over_text(logits, text):\n    return logits.masked_fill(~text, -5.0)",
             "noticeable",
+        ),
+        (
+            "def over_text(logits, text):\n    return logits.masked_fill(~text, -99)",
+            "lower than any other",
+        ),
+        (
+            "def over_text(logits, text):\n"
+            '    return logits.masked_fill(~text, float("-inf")).softmax(0)',
+            "You gave probabilities",
+        ),
+        (
+            "def over_text(logits, text):\n    return logits + ~text * -math.inf",
+            "0 times -inf",
         ),
         (
             "def over_text(logits, text):\n"
@@ -54,6 +69,26 @@ WRONG = {
             "    return (both.index(max(both)),) * 2",
             "more than one word",
         ),
+        (
+            "def best_span(start, end):\n"
+            "    j = end.index(max(end))\n"
+            "    return start.index(max(start[:j + 1])), j",
+            "the best end first",
+        ),
+        (
+            "def best_span(start, end):\n"
+            "    spans = [(i, j) for i in range(len(start))\n"
+            "             for j in range(i + 1, len(end))]\n"
+            "    return max(spans, key=lambda s: start[s[0]] + end[s[1]])",
+            "may be the same",
+        ),
+        (
+            "def best_span(start, end):\n"
+            "    spans = [(i, j) for i in range(len(start))\n"
+            "             for j in range(i, len(end))]\n"
+            "    return max(spans, key=lambda s: start[s[0]] * end[s[1]])",
+            "scores the sum",
+        ),
         ("def best_span(start, end):\n    return 1, 2", "the best span is"),
     ],
     "15.4": [
@@ -78,6 +113,27 @@ WRONG = {
             "    a, b = given.split(), wanted.split()\n"
             "    return 2 * sum(w in b for w in a) / (len(a) + len(b))",
             "repeated word twice",
+        ),
+        (
+            "def word_f1(given, wanted):\n"
+            "    a, b = given.split(), wanted.split()\n"
+            "    return 2 * len(set(a) & set(b)) / (len(a) + len(b))",
+            "counted each word once",
+        ),
+        (
+            "def word_f1(given, wanted):\n"
+            "    a, b = given.split(), wanted.split()\n"
+            "    c = sum(min(a.count(w), b.count(w)) for w in set(a))\n"
+            "    return (c / len(a) + c / len(b)) / 2",
+            "the plain mean",
+        ),
+        (
+            "def word_f1(given, wanted):\n"
+            "    a, b = given.split(), wanted.split()\n"
+            "    c = sum(min(a.count(w), b.count(w)) for w in set(a))\n"
+            "    p, r = c / len(a), c / len(b)\n"
+            "    return 2 * p * r / (p + r)",
+            "both 0 here",
         ),
         ("def word_f1(given, wanted):\n    return 0.3", "F1 is"),
     ],
