@@ -174,13 +174,32 @@ def test_readme_lists_each_lesson_with_its_title_and_no_other():
 
 
 def test_code_in_readme_runs():
-    first, second = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names = {}
-    exec(first, names)
+    use, identified, checkpoint, longer = re.findall(
+        r"```python\n(.*?)```", README, re.DOTALL
+    )
+    exec(use, names)
     assert names["q"].shape == (1, 8, 10, 64)
     assert names["k"].shape == (1, 2, 10, 64)
-    exec(second, names)
-    assert names["rope"].attention_factor > 1
+    exec(identified, names)
+    assert names["theirs"].correct and names["weight"].shape == (256, 512)
+    exec(checkpoint, names)
+    assert names["weights"]["layers.0.attention.wq.weight"].shape == (256, 256)
+    exec(longer, names)
+    assert names["rope"].inv_freq[0] == 0.25  # linear, by a factor of 4
+
+
+def test_commands_in_readme_run():
+    (command,) = re.findall(r"^python -m rope_teach identify (\S+)$", README, re.M)
+    pytest.importorskip("transformers")
+    done = subprocess.run(
+        [sys.executable, "-m", "rope_teach", "identify", command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "half: (0, 32)" in done.stdout
 
 
 # ------------------------------------------------------------ make, ci and files

@@ -1,0 +1,482 @@
+"""The exercises of lesson 20: dialects and bugs, and its mystery checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from rope_teach.exercises import Wrong, as_tensor, close, exercise, expect, number
+from rope_teach.frequencies import (
+    Scaling,
+    inverse_frequencies,
+    llama3,
+    position_interpolation,
+    yarn,
+)
+from rope_teach.rotary import RotaryEmbedding
+from rope_teach.rotation import Pairing, convert_projection, cos_sin, rotate
+
+T = TypeVar("T")
+Turn = Callable[[Tensor, Tensor], Tensor]
+HEADS, KV_HEADS, HEAD_DIM = 8, 2, 32
+
+
+@exercise(
+    "20.1",
+    "What a permutation can mend",
+    difficulty=2,
+    minutes=5,
+    hints=(
+        "A permutation moves features to other places. What of a clock bank does it "
+        "leave as it is?",
+        "Partners may stand elsewhere, and may change places with each other, which "
+        "turns their hand the other way. How fast a hand turns, whether it turns, and "
+        "how long it is, stay.",
+    ),
+    solution='mendable = "ABF"',
+    why="A: partners stand elsewhere. B: swap the two features of each pair, and their "
+    "hand turns the other way. F: partners stand elsewhere again. C changes the "
+    "speeds, D how many hands turn, and E their lengths.",
+)
+def what_a_permutation_can_mend(answer: Any) -> str:
+    expect(
+        isinstance(answer, (str, list, tuple, set)),
+        'Answer with letters in quotation marks, for example "CE".',
+    )
+    given = {str(letter).strip().upper() for letter in answer} - {"", ","}
+    unknown = sorted(given - set("ABCDEF"))
+    expect(not unknown, f"The lines go from A to F; you gave {', '.join(unknown)}.")
+    expect(
+        "C" not in given,
+        "C: with another base the hands turn at other speeds. No place in the head "
+        "makes a slow hand fast.",
+    )
+    expect(
+        "D" not in given,
+        "D: your weights expect 32 hands that turn, and the program turns 16. No order "
+        "of features makes the others turn.",
+    )
+    expect(
+        "E" not in given,
+        "E: xPos makes features longer or shorter by their position. A permutation "
+        "changes no length.",
+    )
+    expect("A" in given, "A is missing: that is the permutation of lesson 07.")
+    expect(
+        "B" in given,
+        "B is missing: look at one pair. A turn of (a, b) one way is a turn of (b, a) "
+        "the other way.",
+    )
+    expect(
+        "F" in given,
+        "F is missing: the program's pairs are (63, 31), (62, 30)... They are pairs at "
+        "other places, and that is all.",
+    )
+    return "A permutation can move hands and mirror them. Speeds and lengths it keeps."
+
+
+@exercise(
+    "20.2",
+    "A cache that keeps its promise",
+    difficulty=2,
+    minutes=5,
+    hints=(
+        "On what does the result of make depend? All of that, and nothing else, "
+        "belongs in the key.",
+        "A tuple can be the key of a dict: key = (start, seq, base).",
+    ),
+    solution='''
+def cached_table(kept, make, start, seq, base):
+    """Return make(start, seq, base), computed once for each call."""
+    key = (start, seq, base)
+    if key not in kept:
+        kept[key] = make(start, seq, base)
+    return kept[key]
+''',
+    why="The key holds everything that made the table, so no two tables share a key.",
+)
+def a_cache_that_keeps_its_promise(cached_table: Callable[..., Any]) -> str:
+    made: list[tuple[Any, ...]] = []
+
+    def make(start: int, seq: int, base: float) -> Tensor:
+        made.append((start, seq, base))
+        return start + torch.arange(seq) / base
+
+    calls = [(0, 5, 1e4), (3, 5, 1e4), (0, 8, 1e4), (0, 5, 5e5), (3, 5, 1e4)]
+    blame = {
+        1: "the second call starts at 3 and got the table of 0. That is exhibit 7: "
+        "the offset is missing in the key",
+        2: "a call for 8 tokens got a table of another length. The length is missing "
+        "in the key",
+        3: "a call with base 500 000 got the table of base 10 000. The base is missing "
+        "in the key",
+        4: "the last call got the table of another",
+    }
+    kept: dict[Any, Any] = {}
+    for number_of_call, call in enumerate(calls):
+        before = len(made)
+        got = as_tensor(cached_table(kept, make, *call))
+        right = call[0] + torch.arange(call[1]) / call[2]
+        expect(
+            close(got, right, 1e-9),
+            f"After (start, seq, base) = {calls[0]}, "
+            f"{blame.get(number_of_call, 'the very first call is wrong')}.",
+        )
+        expect(
+            len(made) - before <= 1,
+            f"One call computed {len(made) - before} tables: look into kept first.",
+        )
+    expect(
+        len(made) == 4,
+        f"Five calls, one of them a repetition, computed {len(made)} tables and not 4. "
+        "Is the result put into kept, under the key that you look for? (setdefault "
+        "computes first, and looks afterwards.)",
+    )
+    cases = [((1, 12, 1e4), (11, 2, 1e4)), ((2, 3, 1e4), (3, 2, 1e4))]
+    for first, second in cases:
+        kept = {}
+        cached_table(kept, make, *first)
+        got = as_tensor(cached_table(kept, make, *second))
+        expect(
+            close(got, second[0] + torch.arange(second[1]) / second[2], 1e-9),
+            f"{first} and {second} share one key. Keep the three apart: neither a sum "
+            "nor digits in a row tell them from each other.",
+        )
+    count = len(made)
+    cached_table({}, make, *calls[0])
+    expect(
+        len(made) == count + 1,
+        "An empty kept must lead to a new table; yours came from somewhere else. Two "
+        "models have two dicts, and must not share one table.",
+    )
+    return "The answer to a call depends on that call alone, and each is computed once."
+
+
+@exercise(
+    "20.3",
+    "Read the base",
+    difficulty=3,
+    minutes=8,
+    hints=(
+        "Put a 1 into the first features of hands 0 and 1, and read their angles at "
+        "position 1. In half pairs the partner of feature 0 is feature 32.",
+        "Speed 0 is 1 / factor. Speed 0 over speed 1 is base ** (2 / 64), whatever the "
+        "factor.",
+    ),
+    solution='''
+def base_and_factor(turn):
+    """Return the two numbers (base, factor)."""
+    x = torch.zeros(2, 64, dtype=torch.float64)
+    x[1, :2] = 1  # the first features of hands 0 and 1, at position 1
+    out = turn(x, torch.tensor([0, 1]))[1]
+    first, second = torch.atan2(out[32:34], out[:2])
+    return (first / second) ** 32, 1 / first
+''',
+    why="Position interpolation divides every speed by one factor, so it drops out of "
+    "a ratio of two. Hand 0 has speed 1 in every base, so it shows the factor alone.",
+)
+def read_the_base(base_and_factor: Callable[..., Any]) -> str:
+    for base, factor in ((10_000.0, 1.0), (500_000.0, 4.0), (1e6, 2.5)):
+        inv_freq = inverse_frequencies(64, base) / factor
+
+        def turn(x: Tensor, positions: Tensor, inv_freq: Tensor = inv_freq) -> Tensor:
+            return rotate(x, *cos_sin(positions, inv_freq, torch.float64), "half")
+
+        answer = base_and_factor(turn)
+        expect(answer is not None, "Your function returns nothing.")
+        expect(
+            isinstance(answer, (tuple, list, Tensor)) and len(answer) == 2,
+            "Return two numbers, (base, factor).",
+        )
+        got = number(answer[0]), number(answer[1])
+        what = f"With base {base:,.0f} and factor {factor:g}"
+        step = base ** (1 / 32)
+        known = {
+            "base and factor changed places.": (factor, base),
+            "the base came out as its square: hand 1 has the exponent -2/64, so the "
+            "ratio of speeds is base ** (1/32).": (base**2, factor),
+            "the base came out as its square root: hand 1 has the exponent -2/64, so "
+            "the ratio of speeds is base ** (1/32).": (math.sqrt(base), factor),
+            "the base came out as 1 / base: divide the faster hand by the slower.": (
+                1 / base,
+                factor,
+            ),
+            "you took speed 1 alone for base ** (-1/32). The factor is in it as well; "
+            "in a ratio of two speeds it is not.": ((step * factor) ** 32, factor),
+            "you gave the ratio of speeds. It is base ** (1/32), not the base.": (
+                step,
+                factor,
+            ),
+        }
+        for message, wrong in known.items():
+            same = (
+                math.isclose(a, b, rel_tol=1e-3)
+                for a, b in zip(got, wrong, strict=True)
+            )
+            expect(
+                math.isclose(got[0], base, rel_tol=1e-3) or not all(same),
+                f"{what}, {message}",
+            )
+        expect(
+            math.isclose(got[0], base, rel_tol=1e-3),
+            f"{what}, you read the base as {got[0]:,.6g}.",
+        )
+        expect(
+            factor == 1 or not math.isclose(got[1], 1 / factor, rel_tol=1e-3),
+            f"{what}, you gave {got[1]:.3g} as the factor: that is the speed of hand "
+            "0. The speeds are divided by the factor.",
+        )
+        expect(
+            factor == 1 or not math.isclose(got[1], 1, rel_tol=1e-3),
+            f"{what}, you gave 1. Hand 0 would turn by 1 radian a token in every base; "
+            "how far does it turn here?",
+        )
+        expect(
+            math.isclose(got[1], factor, rel_tol=1e-3),
+            f"{what}, you read the factor as {got[1]:.6g}.",
+        )
+    return "Two hands at one position were enough. identify looks at all, and far out."
+
+
+# -------------------------------------------------------------------------- capstone
+
+
+def mystery(seed: int) -> tuple[Tensor, Tensor, Turn]:
+    """A checkpoint of unknown convention: W_q, W_k, and the function that rotates.
+
+    W_q ``(8 * 32, 64)`` and W_k ``(2 * 32, 64)`` are float32; ``turn(x, positions)``
+    takes ``x`` ``(..., seq, 32)`` and positions ``(seq,)``.
+    """
+    draw = torch.Generator().manual_seed(seed)
+
+    def pick(choices: Sequence[T]) -> T:
+        return choices[int(torch.randint(len(choices), (), generator=draw))]
+
+    pairing: Pairing = pick(("interleaved", "half"))
+    sign = pick((1, -1))
+    scaling: Scaling | None = pick(
+        (
+            None,
+            partial(position_interpolation, factor=4.0),
+            partial(llama3, factor=8.0, trained_length=8192),
+            partial(yarn, factor=16.0, trained_length=4096),
+        )
+    )
+    base = pick((10_000.0, 500_000.0, 1_000_000.0))
+    rope = RotaryEmbedding(HEAD_DIM, pairing=pairing, base=base, scaling=scaling)
+
+    def turn(x: Tensor, positions: Tensor) -> Tensor:
+        if x.shape[-1] != HEAD_DIM:
+            raise ValueError(f"x must end in {HEAD_DIM} features, got {x.shape[-1]}")
+        cos, sin = cos_sin(positions, rope.inv_freq, x.dtype)
+        length = rope.attention_factor
+        return rotate(x, cos * length, sign * sin * length, pairing)
+
+    w_q, w_k = (
+        torch.randn(heads * HEAD_DIM, 64, generator=draw) / 8
+        for heads in (HEADS, KV_HEADS)
+    )
+    return w_q, w_k, turn
+
+
+@exercise(
+    "20.4",
+    "Bring it home",
+    difficulty=4,
+    minutes=15,
+    hints=(
+        "First make the RotaryEmbedding: base=report.base, and scaling=partial(f, "
+        "**report.parameters), where f is the function that report.scaling names. Then "
+        "let conversion compare the report of turn with the report of that module.",
+        "conversion(identify(turn), identify(rope)).projection(w_q, 8) reorders the "
+        "rows of W_q. W_k has 2 heads.",
+    ),
+    solution='''
+def bring_home(w_q, w_k, turn):
+    """Return new W_q, new W_k, and the RotaryEmbedding."""
+    report = identify(turn)
+    scaling = None
+    if report.scaling:
+        rule = getattr(frequencies, report.scaling)
+        scaling = partial(rule, **report.parameters)
+    rope = RotaryEmbedding(32, base=report.base, scaling=scaling)
+    order = conversion(report, identify(rope))
+    return order.projection(w_q, 8), order.projection(w_k, 2), rope
+''',
+    why="Base and scaling go into the module, since no permutation makes them. Pairing "
+    "and sign go into the rows, head by head, each projection with its own heads.",
+)
+def bring_it_home(bring_home: Callable[..., Any]) -> str:
+    for seed in (17, 5, 9, 0, 12, 14):
+        w_q, w_k, turn = mystery(seed)
+        answer = bring_home(w_q.clone(), w_k.clone(), turn)
+        expect(answer is not None, "Your function returns nothing.")
+        expect(
+            isinstance(answer, (tuple, list)) and len(answer) == 3,
+            "Return three things: new W_q, new W_k, and the RotaryEmbedding.",
+        )
+        new_q, new_k, rope = as_tensor(answer[0]), as_tensor(answer[1]), answer[2]
+        expect(
+            isinstance(rope, RotaryEmbedding),
+            f"The third must be a RotaryEmbedding, got {type(rope).__name__}.",
+        )
+        for name, new, old in (("W_q", new_q, w_q), ("W_k", new_k, w_k)):
+            expect(
+                new.shape == old.shape,
+                f"{name} must stay {tuple(old.shape)}, yours is {tuple(new.shape)}.",
+            )
+        what = "This checkpoint" if seed == 17 else f"The checkpoint of seed {seed}"
+        _expect_module(rope, turn, what)
+        _expect_weights(new_q, new_k, seed, what)
+    return (
+        "Six checkpoints of unknown origin give their logits in our convention. That "
+        "is all there is to porting a RoPE."
+    )
+
+
+def _expect_module(rope: RotaryEmbedding, turn: Turn, what: str) -> None:
+    """The module must turn as fast, and as long, as ``turn``."""
+    expect(
+        rope.pairing == "interleaved",
+        "Ours is interleaved: RotaryEmbedding(32, ...) without pairing. The weights "
+        "come to the module, not the other way round.",
+    )
+    expect(
+        rope.head_dim == rope.rotary_dim == HEAD_DIM,
+        f"Heads have {HEAD_DIM} features, and all of them turn; your module has "
+        f"head_dim={rope.head_dim} and rotary_dim={rope.rotary_dim}.",
+    )
+    speeds, length = _speeds_and_length(turn)
+    mine = rope.inv_freq.double()
+    if torch.allclose(mine, speeds, rtol=1e-4):
+        expect(
+            math.isclose(rope.attention_factor, length, rel_tol=1e-4),
+            f"{what}: the speeds are right, but cos and sin are multiplied by "
+            f"{length:.4f} in turn and by {rope.attention_factor:.4f} in yours. YaRN "
+            "brings its factor if you give it as scaling.",
+        )
+        return
+    bent = not torch.allclose(speeds.log().diff(), speeds.log().diff()[0].expand(15))
+    expect(
+        not math.isclose(
+            float(mine[0] / mine[1]), float(speeds[0] / speeds[1]), rel_tol=1e-4
+        ),
+        f"{what}: the base is right, and the scaling is not: hand 15 turns by "
+        f"{speeds[15]:.3g} radians a token in turn, by {mine[15]:.3g} in yours. Look "
+        "at report.scaling and report.parameters.",
+    )
+    raise Wrong(
+        f"{what}: another base. Hand 1 turns by {speeds[1]:.4f} radians a token in "
+        f"turn, by {mine[1]:.4f} in yours"
+        + (
+            ". A scaling rule bends the slow end alone; the fast hands show the base."
+            if bent
+            else "."
+        )
+    )
+
+
+def _speeds_and_length(turn: Turn) -> tuple[Tensor, float]:
+    """Speeds of the hands of ``turn``, without sign, and their length."""
+    pairing = _pairing(turn)
+    ones = torch.zeros(1, HEAD_DIM, dtype=torch.float64)
+    ones[0, slice(0, None, 2) if pairing == "interleaved" else slice(0, 16)] = 1
+    out = turn(ones, torch.ones(1, dtype=torch.int64))[0]
+    pairs = out.unflatten(0, (16, 2) if pairing == "interleaved" else (2, 16))
+    a, b = pairs.unbind(-1 if pairing == "interleaved" else 0)
+    return torch.atan2(b, a).abs(), float(torch.hypot(a, b)[0])
+
+
+def _pairing(turn: Turn) -> Pairing:
+    one = torch.zeros(1, HEAD_DIM, dtype=torch.float64)
+    one[0, 0] = 1
+    moved = turn(one, torch.ones(1, dtype=torch.int64))[0, 1]
+    return "interleaved" if moved != 0 else "half"
+
+
+def _expect_weights(new_q: Tensor, new_k: Tensor, seed: int, what: str) -> None:
+    """The weights must give the logits, else say how they were converted."""
+    w_q, w_k, turn = mystery(seed)
+    speeds, length = _speeds_and_length(turn)
+    pairing = _pairing(turn)
+    one = torch.zeros(1, HEAD_DIM, dtype=torch.float64)
+    one[0, 0] = 1
+    back = float(turn(one, torch.ones(1, dtype=torch.int64))[0].sum()) < length
+
+    def ours(x: Tensor, positions: Tensor) -> Tensor:
+        cos, sin = cos_sin(positions, speeds, torch.float64)
+        return rotate(x, cos * length, sin * length)
+
+    def by(heads: int, weight: Tensor, pairs: bool = True, swap: bool = True) -> Tensor:
+        """``weight`` as if converted in part: its pairs, its sign, or both."""
+        if pairs:
+            weight = convert_projection(weight, heads, pairing, "interleaved")
+        if swap and back:
+            weight = weight.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+        return weight
+
+    right = _logits(w_q, w_k, turn)
+    if close(_logits(new_q, new_k, ours), right, 1e-3):
+        return
+    expect(
+        not (close(new_q, w_q) and close(new_k, w_k)),
+        f"{what}: the weights came back as they were, and turn is {pairing} with sign "
+        f"{'-' if back else '+'}.",
+    )
+    good_q = close(_logits(new_q, by(KV_HEADS, w_k), ours), right, 1e-3)
+    good_k = close(_logits(by(HEADS, w_q), new_k, ours), right, 1e-3)
+    expect(
+        not (good_q and close(new_k, by(HEADS, w_k))),
+        f"{what}: W_k was cut into {HEADS} heads. It has {KV_HEADS}: exhibit 12.",
+    )
+    expect(
+        not (good_q and not good_k),
+        f"{what}: W_q is right, W_k is not. Both must be reordered, each with its own "
+        "number of heads.",
+    )
+    expect(
+        not (good_k and not good_q),
+        f"{what}: W_k is right, W_q is not. Both must be reordered, each with its own "
+        "number of heads.",
+    )
+    expect(
+        not (back and close(new_q, by(HEADS, w_q, swap=False))),
+        f"{what}: turn goes clockwise, and yours the other way. The pairs stand right; "
+        "their two features must change places as well.",
+    )
+    expect(
+        not (pairing == "half" and close(new_q, by(HEADS, w_q, pairs=False))),
+        f"{what}: turn has half pairs, and your weights still do.",
+    )
+    wrong_way = convert_projection(w_q, HEADS, "interleaved", "half")
+    expect(
+        not (pairing == "half" and close(new_q, wrong_way)),
+        f"{what}: you reordered from interleaved to half. turn is half, and must "
+        "become interleaved.",
+    )
+    off = (_logits(new_q, new_k, ours) - right).abs().max()
+    raise Wrong(
+        f"{what}: the module is right, but the logits are off by {off:.1f}. Look at "
+        "report.pairs: the two features of hand i belong at 2i and 2i + 1. In which "
+        "direction does your conversion go?"
+    )
+
+
+def _logits(w_q: Tensor, w_k: Tensor, turn: Turn) -> Tensor:
+    """Logits of 40 random tokens: ``(8, 40, 40)``."""
+    tokens = torch.randn(40, 64, generator=torch.Generator().manual_seed(1)).double()
+    positions = torch.arange(40)
+    q, k = (
+        turn(
+            (tokens @ w.double().T).unflatten(-1, (-1, HEAD_DIM)).transpose(0, 1),
+            positions,
+        )
+        for w in (w_q, w_k)
+    )
+    k = k.repeat_interleave(HEADS // KV_HEADS, dim=0)
+    return q @ k.mT / math.sqrt(HEAD_DIM)

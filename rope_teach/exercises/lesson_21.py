@@ -1,0 +1,292 @@
+"""The exercises of lesson 21: judge explanations, choose a base and a rule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rope_teach import laws
+from rope_teach.exercises import as_tensor, close, exercise, expect, expect_shape
+from rope_teach.frequencies import inverse_frequencies
+from rope_teach.rotation import angles, cos_sin, rotate
+
+Measured = dict[str, dict[str, float]]
+
+
+@exercise(
+    "21.1",
+    "Three more explanations",
+    difficulty=2,
+    minutes=6,
+    hints=(
+        "Try position 0 first: whose output is not the input there? Then ask, for the "
+        "other, whether the two features of a pair get the same angle.",
+        "A keeps position 0, but not the length of a vector. B has the right numbers "
+        "in the wrong places, which shows at position 0. C adds: what does a turn do "
+        "to a sum, or to a vector's length?",
+    ),
+    solution="""
+broken = {"A": "norm_is_kept", "B": "identity_at_zero", "C": "is_linear"}
+""",
+    why="Each law has one kind of mistake that it sees best. A mixes a table for one "
+    "pairing with a rotation for the other, B reorders the features, C describes "
+    "sinusoidal positions.",
+)
+def three_more_explanations(broken: Mapping[str, Any]) -> str:
+    expect(
+        isinstance(broken, Mapping) and set(broken) == set(EXPLANATIONS),
+        'Answer with a dict of three: {"A": ..., "B": ..., "C": ...}.',
+    )
+    for letter, told in EXPLANATIONS.items():
+        name = getattr(broken[letter], "__name__", broken[letter])
+        expect(
+            name is not ..., f"{letter} is still open. Each of the three breaks a law."
+        )
+        expect(
+            name in laws.LAWS,
+            f"{letter}: there is no law {name!r}. They are {', '.join(laws.LAWS)}.",
+        )
+        expect(_breaks(told, name), f"{letter}: {_kept(letter, name)}")
+    return "Compute it at one position past 0, and an explanation shows what it is."
+
+
+@exercise(
+    "21.2",
+    "Against fading",
+    difficulty=3,
+    minutes=5,
+    hints=(
+        "A dot product of two vectors of fixed length is highest when they are equal. "
+        "Which key equals the query, once both are turned by their positions?",
+        "The query at m turns by m, the key by m - distance. The key has to have the "
+        "missing turn in it from the start: rotate q by +distance.",
+    ),
+    solution='''
+def key_for(q, distance, inv_freq):
+    """Return the key (d,), not yet rotated by its position."""
+    table = cos_sin(torch.tensor(distance), inv_freq, q.dtype)
+    return rotate(q, *table)
+''',
+    why="R_m q equals R_(m - distance) applied to R_distance q. So any distance can be "
+    "the favourite one: the rotation forces no fading.",
+)
+def against_fading(key_for: Callable[..., Any]) -> str:
+    for d, distance, seed in ((16, 37, 0), (64, 1500, 1), (32, 5, 2)):
+        generator = torch.Generator().manual_seed(seed)
+        q = torch.randn(d, generator=generator, dtype=torch.float64)
+        bank = inverse_frequencies(d)
+        key = as_tensor(key_for(q.clone(), distance, bank)).to(torch.float64)
+        expect_shape(key, (d,))
+        what = f"With d={d} and a distance of {distance}"
+        expect(
+            not close(key, q),
+            f"{what} your key is the query itself: it scores best at distance 0.",
+        )
+        expect(
+            not close(key, _turned(q, -distance, bank)),
+            f"{what} your key is turned the wrong way: it would score best {distance} "
+            "tokens *after* the query.",
+        )
+        half = rotate(
+            q, *cos_sin(torch.tensor(distance), bank, q.dtype), pairing="half"
+        )
+        expect(
+            not close(key, half),
+            f'{what} you rotated in halves. Here features 0 and 1 are a pair: "'
+            'interleaved".',
+        )
+        expect(
+            math.isclose(float(key.norm()), float(q.norm()), rel_tol=1e-4),
+            f"{what} your key has length {float(key.norm()):.2f}, q has "
+            f"{float(q.norm()):.2f}. Give it q's length: a longer key always scores "
+            "higher, which says nothing about distance.",
+        )
+        scores = _scores_before(q, key, bank, 4 * distance)
+        best = int(scores.argmax())
+        expect(
+            best == distance,
+            f"{what} your key scores best {best} tokens before the query.",
+        )
+    return "The highest score that a key of this length can have, at your distance."
+
+
+@exercise(
+    "21.3",
+    "A base for a model",
+    difficulty=2,
+    minutes=5,
+    hints=(
+        "angles(torch.arange(20_000), inverse_frequencies(64, base)).cos().mean(-1) "
+        "is the mean cosine at each distance, as in lesson 08.",
+        "(mean < 0).nonzero()[0] is the first distance where it is negative. Which "
+        "of the three bases has it past 8,192?",
+    ),
+    solution="""
+def first_negative(base):
+    bank = inverse_frequencies(64, base)
+    mean = angles(torch.arange(20_000), bank).cos().mean(-1)
+    return (mean < 0).nonzero()[0].item()
+
+
+choice = (500_000, first_negative(500_000))
+""",
+    why="200,000 ends at 6,462 and a million at 6,235: past some point a larger base "
+    "first brings the limit nearer. By this rule of thumb half a million is right.",
+)
+def a_base_for_a_model(choice: Any) -> str:
+    expect(
+        isinstance(choice, (tuple, list)) and len(choice) == 2,
+        "Answer with two numbers: (base, distance).",
+    )
+    expect(... not in choice, "One of the two is still open: (base, distance).")
+    base, distance = (float(as_tensor(value)) for value in choice)
+    expect(
+        base in (200_000, 500_000, 1_000_000),
+        f"{base:,.0f} is none of the three bases. (Is the base first?)",
+    )
+    mean = angles(torch.arange(20_000), inverse_frequencies(64, base)).cos().mean(-1)
+    first = int((mean < 0).nonzero()[0])
+    smaller = (
+        "A larger base is not always better: try a smaller one."
+        if base > 500_000
+        else "Larger bases get further, up to a point."
+    )
+    expect(
+        first > 8192,
+        f"Base {base:,.0f}: at distance {first:,} the mean cosine is "
+        f"{float(mean[first]):.4f}, inside the context. {smaller}",
+    )
+    half = torch.arange(20_000)[:, None] * base ** (-torch.arange(32) / 64)
+    slip = (half.cos().mean(-1) < 0).nonzero()
+    expect(
+        not (len(slip) and distance == int(slip[0])),
+        f"{distance:,.0f} comes from speeds with i/d: the exponent is -2i/d.",
+    )
+    expect(
+        distance != int(mean.argmin()),
+        f"At {distance:,.0f} the mean cosine is lowest, but it is negative before.",
+    )
+    expect(
+        distance == first,
+        f"The base is right. But the mean cosine is negative first at another distance "
+        f"than {distance:,.0f}: the first one below 0, counted from 0.",
+    )
+    return "Bigger is not better by itself: a million would have ended at 6,235."
+
+
+@exercise(
+    "21.4",
+    "A rule for a product",
+    difficulty=3,
+    minutes=6,
+    hints=(
+        "Two steps: first throw out the rules that cost too much on short texts, then "
+        "take the best of those that are left.",
+        'allowed = [rule for rule in measured if measured[rule]["short bits"] <= '
+        'measured["none"]["short bits"] + 0.05], then max(allowed, key=...).',
+    ),
+    solution='''
+def choose(measured):
+    """measured: {rule: {"short bits": ..., "found": ...}}"""
+    limit = measured["none"]["short bits"] + 0.05
+    allowed = [rule for rule in measured
+               if measured[rule]["short bits"] <= limit]
+    return max(allowed, key=lambda rule: measured[rule]["found"])
+''',
+    why="The best rule depends on what must not get worse. With another limit, or "
+    "after some training, another rule would win.",
+)
+def a_rule_for_a_product(choose: Callable[..., Any]) -> str:
+    for table in TABLES:
+        rule = choose({name: dict(row) for name, row in table.items()})
+        limit = table["none"]["short bits"] + 0.05
+        allowed = [name for name in table if table[name]["short bits"] <= limit]
+        expect(
+            isinstance(rule, str) and rule in table,
+            f"Return the name of a rule, one of {', '.join(table)}, not {rule!r}.",
+        )
+        row = table[rule]
+        expect(
+            rule != min(table, key=lambda name: table[name]["short bits"])
+            or rule == max(allowed, key=lambda name: table[name]["found"]),
+            f"{rule} has the lowest bits on short texts, and finds {row['found']:.2f}. "
+            "Other rules cost hardly more and find more.",
+        )
+        expect(
+            rule in allowed,
+            f"{rule} finds {row['found']:.2f}, but short texts cost "
+            f"{row['short bits']:.2f} bits, and the limit is {limit:.2f}.",
+        )
+        right = max(allowed, key=lambda name: table[name]["found"])
+        expect(
+            rule == right,
+            f"{rule} is allowed and finds {row['found']:.2f}. {right} is allowed too, "
+            f"and finds {table[right]['found']:.2f}.",
+        )
+    return "Now run choose(measured), with the table of the next slide."
+
+
+def _repeated_twice(x: Tensor, positions: Tensor) -> Tensor:
+    angle = angles(positions, inverse_frequencies(x.shape[-1]))
+    angle = angle.repeat_interleave(2, -1)
+    first, second = x.chunk(2, -1)
+    return x * angle.cos() + torch.cat([-second, first], -1) * angle.sin()
+
+
+def _put_together_by_cat(x: Tensor, positions: Tensor) -> Tensor:
+    table = cos_sin(positions, inverse_frequencies(x.shape[-1]), x.dtype)
+    turned = rotate(x, *table)
+    return torch.cat([turned[..., ::2], turned[..., 1::2]], -1)
+
+
+def _added(x: Tensor, positions: Tensor) -> Tensor:
+    angle = angles(positions, inverse_frequencies(x.shape[-1]))
+    return x + torch.cat([angle.cos(), angle.sin()], -1)
+
+
+EXPLANATIONS = {"A": _repeated_twice, "B": _put_together_by_cat, "C": _added}
+
+TABLES: tuple[Measured, ...] = tuple(
+    {name: {"short bits": bits, "found": found} for name, (bits, found) in rows.items()}
+    for rows in (
+        {"none": (1.0, 0.0), "PI": (4.0, 0.1), "a": (1.04, 0.7), "b": (1.2, 0.9)},
+        {"b": (2.01, 0.3), "a": (2.02, 0.8), "c": (1.9, 0.2), "none": (2.0, 0.1)},
+        {"a": (0.9, 0.6), "none": (0.5, 0.4), "b": (0.54, 0.3), "c": (0.6, 0.9)},
+    )
+)
+
+
+def _breaks(rotation: Callable[..., Tensor], name: str) -> bool:
+    try:
+        laws.LAWS[name](rotation)
+    except laws.LawBroken:
+        return True
+    return False
+
+
+def _kept(letter: str, name: str) -> str:
+    at_zero = "sin 0 is 0 and cos 0 is 1, so at position 0 nothing goes wrong"
+    reasons = {
+        ("A", "identity_at_zero"): at_zero,
+        ("B", "norm_is_kept"): "its numbers are right, they stand in other places",
+        ("B", "only_the_difference_counts"): "q and k are reordered alike, and a dot "
+        "product does not mind",
+        ("C", "every_pair_turns"): "each feature does change at position 3",
+    }
+    reason = reasons.get((letter, name), "compute it: the law holds for this one")
+    return f"it keeps {name}: {reason}. Which other law does it break?"
+
+
+def _turned(x: Tensor, position: int, bank: Tensor) -> Tensor:
+    return rotate(x, *cos_sin(torch.tensor(position), bank, x.dtype))
+
+
+def _scores_before(q: Tensor, key: Tensor, bank: Tensor, longest: int) -> Tensor:
+    """Return the scores of a key that stands 0 to ``longest`` tokens before q."""
+    places = longest - torch.arange(longest + 1)
+    there = rotate(key.expand(longest + 1, -1), *cos_sin(places, bank, q.dtype))
+    return there @ _turned(q, longest, bank)

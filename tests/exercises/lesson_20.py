@@ -1,0 +1,251 @@
+"""Seeded answers for lesson 20: misconceptions with their message, another solution."""
+
+SET_UP = """
+from functools import partial
+from rope_teach import frequencies
+from rope_teach.identify import conversion, identify
+
+
+def module_like(turn, **change):
+    report = identify(turn)
+    scaling = None
+    if report.scaling:
+        rule = getattr(frequencies, report.scaling)
+        scaling = partial(rule, **report.parameters)
+    return RotaryEmbedding(32, **{"base": report.base, "scaling": scaling, **change})
+
+
+def order_like(turn):
+    return conversion(identify(turn), identify(module_like(turn)))
+"""
+
+HOME = "def bring_home(w_q, w_k, turn):\n    order = order_like(turn)\n"
+
+WRONG = {
+    "20.1": [
+        ('mendable = "A"', "B is missing"),
+        ('mendable = "AB"', "F is missing"),
+        ('mendable = "BF"', "A is missing"),
+        ('mendable = "ABCF"', "other speeds"),
+        ('mendable = "ABDF"', "16"),
+        ('mendable = "ABEF"', "changes no length"),
+        ('mendable = "ABG"', "from A to F"),
+        ("mendable = 3", "with letters"),
+    ],
+    "20.2": [
+        (
+            "def cached_table(kept, make, start, seq, base):\n"
+            "    if seq not in kept:\n"
+            "        kept[seq] = make(start, seq, base)\n"
+            "    return kept[seq]",
+            "exhibit 7",
+        ),
+        (
+            "def cached_table(kept, make, start, seq, base):\n"
+            "    if (start, base) not in kept:\n"
+            "        kept[start, base] = make(start, seq, base)\n"
+            "    return kept[start, base]",
+            "The length is missing",
+        ),
+        (
+            "def cached_table(kept, make, start, seq, base):\n"
+            "    if (start, seq) not in kept:\n"
+            "        kept[start, seq] = make(start, seq, base)\n"
+            "    return kept[start, seq]",
+            "The base is missing",
+        ),
+        (
+            "def cached_table(kept, make, start, seq, base):\n"
+            "    return make(start, seq, base)",
+            "Is the result put into kept",
+        ),
+        (
+            "def cached_table(kept, make, start, seq, base):\n"
+            "    return kept.setdefault((start, seq, base), make(start, seq, base))",
+            "Is the result put into kept",
+        ),
+        (
+            "def cached_table(kept, make, start, seq, base):\n"
+            "    key = f'{start}{seq}{base}'\n"
+            "    if key not in kept:\n"
+            "        kept[key] = make(start, seq, base)\n"
+            "    return kept[key]",
+            "digits in a row",
+        ),
+        (
+            "ALL = {}\n"
+            "def cached_table(kept, make, start, seq, base):\n"
+            "    if (start, seq, base) not in ALL:\n"
+            "        ALL[start, seq, base] = make(start, seq, base)\n"
+            "    return ALL[start, seq, base]",
+            "Two models have two dicts",
+        ),
+    ],
+    "20.3": [
+        (
+            "def base_and_factor(turn):\n"
+            "    x = torch.zeros(2, 64)\n"
+            "    x[1, :2] = 1\n"
+            "    out = turn(x, torch.tensor([0, 1]))[1]\n"
+            "    a, b = torch.atan2(out[32:34], out[:2])\n"
+            "    return (a / b) ** 64, 1 / a",
+            "as its square",
+        ),
+        (
+            "def base_and_factor(turn):\n"
+            "    x = torch.zeros(2, 64)\n"
+            "    x[1, :2] = 1\n"
+            "    out = turn(x, torch.tensor([0, 1]))[1]\n"
+            "    a, b = torch.atan2(out[32:34], out[:2])\n"
+            "    return b ** -32, 1 / a",
+            "speed 1 alone",
+        ),
+        (
+            "def base_and_factor(turn):\n"
+            "    x = torch.zeros(2, 64)\n"
+            "    x[1, :2] = 1\n"
+            "    out = turn(x, torch.tensor([0, 1]))[1]\n"
+            "    a, b = torch.atan2(out[32:34], out[:2])\n"
+            "    return (a / b) ** 32, a",
+            "the speed of hand 0",
+        ),
+        (
+            "def base_and_factor(turn):\n"
+            "    x = torch.zeros(2, 64)\n"
+            "    x[1, :2] = 1\n"
+            "    out = turn(x, torch.tensor([0, 1]))[1]\n"
+            "    a, b = torch.atan2(out[32:34], out[:2])\n"
+            "    return (a / b) ** 32, 1",
+            "you gave 1",
+        ),
+        (
+            "def base_and_factor(turn):\n"
+            "    x = torch.zeros(2, 64)\n"
+            "    x[1, :2] = 1\n"
+            "    out = turn(x, torch.tensor([0, 1]))[1]\n"
+            "    a, b = torch.atan2(out[32:34], out[:2])\n"
+            "    return (b / a) ** 32, 1 / a",
+            "faster hand by the slower",
+        ),
+        (
+            "def base_and_factor(turn):\n"
+            "    x = torch.zeros(2, 64)\n"
+            "    x[1, :2] = 1\n"
+            "    out = turn(x, torch.tensor([0, 1]))[1]\n"
+            "    a, b = torch.atan2(out[32:34], out[:2])\n"
+            "    return a / b, 1 / a",
+            "not the base",
+        ),
+        ("def base_and_factor(turn):\n    return 10_000, 1", "read the base as 10,000"),
+        ("def base_and_factor(turn):\n    return 10_000", "two numbers"),
+    ],
+    "20.4": [
+        (
+            "def bring_home(w_q, w_k, turn):\n    return w_q, w_k, module_like(turn)",
+            "came back as they were",
+        ),
+        (
+            "def bring_home(w_q, w_k, turn):\n"
+            "    return w_q, w_k, RotaryEmbedding(32, base=identify(turn).base)",
+            "the scaling is not",
+        ),
+        (
+            "def bring_home(w_q, w_k, turn):\n    return w_q, w_k, RotaryEmbedding(32)",
+            "another base",
+        ),
+        (
+            "def bring_home(w_q, w_k, turn):\n"
+            '    return w_q, w_k, module_like(turn, pairing="half")',
+            "Ours is interleaved",
+        ),
+        (
+            "def bring_home(w_q, w_k, turn):\n"
+            "    speeds = torch.tensor(identify(turn).inv_freq)\n"
+            "    return w_q, w_k, RotaryEmbedding(32, inv_freq=speeds)",
+            "YaRN brings its factor",
+        ),
+        (
+            HOME + "    return order.projection(w_q, 8), w_k, module_like(turn)",
+            "W_k is not",
+        ),
+        (
+            HOME + "    return w_q, order.projection(w_k, 2), module_like(turn)",
+            "W_q is not",
+        ),
+        (
+            "def bring_home(w_q, w_k, turn):\n"
+            "    def home(w, heads):\n"
+            "        pairing = identify(turn).pairing\n"
+            '        return convert_projection(w, heads, pairing, "interleaved")\n'
+            "    return home(w_q, 8), home(w_k, 2), module_like(turn)",
+            "turn goes clockwise",
+        ),
+        (
+            "def bring_home(w_q, w_k, turn):\n"
+            "    def home(w):\n"
+            "        return w.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)\n"
+            "    return home(w_q), home(w_k), module_like(turn)",
+            "half pairs, and your weights still do",
+        ),
+        (
+            "def bring_home(w_q, w_k, turn):\n"
+            "    def home(w, heads):\n"
+            '        return convert_projection(w, heads, "interleaved", "half")\n'
+            "    return home(w_q, 8), home(w_k, 2), module_like(turn)",
+            "from interleaved to half",
+        ),
+        (
+            "def bring_home(w_q, w_k, turn):\n"
+            "    back = conversion(identify(module_like(turn)), identify(turn))\n"
+            "    return (back.projection(w_q, 8), back.projection(w_k, 2),\n"
+            "            module_like(turn))",
+            "In which direction",
+        ),
+        (
+            "def bring_home(w_q, w_k, turn):\n"
+            "    def home(w, heads):\n"
+            '        w = convert_projection(w, heads, "half", "interleaved")\n'
+            "        return w.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)\n"
+            "    return home(w_q, 8), home(w_k, 8), module_like(turn)",
+            "cut into 8 heads",
+        ),
+        (
+            "def bring_home(w_q, w_k, turn):\n    return w_q, w_k",
+            "three things",
+        ),
+        (
+            "def bring_home(w_q, w_k, turn):\n    return w_q, w_k, turn",
+            "must be a RotaryEmbedding",
+        ),
+    ],
+}
+
+OTHER = {
+    "20.1": 'mendable = ["b", "f", "a"]',
+    "20.2": """
+def cached_table(kept, make, start, seq, base):
+    tables = kept.setdefault(base, {}).setdefault(seq, {})
+    if start not in tables:
+        tables[start] = make(start, seq, base)
+    return tables[start]
+""",
+    "20.3": """
+def base_and_factor(turn):
+    x = torch.zeros(3, 64, dtype=torch.float64)
+    x[2, 0] = x[2, 16] = 1
+    out = turn(x, torch.tensor([0, 1, 2]))[2]
+    fast = math.atan2(out[32], out[0]) / 2
+    middle = math.atan2(out[48], out[16]) / 2
+    return [(fast / middle) ** 2, 1 / fast]
+""",
+    "20.4": """
+def bring_home(w_q, w_k, turn):
+    report = identify(turn)
+    first, second = torch.tensor(report.pairs).T
+    if report.sign < 0:
+        first, second = second, first
+    order = torch.stack([first, second], dim=1).flatten()
+    rows = [w.view(-1, 32, 64)[:, order].reshape(w.shape) for w in (w_q, w_k)]
+    return rows[0].numpy(), rows[1].numpy(), module_like(turn)
+""",
+}

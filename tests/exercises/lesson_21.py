@@ -1,0 +1,134 @@
+"""Seeded answers for lesson 21: misconceptions with their message, other solutions."""
+
+KEY = "def key_for(q, distance, inv_freq):\n    "
+FIRST = """
+def first_negative(base):
+    bank = inverse_frequencies(64, base)
+    mean = angles(torch.arange(20_000), bank).cos().mean(-1)
+    return (mean < 0).nonzero()[0].item()
+"""
+CHOOSE = "def choose(measured):\n    "
+
+WRONG = {
+    "21.1": [
+        (
+            'broken = {"A": "identity_at_zero", "B": "identity_at_zero", '
+            '"C": "is_linear"}',
+            "A: it keeps identity_at_zero: sin 0 is 0",
+        ),
+        (
+            'broken = {"A": "norm_is_kept", "B": "norm_is_kept", "C": "is_linear"}',
+            "B: it keeps norm_is_kept: its numbers are right",
+        ),
+        (
+            'broken = {"A": "norm_is_kept", "B": "only_the_difference_counts", '
+            '"C": "is_linear"}',
+            "reordered alike",
+        ),
+        (
+            'broken = {"A": "norm_is_kept", "B": "identity_at_zero", '
+            '"C": "every_pair_turns"}',
+            "each feature does change",
+        ),
+        (
+            'broken = {"A": "norm", "B": "identity_at_zero", "C": "is_linear"}',
+            "there is no law 'norm'",
+        ),
+        (
+            'broken = {"A": "norm_is_kept", "B": ..., "C": "is_linear"}',
+            "B is still open",
+        ),
+        ('broken = "norm_is_kept"', "a dict of three"),
+    ],
+    "21.2": [
+        (KEY + "return q", "at distance 0"),
+        (
+            KEY + "return rotate(q, *cos_sin(torch.tensor(-distance), inv_freq, "
+            "q.dtype))",
+            "wrong way",
+        ),
+        (
+            KEY + "return 9 * rotate(q, *cos_sin(torch.tensor(distance), inv_freq, "
+            "q.dtype))",
+            "a longer key",
+        ),
+        (
+            KEY + "return rotate(q, *cos_sin(torch.tensor(distance), inv_freq, "
+            'q.dtype), pairing="half")',
+            "in halves",
+        ),
+        (
+            KEY + "return rotate(q, *cos_sin(torch.tensor(distance + 1), inv_freq, "
+            "q.dtype))",
+            "scores best 38 tokens before",
+        ),
+        (KEY + "return q[:4]", "must have shape"),
+    ],
+    "21.3": [
+        (FIRST + "choice = (1_000_000, first_negative(1_000_000))", "not always"),
+        (FIRST + "choice = (200_000, first_negative(200_000))", "up to a point"),
+        ("choice = (500_000, 8192)", "The base is right"),
+        ("choice = (2_000_000, 19_505)", "none of the three"),
+        ("choice = (500_000, ...)", "still open"),
+        ("choice = 500_000", "two numbers"),
+        (
+            "bank = inverse_frequencies(64, 500_000)\n"
+            "mean = angles(torch.arange(20_000), bank).cos().mean(-1)\n"
+            "choice = (500_000, mean.argmin())",
+            "is lowest, but",
+        ),
+        (
+            "speeds = 500_000.0 ** (-torch.arange(32) / 64)\n"
+            "mean = (torch.arange(20_000)[:, None] * speeds).cos().mean(-1)\n"
+            "choice = (500_000, (mean < 0).nonzero()[0].item())",
+            "the exponent is -2i/d",
+        ),
+    ],
+    "21.4": [
+        (
+            CHOOSE + 'return max(measured, key=lambda r: measured[r]["found"])',
+            "and the limit is 1.05",
+        ),
+        (
+            CHOOSE + 'return min(measured, key=lambda r: measured[r]["short bits"])',
+            "the lowest bits",
+        ),
+        (
+            CHOOSE + 'limit = measured["none"]["short bits"] + 0.05\n'
+            "    return next(r for r in measured if r != 'none'\n"
+            '                and measured[r]["short bits"] <= limit)',
+            "a is allowed too",
+        ),
+        (
+            CHOOSE + 'limit = measured["none"]["short bits"] + 0.05\n'
+            "    return max(r['found'] for r in measured.values()\n"
+            '               if r["short bits"] <= limit)',
+            "the name of a rule",
+        ),
+        (CHOOSE + 'return "LongRoPE"', "the name of a rule"),
+    ],
+}
+
+OTHER = {
+    "21.1": """
+from rope_teach import laws
+broken = {"A": laws.only_the_difference_counts, "B": laws.turns_add_up,
+          "C": laws.norm_is_kept}
+""",
+    "21.2": """
+def key_for(q, distance, inv_freq):
+    pairs = torch.view_as_complex(q.unflatten(-1, (-1, 2)).contiguous())
+    turned = pairs * torch.exp(1j * distance * inv_freq)
+    return torch.view_as_real(turned).flatten()
+""",
+    "21.3": "choice = [torch.tensor(500_000), 9937.0]",
+    "21.4": """
+def choose(measured):
+    best = "none"
+    for rule, row in measured.items():
+        cost = row["short bits"] - measured["none"]["short bits"]
+        if cost <= 0.05 and row["found"] > measured[best]["found"]:
+            best = rule
+    return best
+""",
+}
