@@ -2,8 +2,9 @@
 
 One rule serves them all. A token has one position on each axis, and hand i turns by
 each of them at its own speed: angle_i = sum over axes of position_a * inv_freq[a, i].
-The kinds differ only in what ``inv_freq`` ``(axes, r/2)`` looks like. Built in
-lesson 17.
+The kinds differ only in what ``inv_freq`` ``(axes, r/2)`` looks like. Give such a
+table to ``RotaryEmbedding(head_dim, inv_freq=...)`` and the positions to each call.
+Built in lesson 17.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ def grid_positions(*sizes: int) -> Tensor:
     """Row and column (and so on) of every cell of a grid, the last axis fastest.
 
     ``sizes``, cells an axis, give ``(product of sizes, axes)`` int64: the positions
-    of an image that was flattened row by row. Raises if a size is not a positive
-    int. Lesson 17.
+    of an image that was flattened row by row. A class token, which has no cell, can
+    be given zeros: they turn nothing. Raises ``TypeError`` or ``ValueError`` if a size
+    is not a positive int. Lesson 17.
 
     >>> grid_positions(2, 2)
     tensor([[0, 0],
@@ -99,8 +101,10 @@ def axial_frequencies(*inv_freqs: Tensor) -> Tensor:
 
     ``inv_freqs``, one ``(r_a/2,)`` for each axis, give ``(axes, sum of r_a/2)`` with
     zeros where a hand belongs to another axis. Raises ``ValueError`` without any.
+    ``RotaryEmbedding(head_dim, axes=2, base=100)`` builds the one with equal shares.
 
-    Source: the axial form of RoPE for images, 2403.13298, section 3.2. Lesson 17.
+    Source: the axial form of RoPE for images, 2403.13298, section 3.2; its models
+    have the base 100. Lesson 17.
 
     >>> axial_frequencies(torch.tensor([1.0, 0.1]), torch.tensor([1.0, 0.1]))
     tensor([[1.0000, 0.1000, 0.0000, 0.0000],
@@ -117,8 +121,11 @@ def axial_frequencies(*inv_freqs: Tensor) -> Tensor:
 def pixel_frequencies(rotary_dim: int, max_freq: float = 10.0) -> Tensor:
     """Frequencies in equal steps, from pi to ``max_freq / 2`` times pi: ``(r/2,)``.
 
-    For positions from -1 to 1: the fastest hand turns ``max_freq / 2`` times across
-    the picture. Source: the ``pixel`` kind of rotary-embedding-torch. Lesson 17.
+    ``rotary_dim`` counts the features of one axis: give one result for each axis to
+    :func:`axial_frequencies`. With positions from -1 to 1 the fastest hand turns
+    ``max_freq / 2`` times across the picture.
+
+    Source: the ``pixel`` kind of rotary-embedding-torch. Lesson 17.
 
     >>> pixel_frequencies(4) / torch.pi
     tensor([1., 5.], dtype=torch.float64)
@@ -146,11 +153,13 @@ def mixed_frequencies(
     """Point every hand in a random direction: it turns by a mix of all axes.
 
     ``inv_freq`` ``(r/2,)`` gives ``(axes, r/2)``: each column has the length that
-    ``inv_freq`` says. Meant as the start of learned frequencies. The paper draws one
+    ``inv_freq`` says. Meant as the start of learned frequencies:
+    ``RotaryEmbedding(head_dim, inv_freq=..., learned=True)``. The paper draws one
     direction a head and gives half of its hands the one at right angles; here every
     hand draws its own, and heads share them.
 
-    Source: RoPE-Mixed, 2403.13298, section 3.2. Lesson 17.
+    Source: RoPE-Mixed, 2403.13298, section 3.2; its models start from the base 10.
+    Lesson 17.
 
     >>> mixed_frequencies(torch.tensor([1.0, 0.1])).norm(dim=0)
     tensor([1.0000, 0.1000], dtype=torch.float64)
@@ -168,9 +177,10 @@ def multimodal_frequencies(
     """Deal the hands of one bank out to the axes: M-RoPE.
 
     ``inv_freq`` ``(r/2,)`` and ``sections``, hands an axis, which sum to ``r/2``,
-    give ``(axes, r/2)``. The first axis gets the fastest hands, the second the next
-    ones, as in Qwen2-VL; ``interleaved=True`` deals them in turn, as in Qwen3-VL,
-    and the first axis gets what the others leave. Text, whose axes agree, cannot tell.
+    give ``(axes, r/2)``; configurations call the sections ``mrope_section``. The first
+    axis gets the fastest hands, the second the next ones, as in Qwen2-VL;
+    ``interleaved=True`` deals them in turn, as in Qwen3-VL, and the first axis gets
+    what the others leave. Text, whose axes agree, cannot tell.
 
     Source: Qwen2-VL (2409.12191), section 2.1. Lesson 17.
 

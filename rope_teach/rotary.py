@@ -64,7 +64,8 @@ class RotaryEmbedding(nn.Module):
         ``(axes, r/2)`` when positions have several coordinates.
     axes
         How many coordinates a position has, 2 for images: each gets an equal share
-        of the pairs, by ``base`` and ``scaling``. See :mod:`rope_teach.axes`.
+        of the pairs, by ``base`` and ``scaling``. ``rotary_dim`` must divide by
+        ``2 * axes``, and every call needs ``positions``. See :mod:`rope_teach.axes`.
     learned
         Make the frequencies a parameter, ``frequencies``. It stays float32.
     xpos_scale_base
@@ -78,7 +79,8 @@ class RotaryEmbedding(nn.Module):
     Unless ``learned``, there are no parameters; there are never buffers. Angles are
     computed in float64, and tables are float32 (float64 for float64 inputs) whatever
     ``.half()``, ``.bfloat16()`` or autocast surrounds them. Rows already computed are
-    kept, and can never change a result.
+    kept, and can never change a result. With several axes, learned frequencies or
+    xPos nothing is kept: every call computes its rows.
 
     Source: Su et al., RoFormer (2104.09864). Built in lessons 04 to 08; scaling in
     13, xPos in 16, axes and learned frequencies in 17.
@@ -89,6 +91,12 @@ class RotaryEmbedding(nn.Module):
     >>> q, k = torch.randn(1, 8, 10, 64), torch.randn(1, 2, 10, 64)
     >>> q, k = rope(q, k)                                   # positions 0 to 9
     >>> q_next, k_next = rope(q[:, :, :1], k[:, :, :1], start=10)   # one more token
+
+    Patches of an image, 2 rows of 5:
+
+    >>> from rope_teach import grid_positions
+    >>> rope = RotaryEmbedding(64, axes=2, base=100)
+    >>> q, k = rope(q, k, grid_positions(2, 5))
     """
 
     _table: tuple[Tensor, Tensor]
@@ -256,17 +264,21 @@ class RotaryEmbedding(nn.Module):
         return rotate(x, cos, sin, self.pairing, self.layout)
 
     def extra_repr(self) -> str:
-        return (
-            f"head_dim={self.head_dim}, rotary_dim={self.rotary_dim}, "
-            f"base={self.base:g}, pairing={self.pairing!r}, layout={self.layout!r}"
-            + (f", scaling={self.scaling}" if self.scaling else "")
-            + (f", axes={self.axes}" if self.axes > 1 else "")
-            + (
-                f", xpos_scale_base={self.xpos_scale_base}"
-                if self.xpos_scale_base
-                else ""
-            )
-        )
+        learned = isinstance(self.frequencies, nn.Parameter)
+        given = self.frequencies is not None and not learned
+        said = {
+            "head_dim": self.head_dim,
+            "rotary_dim": self.rotary_dim,
+            "base": None if given else f"{self.base:g}",
+            "pairing": repr(self.pairing),
+            "layout": repr(self.layout),
+            "scaling": self.scaling,
+            "inv_freq": tuple(self.inv_freq.shape) if given else None,
+            "axes": self.axes if self.axes > 1 else None,
+            "learned": learned or None,
+            "xpos_scale_base": self.xpos_scale_base,
+        }
+        return ", ".join(f"{k}={v}" for k, v in said.items() if v is not None)
 
     # ------------------------------------------------------------------ tables
 

@@ -228,6 +228,8 @@ def rotate_qk(
     heads_axis = -3 if layout == "bhsd" else -2
     if cos.ndim == 3 or layout == "bshd":
         cos, sin = cos.unsqueeze(heads_axis), sin.unsqueeze(heads_axis)
+    if _are_small(q, k, cos, pairing):
+        return _rotate_small(q, k, cos, sin, pairing)
     return _rotate_all(q, cos, sin, pairing), _rotate_all(k, cos, sin, pairing)
 
 
@@ -307,6 +309,7 @@ def rotate_matrix(
 
 
 BLOCK = 2**17  # 16-bit features at a time: 512 KB of float32 stay in a core's cache
+SMALL = 2**16  # features up to which the number of steps decides, not their bytes
 
 
 def _rotate_all(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Tensor:
@@ -328,6 +331,43 @@ def _rotate_all(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Tensor
     if x.requires_grad and torch.is_grad_enabled():
         return _Rotation.apply(x, cos, sin, pairing)  # type: ignore[no-untyped-call]
     return _rotate_eagerly(x, cos, sin, pairing)
+
+
+def _are_small(q: Tensor, k: Tensor, cos: Tensor, pairing: Pairing) -> bool:
+    """Whether a step of torch takes longer than the bytes that it moves."""
+    return (
+        q.is_cpu
+        and not _is_watched()
+        and q.numel() <= SMALL
+        and k.numel() <= SMALL
+        and q.shape[-1] == k.shape[-1] == 2 * cos.shape[-1]
+        and (pairing == "half" or (_holds_complex(q) and _holds_complex(k)))
+        and not (
+            (q.requires_grad or k.requires_grad or cos.requires_grad)
+            and torch.is_grad_enabled()
+        )
+    )
+
+
+def _rotate_small(
+    q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing
+) -> tuple[Tensor, Tensor]:
+    """Few steps, more bytes: half the time of the others for a decode step."""
+    if pairing == "interleaved":
+        phases = torch.complex(cos, sin)
+    else:
+        cos, sin = torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
+
+    def turn(x: Tensor) -> Tensor:
+        wide = x if x.dtype == cos.dtype else x.to(cos.dtype)
+        if pairing == "interleaved":
+            turned = (wide.view(phases.dtype) * phases).view(wide.dtype)
+        else:
+            swapped = wide.roll(x.shape[-1] // 2, dims=-1)
+            turned = (wide * cos).addcmul_(swapped, sin)
+        return turned if x.dtype == cos.dtype else turned.to(x.dtype)
+
+    return turn(q), turn(k)
 
 
 def _is_watched() -> bool:
