@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import argparse
 import copy
+import multiprocessing
 import os
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +28,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed import FileStore  # type: ignore[attr-defined]
-from torch.multiprocessing.spawn import ProcessRaisedException, spawn
+from torch.multiprocessing.spawn import ProcessRaisedException, start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from rope_teach.attention import Attention, KeyValueCache
@@ -366,7 +368,12 @@ def launch(processes: int, function: Callable[..., Any], *args: Any) -> list[Any
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:
-            spawn(run_process, (processes, folder, function, args), processes)
+            start_processes(
+                run_process,
+                (processes, folder, function, args),
+                processes,
+                start_method=start_method(),
+            )
         except ProcessRaisedException:
             # The others fail too, when it no longer answers: the first says why.
             errors = folder.glob("*.error")
@@ -375,6 +382,14 @@ def launch(processes: int, function: Callable[..., Any], *args: Any) -> list[Any
                 f"process {first.stem} of {processes} stopped with\n{first.read_text()}"
             ) from None
         return [torch.load(folder / f"{rank}.pt") for rank in range(processes)]
+
+
+def start_method() -> str:
+    """How a process starts: on Linux from one that has imported torch already."""
+    if sys.platform != "linux":  # Windows has no fork, and macOS's is not safe
+        return "spawn"
+    multiprocessing.set_forkserver_preload(["torch"])
+    return "forkserver"
 
 
 def run_process(

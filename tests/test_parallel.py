@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -232,6 +233,12 @@ def test_launch_says_which_process_failed_and_why():
     first, *_, last = str(caught.value).splitlines()
     assert first == "process 1 of 2 stopped with"
     assert last == "ValueError: the second has had enough"
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+def test_only_linux_forks(platform, monkeypatch):
+    monkeypatch.setattr(parallel, "sys", SimpleNamespace(platform=platform))
+    assert parallel.start_method() == ("forkserver" if platform == "linux" else "spawn")
 
 
 def test_launch_refuses_what_no_process_can_import(refuses):

@@ -65,6 +65,11 @@ def half_faded(half_faded: Callable[..., Any]) -> str:
             f"{what} you took half of B. At B a pair has zeta left, not nothing, and "
             "each pair has its own.",
         )
+        expect(
+            not _near(got, base * 0.5 / (1 - zeta)),
+            f"{what} you let the score fall in a straight line. After B tokens zeta is "
+            "left, after 2 B zeta squared.",
+        )
         slip = base * math.log(0.5) / math.log((i + 0.4 * d) / (1.4 * d))
         expect(
             i == 0 or not _near(got, slip),
@@ -72,7 +77,7 @@ def half_faded(half_faded: Callable[..., Any]) -> str:
             "2i + 0.4 d.",
         )
         expect(
-            _near(got, right),
+            abs(got - right) <= 1,  # in whole tokens, up or down, is right too
             f"{what} {zeta ** (got / base):.3f} of the score is left at your distance "
             f"{got:.1f}.",
         )
@@ -135,9 +140,15 @@ def keys_with_an_old_origin(mended: Callable[..., Any]) -> str:
             "features 0 and 1 are pair 0.",
         )
         expect(
+            not _alike(got, _scaled(raw, old + base * (new - old), base)),
+            f"{what} you left B out: the scale is zeta ** (tokens / B).",
+        )
+        factor, yours = right[0] / cached[0], got[0] / cached[0]
+        worst = int(((yours - factor) / factor).abs().argmax())
+        expect(
             _alike(got, right),
-            f"{what} feature 0 needs the factor {float(right[0, 0] / cached[0, 0]):.3f}"
-            f", you multiplied by {float(got[0, 0] / cached[0, 0]):.3f}.",
+            f"{what} feature {worst} needs the factor {float(factor[worst]):.3f}, you "
+            f"multiplied by {float(yours[worst]):.3f}.",
         )
     return "One factor a pair, whatever the position: the origin is a matter of taste."
 
@@ -170,6 +181,10 @@ def read_the_configuration(slowest_turn: Callable[..., Any]) -> str:
         large = wavelengths(inverse_frequencies(d, base))
         stopped = wavelengths(proportional(d, base, fraction=factor)[0])
         right = {"default": small[-1], "proportional": large[stopped.isfinite()][-1]}
+        too_far = {
+            "default": 2 * math.pi * base,
+            "proportional": float(large[len(small)]),
+        }
         for kind, other in (("default", "proportional"), ("proportional", "default")):
             got = float(as_tensor(slowest_turn(kind, d, base, factor)))
             what = f"For {kind!r} with d={d}, base {base:,.0f} and factor {factor}"
@@ -198,8 +213,12 @@ def read_the_configuration(slowest_turn: Callable[..., Any]) -> str:
                 "tokens for a turn?",
             )
             expect(
-                not _near(got, float(large[len(small)]))
-                and not _near(got, float(large[int(factor * d) - 1])),
+                not _near(got, too_far[kind]),
+                f"{what} you are one hand too far: {len(small)} hands have the numbers "
+                f"0 to {len(small) - 1}.",
+            )
+            expect(
+                not _near(got, float(large[int(factor * d) - 1])),
                 f"{what} you are some hands too far. d features are d / 2 hands.",
             )
             expect(
@@ -258,6 +277,11 @@ def twice_the_reach(longest_text: Callable[..., Any]) -> str:
             not _near(got, 2 * base * most, 0.02) and not _near(got, base * most, 0.02),
             f"{what} {got:.3g} tokens: the scale grows as a power of the distance, not "
             "in proportion to it.",
+        )
+        expect(
+            got > 0,
+            f"{what} your text has {got:,.0f} tokens. The logarithm of a zeta below 1 "
+            "is negative.",
         )
         at_end = float(xpos_scale(torch.tensor(-got / 2), 16, base)[0])
         expect(

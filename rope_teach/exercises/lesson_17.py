@@ -56,18 +56,32 @@ def what_the_flat_reader_sees(looks_at: Callable[..., Any]) -> str:
             "should look at; it counts 13 tokens.",
         )
         expect(
+            got != right[::-1] or got == right,
+            f"{what} row and column changed places: the row comes first.",
+        )
+        expect(
             got != divmod(row * 6 + column + 13, 6) or got == right,
             f"{what} you counted rows of 6 cells. It was trained on those, but this "
             "picture has other rows.",
         )
         expect(
-            got != (row + 2, column + 13 - 2 * width) or got == right,
+            all(float(place).is_integer() for place in got),
+            f"{what} you gave ({got[0]:g}, {got[1]:g}). Rows and columns are whole "
+            "numbers: divide with //.",
+        )
+        expect(
+            0 <= got[1] < width,
             f"{what} you gave column {got[1]:g}. A row has the columns 0 to "
             f"{width - 1}: beyond its end the row before or after it goes on.",
         )
         expect(
-            got != right[::-1] or got == right,
-            f"{what} row and column changed places: the row comes first.",
+            got != (right[0] + 1, right[1] + 1),
+            f"{what} you counted from 1. Rows and columns begin at 0.",
+        )
+        expect(
+            got != (row + 2, right[1]) or got == right,
+            f"{what} the column is right, but you went 2 rows down. 13 tokens are "
+            "fewer rows where a row is wider.",
         )
         expect(
             got == right,
@@ -102,14 +116,24 @@ def what_a_table_can_know(share: Callable[..., Any]) -> str:
     for trained, size in ((6, 7), (6, 12), (8, 8), (5, 20)):
         got = number(share(trained, size))
         what = f"Trained on {trained}, asked on {size},"
+        asked = (size - 2) * (size - 1)
+        known = (trained - 2) * (trained - 1) / asked
+        stands = min(trained, size - 2) * min(trained, size - 1) / asked
+        looks = [x + (1 - x) / 8 for x in (stands, trained**2 / asked)]
+        area = trained**2 / size**2
+        square = ((trained - 2) / (size - 2)) ** 2
+        right = known + (1 - known) / 8
+        expect(
+            not any(_near(got, x) for x in (stands, trained**2 / asked, *looks))
+            or trained == size,
+            f"{what} you took every trained cell that asks. Some of them look at a "
+            "cell outside the trained square, and the table never learned where that "
+            "is.",
+        )
         expect(
             not 1 < got <= 100,
             f"{what} you gave {got:g}. A share lies between 0 and 1.",
         )
-        known = (trained - 2) * (trained - 1) / ((size - 2) * (size - 1))
-        area = trained**2 / size**2
-        square = ((trained - 2) / (size - 2)) ** 2
-        right = known + (1 - known) / 8
         if trained == size:
             expect(_near(got, 1), f"{what} every cell was trained; you gave {got:.3f}.")
             continue
@@ -148,7 +172,7 @@ def _hands() -> list[tuple[str, Callable[[Any, Any], Any], bool, str]]:
          "Each step down adds 0.3, each step to the right 0.7, wherever it is made."),
         ("0.5 * row - 0.2 * column", lambda r, c: 0.5 * r - 0.2 * c, True,
          "A hand may turn back along an axis."),
-        ("1 + 0.4 * column", lambda r, c: 1 + 0.4 * c, True,
+        ("1 + 0.4 * column", lambda r, c: 1 + 0.4 * c + 0 * r, True,
          "The angle of cell (0, 0) cancels out: a score sees differences."),
         ("(0.9 * row + 2 * column) % (2π)", lambda r, c: (0.9 * r + 2 * c) % turn, True,
          "It is the same rotation after a full turn. Compare angles up to 2π, or their "
@@ -158,7 +182,11 @@ def _hands() -> list[tuple[str, Callable[[Any, Any], Any], bool, str]]:
         ("0.4 * row + 0.1 * column ** 2", lambda r, c: 0.4 * r + 0.1 * c * c, False,
          "Along the rows it is relative; along the columns it is not. Try both."),
         ("0.5 * abs(row - column)", lambda r, c: 0.5 * abs(r - c), False,
-         "It stays when both axes move together, and only then. Try each axis alone."),
+         "It stays when both axes move together, and only then: a step to the right "
+         "turns it forwards here and backwards there."),
+        ("0.3 * (row - 2 * column) ** 2", lambda r, c: 0.3 * (r - 2 * c) ** 2, False,
+         "It stays along the offset (2, 1), and only there. Try a step along each "
+         "axis."),
         ("a free angle for every cell",
          lambda r, c: (7.3 * r * r + 1.7 * c * c * c + 2.9 * r * c) % turn, False,
          "No step is like any other."),

@@ -25,6 +25,7 @@ WRONG = {
             "    return B * math.log(0.5) / math.log(zeta)",
             "steps of 2",
         ),
+        (HALF + "    return B * 0.5 / (1 - zeta)", "straight line"),
         (HALF + "    return B * 0.5 / zeta", "is left at your distance"),
     ],
     "16.2": [
@@ -50,7 +51,11 @@ WRONG = {
         ),
         (
             MENDED + "    return keys * (zeta ** (new - old)).repeat_interleave(2)",
-            "needs the factor 0.023",
+            "left B out",
+        ),
+        (
+            MENDED + "    return keys * zeta[0] ** ((new - old) / B)",
+            "needs the factor 0.755",
         ),
         (MENDED + "    return keys * zeta", "stopped with RuntimeError"),
         (MENDED + "    return keys[:, ::2] * zeta", "must have shape"),
@@ -92,6 +97,7 @@ WRONG = {
             "    return wavelengths(speeds)[min(turning, len(speeds)) - 1]",
             "d / 2 hands",
         ),
+        (SLOWEST + "return 2 * math.pi * base", "one hand too far"),
         (SLOWEST + "return base", "it needs 35,332.9 tokens"),
     ],
     "16.4": [
@@ -105,6 +111,10 @@ WRONG = {
         (
             LONGEST + "return 2 * B * math.log(most) / -math.log(20.4 / 22.4)",
             "too long",
+        ),
+        (
+            LONGEST + "return 2 * B * math.log(most) / math.log(0.4 / 1.4)",
+            "zeta below 1",
         ),
         (LONGEST + "return B", "so do more"),
     ],

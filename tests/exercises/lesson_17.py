@@ -21,7 +21,19 @@ WRONG = {
             "changed places",
         ),
         (LOOKS + "return divmod(row * width + column + 14, width)", "You gave (2, 2)"),
+        (LOOKS + "return row + 2, (column + 13) % width", "the column is right"),
+        (
+            LOOKS + "down, right = divmod(row * width + column + 13, width)\n"
+            "    return down + 1, right + 1",
+            "counted from 1",
+        ),
         (LOOKS + "return row, column, width", "not two"),
+        (LOOKS + "return row + 13 // width, column + 13 % width", "goes on"),
+        (
+            LOOKS + "place = row * width + column + 13\n"
+            "    return place / width, place % width",
+            "whole numbers",
+        ),
     ],
     "17.2": [
         (
@@ -45,6 +57,17 @@ WRONG = {
         ),
         (SHARE + "return 71", "between 0 and 1"),
         (SHARE + "return 1 / 8", "20 of 30 cells know"),
+        (
+            SHARE + "known = trained**2 / ((size - 2) * (size - 1))\n"
+            "    return known + (1 - known) / 8",
+            "every trained cell that asks",
+        ),
+        (
+            SHARE + "asks = min(trained, size - 2) * min(trained, size - 1)\n"
+            "    known = asks / ((size - 2) * (size - 1))\n"
+            "    return known + (1 - known) / 8",
+            "every trained cell that asks",
+        ),
     ],
     "17.3": [
         (RELATIVE + "return True", "True to every hand"),
@@ -69,6 +92,13 @@ WRONG = {
             STEPS + "    return all(math.cos(angle(r, c) - angle(r, 0) - angle(0, c))\n"
             "               > 1 - 1e-9 for r, c in cells)",
             "cell (0, 0) cancels out",
+        ),
+        (
+            "def is_relative(angle):\n"
+            "    cells = [(r, c) for r in range(7) for c in range(8)]\n"
+            "    steps = [angle(r + 2, c + 1) - angle(r, c) for r, c in cells]\n"
+            "    return all(math.cos(s - steps[0]) > 1 - 1e-9 for s in steps)",
+            "along the offset (2, 1)",
         ),
         (
             STEPS + "    return [angle(r + 1, c) - angle(r, c) for r, c in cells]",

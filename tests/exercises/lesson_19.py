@@ -1,5 +1,6 @@
 """Seeded answers for lesson 19: misconceptions with their message, another solution."""
 
+SET_UP = "from rope_teach.parallel import shard_positions"
 ZIGZAG = "def zigzag(seq, rank, world):\n    "
 PIECES = ZIGZAG + "p = torch.arange(seq).chunk(2 * world)\n    return "
 ORDER = "def in_order(shards):\n    "
@@ -17,13 +18,24 @@ WRONG = {
         (PIECES + "torch.cat([p[rank], p[-1 - rank].flip(0)])", "runs backwards"),
         (PIECES + "torch.cat([p[-1 - rank], p[rank]])", "in another order"),
         (PIECES + "torch.cat([p[rank], p[-rank]])", "off by one"),
-        (PIECES + "torch.cat([p[rank], p[0]])", "zigzag is"),
+        (PIECES + "torch.cat([p[rank], p[world - 1 - rank]])", "first half"),
+        (PIECES + "torch.cat([p[rank], p[1]])", "zigzag is"),
         (PIECES + "p[rank]", "must have shape"),
     ],
     "19.2": [
         (ORDER + "return torch.cat(shards)", "one after the other"),
         (HALVES + "torch.cat([*h, *t])", "in the order of ranks"),
         (HALVES + "torch.cat([*h, torch.cat(t).flip(0)])", "token by token"),
+        (
+            ORDER + "seq, world = sum(map(len, shards)), len(shards)\n"
+            "    p = [shard_positions(seq, r, world, 'zigzag') for r in range(world)]\n"
+            "    return torch.cat(shards)[torch.cat(p)]",
+            "the wrong way round",
+        ),
+        (
+            ORDER + "x = torch.cat(shards)\n    return x[x[:, 0].argsort()]",
+            "You sorted",
+        ),
         (HALVES + "torch.cat([*h, *h])", "missing"),
         (HALVES + "torch.cat([*reversed(t), *h])", "the tokens come as"),
         (HALVES + "torch.cat(h)", "must have shape"),
@@ -72,6 +84,17 @@ WRONG = {
             "    return a * out_a + b * out_b, torch.maximum(lse_a, lse_b)",
             "the next merge",
         ),
+        (
+            LSE + "a = (lse_a > lse_b)[:, None]\n"
+            "    return torch.where(a, out_a, out_b), lse",
+            "dropped the other",
+        ),
+        (
+            LSE + "top = torch.maximum(lse_a, lse_b)\n"
+            "    a, b = (lse_a - top).exp(), (lse_b - top).exp()\n"
+            "    return a[:, None] * out_a + b[:, None] * out_b, lse",
+            "do not sum to 1",
+        ),
         (LSE + "return out_a, lse", "both pieces together"),
         (LSE + "return out_a", "two things"),
     ],
@@ -101,6 +124,7 @@ def loss_of_all(means, counts):
 """,
     "19.4": """
 def merge(out_a, lse_a, out_b, lse_b):
+    out_a, lse_a, out_b, lse_b = (x.float() for x in (out_a, lse_a, out_b, lse_b))
     top = torch.maximum(lse_a, lse_b)
     a, b = torch.exp(lse_a - top), torch.exp(lse_b - top)
     out = (a.unsqueeze(1) * out_a + b.unsqueeze(1) * out_b) / (a + b).unsqueeze(1)
