@@ -75,7 +75,7 @@ def _load(target: str, head_dim: int | None) -> Any:
         raise ValueError("expected package.module:function")
     try:
         found: Any = importlib.import_module(module)
-    except Exception as error:  # whatever a stranger's module may raise
+    except (Exception, SystemExit) as error:  # whatever a stranger's module may raise
         raise ImportError(f"{type(error).__name__}: {error}") from error
     for name in names.split("."):
         found = getattr(found, name)

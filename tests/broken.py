@@ -6,7 +6,7 @@ cause where they depend on the function.
 
 import torch
 
-from rope_teach import sinusoidal, yarn
+from rope_teach import pixel_frequencies, sinusoidal, yarn
 
 
 def inv_freq(d, base=10_000.0):
@@ -78,6 +78,10 @@ def stack_after_half(x, positions):
     c, s = (f(table(positions, x.shape[-1])) for f in (torch.cos, torch.sin))
     a, b = x.chunk(2, dim=-1)
     return torch.stack([a * c - b * s, a * s + b * c], dim=-1).flatten(-2)
+
+
+def both_reordered(q, k, positions):
+    return cat_after_interleaved(q, positions), cat_after_interleaved(k, positions)
 
 
 def interleaved_table_half_rotation(x, positions):
@@ -170,6 +174,10 @@ def radians_to_degrees(x, positions):
 def positive_power(x, positions):
     d = x.shape[-1]
     return half(x, positions[:, None] * 10_000 ** (torch.arange(0, d, 2).double() / d))
+
+
+def pixel_frequencies_for_tokens(x, positions):
+    return half(x, positions.float()[:, None] * pixel_frequencies(x.shape[-1]).float())
 
 
 def rotated_twice(x, positions):
@@ -344,6 +352,7 @@ BROKEN = [
     (flattened_heads, {}, "across_heads", ""),
     (features_as_tokens, {}, "tokens_mixed", "changing token 3 changes tokens"),
     (cat_after_interleaved, {}, "cat_after_interleaved", ""),
+    (both_reordered, {}, "both_cat", ""),
     (stack_after_half, {}, "stack_after_half", ""),
     (interleaved_table_half_rotation, {}, "table_interleaved", ""),
     (half_table_interleaved_rotation, {}, "table_half", ""),
@@ -361,6 +370,7 @@ BROKEN = [
     (degrees, {}, "degrees", ""),
     (radians_to_degrees, {}, "degrees", ""),
     (positive_power, {}, "positive_power", ""),
+    (pixel_frequencies_for_tokens, {}, "for_pixels", ""),
     (rotated_twice, {}, "rotated_twice", ""),
     (frequencies_in_half, {}, "frequencies_cast", "rounded to float16"),
     (frequencies_in_bfloat16, {}, "frequencies_cast", "rounded to bfloat16"),

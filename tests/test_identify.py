@@ -10,8 +10,10 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from rope_teach import (
     RotaryEmbedding,
@@ -191,6 +193,99 @@ def test_a_table_of_one_width_and_length():
         identify(rotation)
 
 
+def test_tables_are_known_by_a_part_of_their_names():
+    def rotation(x, sin_emb, cos_emb):
+        return x * cos_emb + broken.rotate_every_two(x) * sin_emb
+
+    report = identify(rotation)
+    assert report.correct and report.call == "x, sin, cos"
+    assert report.pairing == "interleaved"
+
+
+def test_positions_may_be_rows_of_a_table():
+    def rotation(q, k, cos, sin, position_ids):
+        cos, sin = cos[position_ids], sin[position_ids]
+        return tuple(x * cos + broken.rotate_half(x) * sin for x in (q, k))
+
+    report = identify(rotation)
+    assert report.correct and report.call == "q, k, cos, sin, positions"
+
+
+def test_what_is_changed_in_place_and_not_returned():
+    def rotation(x, positions):
+        x.copy_(half(x, table(positions, x.shape[-1])))
+
+    report = identify(rotation)
+    assert report.correct and report.base == 10_000
+
+
+def test_a_function_of_arrays():
+    def rotation(x, positions):
+        assert isinstance(x, np.ndarray)
+        angle = positions[:, None] * np.repeat(inv_freq(x.shape[-1]).numpy(), 2)
+        turned = np.stack([-x[..., 1::2], x[..., 0::2]], axis=-1).reshape(x.shape)
+        return (x * np.cos(angle) + turned * np.sin(angle)).astype(x.dtype)
+
+    report = identify(rotation)
+    assert report.correct and report.pairing == "interleaved"
+
+
+# ------------------------------------------------------------- layers of other people
+
+
+class Layer(nn.Module):
+    """An attention layer in a style; its rotation is ours."""
+
+    def __init__(self, style):
+        super().__init__()
+        self.style = style
+        self.c_attn = nn.Linear(64, 192)
+        self.q_norm = nn.LayerNorm(32)
+
+    def forward(self, x):
+        q, k, v = self.c_attn(x).unflatten(-1, (3, 2, 32)).transpose(1, 3).unbind(2)
+        q, k = counted(self.q_norm(q)), counted(k)
+        if self.style == "einsum":
+            return torch.einsum("b h i d, b h j d -> b h i j", q, k)
+        if self.style == "scaled":
+            return (32**-0.5 * q) @ k.mT
+        return F.scaled_dot_product_attention(q, k, v)
+
+
+@pytest.mark.parametrize("style", ["sdpa", "einsum", "scaled"])
+def test_a_layer_of_any_style(style):
+    report = identify(Layer(style))
+    assert report.correct and report.call == "q, k"
+    assert facts(report, "head_dim", "pairing", "base") == (32, "half", 10_000)
+    assert report.attention_factor == 1
+    scale = "q and k bring the softmax scale with them, head_dim ** -0.5"
+    assert (scale in report.notes) == (style == "scaled")
+
+
+def test_a_report_of_a_model_names_the_layer():
+    model = nn.Sequential(nn.Identity(), Layer("einsum"))
+    model.forward = lambda x: model[1](x)
+    report = identify(model)
+    assert report.correct and report.name == "Sequential.1"
+
+
+def test_a_layer_that_is_given_tables():
+    class Meta(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wq, self.wk = nn.Linear(64, 64), nn.Linear(64, 32)
+
+        def forward(self, x, freqs_cis, mask):
+            q, k = (f(x).unflatten(-1, (-1, 32)) for f in (self.wq, self.wk))
+            q, k = (rotate_complex(z, freqs_cis, layout="bshd") for z in (q, k))
+            k = k.repeat_interleave(2, dim=2)
+            return q.transpose(1, 2) @ k.permute(0, 2, 3, 1)
+
+    report = identify(Meta())
+    assert report.correct and report.call == "q, k, phases"
+    assert report.pairing == "interleaved"
+
+
 # ---------------------------------------------------- conventions made up by hypothesis
 
 
@@ -367,6 +462,12 @@ PEERS = {
         lambda: hugging_face("llama").LlamaForCausalLM(small_llama()),
         ("q, k, positions", "bhsd", "half", 32, 32, 10_000),
     ),
+    "gemma3 layer, its own base": (
+        lambda: hugging_face("gemma3").Gemma3Attention(
+            small("Gemma3Text", head_dim=32, num_key_value_heads=2), 5
+        ),
+        ("q, k, positions", "bhsd", "half", 32, 32, 1_000_000),
+    ),
     "gptj layer": (
         lambda: hugging_face("gptj").GPTJAttention(gptj(), 0),
         ("q, k, positions", "bhsd", "interleaved", 16, 32, 10_000),
@@ -457,6 +558,21 @@ PEERS_AT_FAULT = {
         lambda: hugging_face("llama").LlamaRotaryEmbedding(small_llama()).bfloat16(),
         None,
         "frequencies_cast",
+    ),
+    "llama model cast to bfloat16": (
+        lambda: hugging_face("llama").LlamaForCausalLM(small_llama()).bfloat16(),
+        None,
+        "frequencies_cast",
+    ),
+    "deepseek_v3 function": (
+        lambda: hugging_face("deepseek_v3").apply_rotary_pos_emb_interleave,
+        None,
+        "both_cat",
+    ),
+    "rotary-embedding-torch's pixels for tokens": (
+        partial(rotary_embedding_torch, freqs_for="pixel"),
+        None,
+        "for_pixels",
     ),
     "llama with dynamic NTK": (
         dynamic_llama,
@@ -591,6 +707,15 @@ BAD = {
         lambda: identify(lambda x: None)
     ),
     "ValueError: no arguments that could be x": lambda: identify(lambda: None),
+    "ValueError: it has no arguments ... wrap it: identify(lambda q, k": (
+        lambda: identify(lambda x, cos, sin, alpha, beta: x)
+    ),
+    "ValueError: two equal calls differ: dropout? Call .eval()": (
+        lambda: identify(nn.Dropout())
+    ),
+    "TypeError: source must be a Report of identify, got 3": (
+        lambda: conversion(3, PLAIN)
+    ),
     "ValueError: 7 tokens from position 0 on ... ZeroDivisionError: ": (
         lambda: identify(lambda x: counted(x) if x.any() else 1 // 0)
     ),
@@ -716,6 +841,13 @@ def test_the_command_says_it_and_exits_with_it(arguments, status, words, capsys)
     out, err = capsys.readouterr()
     assert words in (err if status == 2 else out)
     assert not (out if status == 2 else err)
+
+
+def test_a_module_that_exits_when_imported_is_refused(tmp_path, monkeypatch, capsys):
+    (tmp_path / "a_script_that_exits.py").write_text("raise SystemExit(1)")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["identify", "a_script_that_exits:f"]) == 2
+    assert "SystemExit: 1" in capsys.readouterr().err
 
 
 def test_the_command_prints_data(capsys):

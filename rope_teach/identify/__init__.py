@@ -5,6 +5,11 @@ at a few positions says all: which features form pairs, by which angle each pair
 and so the speeds of the hands, the base and the scaling rule. What is no rotation, or
 no RoPE, is reported with the law that it breaks, the likely cause and the mend.
 
+To read it from the start: ``layers`` makes a function of whatever is given, ``probe``
+finds out how to call it, ``hands`` reads pairs and angles, ``rules`` names what made
+them, ``faults`` what can be wrong; here they become a ``report``. ``convert`` compares
+two reports.
+
 What cannot be told from outside:
 
 - Names that differ and functions that do not: base 100, and base 10 000 with the
@@ -15,7 +20,8 @@ What cannot be told from outside:
 - float32 from float64 angles, where a short table or a 16-bit output hides it; the base
   of a single pair; a YaRN that slows no hand by its whole factor, and the parameters
   of LongRoPE: their scaling is ``"unknown"``, and ``inv_freq`` has what was measured.
-- Positions with several axes, as images have them.
+- Positions with several axes, as images have them; layers that join q and k from parts,
+  as DeepSeek's latent attention does (probe the function that they rotate with).
 - Whether the *weights* were trained for these conventions: no function knows that.
 
 Lesson 20.
@@ -24,6 +30,7 @@ Lesson 20.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -88,20 +95,22 @@ def identify(
     probes = find(subject, call=call, head_dim=head_dim, layout=layout, dtype=dtype)
     reports = []
     for probe in probes:  # more than one where the caller brings tables
-        reports.append(_report(probe, _name(function)))
+        reports.append(_report(probe))
         if reports[-1].correct:
             return reports[-1]
     return reports[0]
 
 
-def _report(probe: Probe, name: str) -> Report:
+def _report(probe: Probe) -> Report:
     call = ", ".join(probe.names)
-    facts: dict[str, Any] = {"layout": probe.layout, "notes": (), "scaling": None}
+    facts: dict[str, Any] = {"head_dim": probe.head_dim, "layout": probe.layout}
+    facts |= {"notes": (), "scaling": None}
     try:
         _read(probe, facts)
     except Broken as broken:
         facts |= {"fault": broken.name, **broken.fault._asdict()}
-    return Report(name=name, call=call, head_dim=probe.head_dim, **facts)
+    name = probe.subject.name
+    return Report(name=name, call=call, **facts)
 
 
 def _read(probe: Probe, facts: dict[str, Any]) -> None:
@@ -116,6 +125,8 @@ def _read(probe: Probe, facts: dict[str, Any]) -> None:
         sign = outputs[0].speeds[order].sign()
         outputs = [hands.take(order, sign) for hands in outputs]
         facts["pairs"] = _as_pairs(outputs[0].pairs)
+    if len(outputs) == 2:
+        outputs = _without_softmax_scale(outputs, facts)
     rule = _name_rule(probe, outputs[0], facts)
     facts["position_offset"] = _offset(outputs[0], facts["sign"] * rule.speeds)
     _name_lengths(probe, outputs, facts)
@@ -146,6 +157,19 @@ def _name_pairing(pairs: Tensor) -> dict[str, Any]:
     return {"pairing": name, "rotary_dim": width, "rotary_offset": offset}
 
 
+def _without_softmax_scale(outputs: list[Hands], facts: dict[str, Any]) -> list[Hands]:
+    """Divide out the scale of the attention product, which may come before it."""
+    factors = [float(hands.lengths.median()) for hands in outputs]
+    scale = facts["head_dim"] ** -0.5
+    if not math.isclose(math.prod(factors), scale, rel_tol=1e-3):
+        return outputs
+    facts["notes"] += ("q and k bring the softmax scale with them, head_dim ** -0.5",)
+    return [
+        replace(hands, lengths=hands.lengths / factor)
+        for hands, factor in zip(outputs, factors, strict=True)
+    ]
+
+
 def _name_rule(probe: Probe, hands: Hands, facts: dict[str, Any]) -> Rule:
     signs = hands.speeds.sign()
     facts["sign"] = int(signs[0])
@@ -158,7 +182,8 @@ def _name_rule(probe: Probe, hands: Hands, facts: dict[str, Any]) -> Rule:
             f"a pair {form.get(probe.table, '')}".rstrip(),
         )
     else:
-        facts |= {"base": rule.base, "scaling": rule.scaling, "notes": rule.notes}
+        facts |= {"base": rule.base, "scaling": rule.scaling}
+        facts["notes"] += rule.notes
         facts["parameters"] = rule.parameters
         facts["inv_freq"] = tuple(rule.speeds.tolist())
     if rule.scaling == "proportional":
@@ -176,6 +201,8 @@ def _offset(hands: Hands, speeds: Tensor) -> float:
     start = hands.angles[0]
     if (start.abs() - math.pi / 2).abs().max() < 0.01:
         raise Broken("swapped")
+    if (start.abs() <= 8 * hands.noise).all():
+        return 0.0
     places = torch.arange(-8192, 8193, dtype=torch.float64) / 2
     places = places[places.abs().argsort(stable=True)]
     allowed = 8 * hands.noise + 1e-6 * places.abs()[:, None] * speeds.abs()
@@ -244,7 +271,3 @@ def _angle_dtype(hands: Hands, rule: Rule, facts: dict[str, Any]) -> str | None:
     in_float32 = (position.float() * rule.speeds.float()).double()
     would_be_seen = (in_float32 - angle).abs().max() > 4 * hands.noise
     return "float64" if would_be_seen else None
-
-
-def _name(function: Any) -> str:
-    return str(getattr(function, "__qualname__", type(function).__name__))

@@ -75,6 +75,8 @@ def conversion(source: Report, target: Report) -> Conversion:
 
 def _no_conversion(source: Report, target: Report) -> str | None:
     for which, report in (("source", source), ("target", target)):
+        if not isinstance(report, Report):
+            raise TypeError(f"{which} must be a Report of identify, got {report!r}")
         if not report.correct:
             return f"the {which} breaks {report.law}: {report.cause}"
     if source.head_dim != target.head_dim or len(source.pairs) != len(target.pairs):

@@ -87,6 +87,13 @@ FAULTS = {
         "features are reordered: interleaved pairs go in, cat puts all firsts in front",
         "stack([first, second], -1).flatten(-2) in place of cat",
     ),
+    "both_cat": Fault(
+        "identity_at_zero",
+        "q and k both come out reordered, interleaved pairs as halves: their scores "
+        "are right, and they fit no q or k from elsewhere",
+        "nothing where both come from here, as in DeepSeek-V3; else stack([first, "
+        "second], -1).flatten(-2)",
+    ),
     "stack_after_half": Fault(
         "identity_at_zero",
         "features are reordered: halves go in, stack puts them side by side",
@@ -195,6 +202,12 @@ FAULTS = {
         "frequencies_of_a_rule",
         "the inverse frequencies are rounded to {dtype}: .to(dtype) casts buffers too",
         "compute them where they are used, or keep them out of the buffers",
+    ),
+    "for_pixels": Fault(
+        "frequencies_of_a_rule",
+        "the hands turn by more than a third of a turn a token, and by no known rule: "
+        "are the frequencies for positions from -1 to 1, as of pixels?",
+        "base ** (-2i / rotary_dim) for tokens, or such positions",
     ),
     "signs_differ": Fault(
         "frequencies_of_a_rule",

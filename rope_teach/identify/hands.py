@@ -24,7 +24,7 @@ __all__ = ["Hands", "follow_hands", "read_pairs", "rounded_by_bfloat16", "wrap"]
 
 LONGEST = 8_192  # rows in one call
 FAR = (65_536, 1_000_000)  # where a position can be given
-PATIENCE = 1.0  # seconds of work for one call, before no longer one is tried
+PATIENCE = 0.5  # seconds of work for one call, before no longer one is tried
 
 
 @dataclass(frozen=True)
@@ -70,17 +70,27 @@ def read_pairs(probe: Probe) -> tuple[Probe, Tensor]:
     probe = _along_one_axis(probe)
     _check_linear(probe)
     _check_tokens_apart(probe)
-    pairs = [_pairs(probe, matrix) for matrix in _matrices(probe)]
-    if any(not torch.equal(pairs[0], other) for other in pairs[1:]):
+    matrices = _matrices(probe)
+    found = []
+    for matrix in matrices:
+        pairs = _partners(matrix)
+        if pairs is None:
+            raise _moved_or_mixed(matrix, matrices)
+        if not len(pairs):
+            raise Broken("nothing_turns")
+        _check_blocks(probe, matrix, pairs)
+        found.append(pairs)
+    if not torch.equal(found[0], found[-1]):
         raise Broken("other_pairs")
-    return probe, pairs[0]
+    return probe, found[0]
 
 
 def follow_hands(probe: Probe, pairs: Tensor) -> list[Hands]:
     """Follow the hands of x, or of q and k, as far as positions go, or ``Broken``."""
     if probe.takes_positions:
         _check_positions_are_used(probe, pairs)
-    hands = _scan(probe, pairs)
+    outputs = zip(_polar(probe, pairs, SEQ), _longest(probe, pairs), strict=True)
+    hands = [_hands(probe, pairs, short, long) for short, long in outputs]
     if probe.takes_positions and not probe.takes_tables:
         _check_far(probe, hands)
     return hands
@@ -90,7 +100,8 @@ def rounded_by_bfloat16(probe: Probe, hands: Hands) -> bool:
     """Whether bfloat16 inputs make the angles wrong, where float32 inputs do not."""
     seq = min(len(hands.angles), 1024)
     try:
-        out = _polar(probe.with_dtype(torch.bfloat16), hands.pairs, seq)[0]
+        subject = replace(probe.subject, dtype=torch.bfloat16)
+        out = _polar(replace(probe, subject=subject), hands.pairs, seq)[0]
     except CannotProbe:  # it takes no bfloat16
         return False
     return bool(wrap(out.angle() - hands.angles[:seq]).abs().max() > 0.1)
@@ -108,9 +119,12 @@ def _along_one_axis(probe: Probe) -> Probe:
     """Name the axis along which equal tokens come out different: the sequence."""
     token = torch.linspace(0.5, 1.5, probe.head_dim)
     changing = set()
-    for out in probe.trial(token.expand(SEQ, -1)):
+    first, again = (probe.trial(token.expand(SEQ, -1)) for _ in range(2))
+    for out, same in zip(first, again, strict=True):
         if not out.isfinite().all():
             raise Broken("not_finite")
+        if not torch.equal(out, same):
+            raise CannotProbe("two equal calls differ: dropout? Call .eval() first")
         for axis in range(out.ndim - 1):
             if (out - out.narrow(axis, 0, 1)).abs().max() > 1e-3:
                 changing.add(axis)
@@ -169,25 +183,6 @@ def _matrices(probe: Probe) -> list[Tensor]:
     return [torch.stack(column, dim=-1) for column in zip(*columns, strict=True)]
 
 
-def _pairs(probe: Probe, matrix: Tensor) -> Tensor:
-    """Which two features turn together: ``(pairs, 2)``."""
-    pairs = _partners(matrix)
-    if pairs is None:
-        order = _reordering(matrix[0])
-        if order is None or _partners(matrix[:, order.argsort()]) is None:
-            raise Broken("pairs_overlap")
-        plain = torch.arange(len(order))
-        if torch.equal(order, interleaved_to_half(plain)):
-            raise Broken("cat_after_interleaved")
-        if torch.equal(order, half_to_interleaved(plain)):
-            raise Broken("stack_after_half")
-        raise Broken("reordered", order=", ".join(map(str, order[:4].tolist())))
-    if not len(pairs):
-        raise Broken("nothing_turns")
-    _check_blocks(probe, matrix, pairs)
-    return pairs
-
-
 def _partners(matrix: Tensor) -> Tensor | None:
     """Pairs by what is not zero off the diagonal, or None if they overlap."""
     for least in (1e-14, 1e-6):  # a dense product leaves rounding where zeros should be
@@ -196,6 +191,22 @@ def _partners(matrix: Tensor) -> Tensor | None:
         if joined.sum(1).max() <= 1:
             return joined.triu().nonzero()
     return None
+
+
+def _moved_or_mixed(matrix: Tensor, matrices: list[Tensor]) -> Broken:
+    """Why features meet more than one other: moved by the way, or mixed."""
+    order = _reordering(matrix[0])
+    if order is None or _partners(matrix[:, order.argsort()]) is None:
+        return Broken("pairs_overlap")
+    plain = torch.arange(len(order))
+    if torch.equal(order, interleaved_to_half(plain)):
+        orders = [_reordering(each[0]) for each in matrices]
+        alike = all(each is not None and each.equal(order) for each in orders)
+        both = alike and len(matrices) == 2
+        return Broken("both_cat" if both else "cat_after_interleaved")
+    if torch.equal(order, half_to_interleaved(plain)):
+        return Broken("stack_after_half")
+    return Broken("reordered", order=", ".join(map(str, order[:4].tolist())))
 
 
 def _reordering(matrix: Tensor) -> Tensor | None:
@@ -262,9 +273,9 @@ def _polar(probe: Probe, pairs: Tensor, seq: int, start: int = 0) -> list[Tensor
     return [torch.complex(out[:, pairs[:, 0]], out[:, pairs[:, 1]]) for out in outputs]
 
 
-def _scan(probe: Probe, pairs: Tensor) -> list[Hands]:
-    """Follow the hands along the longest sequence that the function takes."""
-    short = long = _polar(probe, pairs, SEQ)
+def _longest(probe: Probe, pairs: Tensor) -> list[Tensor]:
+    """Where the hands point along the longest sequence that the function takes."""
+    long = _polar(probe, pairs, SEQ)
     seq = 32
     while seq <= LONGEST:
         started = time.process_time()
@@ -278,17 +289,19 @@ def _scan(probe: Probe, pairs: Tensor) -> list[Hands]:
         if time.process_time() - started > PATIENCE:
             break
         seq *= 2
-    hands = []
-    for before, after in zip(short, long, strict=True):
-        allowed = 1e-4 + 8 * probe.noise
-        if wrap(before.angle() - after[:SEQ].angle()).abs().max() > allowed:
-            raise Broken("length_sets_speed")
-        if (before.abs() / after[:SEQ].abs() - 1).abs().max() > allowed:
-            raise Broken("length_sets_scale")
-        noise = probe.noise + _check_lengths(after.abs(), probe)
-        speeds = _speeds(after.angle(), noise)
-        hands.append(Hands(pairs, after.angle(), after.abs(), speeds, noise))
-    return hands
+    return long
+
+
+def _hands(probe: Probe, pairs: Tensor, short: Tensor, long: Tensor) -> Hands:
+    """Read one output; in a short call and in a long one, tokens must turn alike."""
+    angles, lengths = long.angle(), long.abs()
+    allowed = 1e-4 + 8 * probe.noise
+    if wrap(short.angle() - angles[:SEQ]).abs().max() > allowed:
+        raise Broken("length_sets_speed")
+    if (short.abs() / lengths[:SEQ] - 1).abs().max() > allowed:
+        raise Broken("length_sets_scale")
+    noise = probe.noise + _check_lengths(lengths, probe)
+    return Hands(pairs, angles, lengths, _speeds(angles, noise), noise)
 
 
 def _growth(lengths: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from rope_teach.frequencies import inverse_frequencies
 from rope_teach.rotation import angles, full_table
 
-__all__ = ["CannotProbe", "Probe", "Subject", "find"]
+__all__ = ["TABLES", "CannotProbe", "Probe", "Subject", "find", "role_of"]
 
 LAYOUTS = ("bhsd", "bshd", "sbhd", "bsd", "sd")  # batch, heads, seq, head_dim
 SEQ = 7  # tokens of a first look. Batch, heads and seq all differ, so that none passes
@@ -32,10 +32,11 @@ NAMES = {
     "x": "x t tensor xs",
     "q": "q query queries xq q_states query_states",
     "k": "k key keys xk k_states key_states",
-    "positions": "positions position_ids pos_ids input_pos position pos",
+    "positions": "positions position_ids pos_ids input_pos position pos "
+    "token_positions segment_pos",
     "start": "start offset start_pos seq_offset position_offset start_position",
-    "cos": "cos cos_cached cos_cache",
-    "sin": "sin sin_cached sin_cache",
+    "cos": "cos",  # and as a part of a name: freqs_cos, cos_cached
+    "sin": "sin",
     "phases": "phases freqs_cis freqs_complex",
     "freqs": "freqs rotary_freqs angles",
 }
@@ -58,6 +59,7 @@ class Subject:
     """A function, and what is known about it before it is called."""
 
     function: Callable[..., Any]
+    name: str
     head_dim: int | None = None
     layout: str | None = None
     dtype: torch.dtype = torch.float32
@@ -108,25 +110,20 @@ class Probe:
         """Whether a token can be put at any position; else row s is position s."""
         return self.takes_rows or "start" in self.names
 
-    def with_dtype(self, dtype: torch.dtype) -> Probe:
-        """The same call, with x in another dtype."""
-        return replace(self, subject=replace(self.subject, dtype=dtype))
-
     def rows(self, x: Tensor, start: int = 0) -> tuple[Tensor, ...]:
         """Rotate ``x`` ``(seq, head_dim)``, whose first row stands at ``start``.
 
-        One float64 tensor of that shape for each output: of x, or of q and of k.
+        One float64 tensor of that shape for each output: of x, or of q and of k. Only
+        a function that ``takes_positions`` can start elsewhere than at 0.
         """
-        skip = 0 if self.takes_positions else start
-        padded = torch.cat([x.new_zeros(skip, x.shape[1]), x])
         try:
-            outputs = self._run(self._laid_out(padded, 1, 1), start - skip)
+            outputs = self._run(self._laid_out(x, 1, 1), start)
         except Exception as error:  # whatever a stranger's code may raise
             raise CannotProbe(
                 f"{len(x)} tokens from position {start} on made it fail with "
                 f"{type(error).__name__}: {error}"
             ) from error
-        return tuple(out.reshape(padded.shape)[skip:] for out in outputs)
+        return tuple(out.reshape(x.shape) for out in outputs)
 
     def trial(self, x: Tensor) -> tuple[Tensor, ...]:
         """Rotate ``x`` ``(7, head_dim)`` in several heads and sequences, all alike.
@@ -148,9 +145,12 @@ class Probe:
         plain = [values[role] for role, keyword in self.roles if keyword is None]
         named = {keyword: values[role] for role, keyword in self.roles if keyword}
         result = self.subject.function(*plain, **named)
-        if any(not torch.equal(values[role], x) for role in {*"xqk"} & {*self.names}):
+        inputs = [values[role] for role in "xqk" if role in self.names]
+        if any(not torch.equal(given, x) for given in inputs):
             self.faults.add("overwritten")
-        wanted = 2 if "k" in self.names else 1
+        if result is None and self.faults:
+            result = inputs
+        wanted = len(inputs)
         outputs = result if isinstance(result, (tuple, list)) else (result,)
         shapes = [tuple(x.shape) for x in outputs if isinstance(x, Tensor)][:wanted]
         if shapes != [tuple(x.shape)] * wanted:
@@ -169,11 +169,13 @@ class Probe:
         values["positions"] = positions if self.position_axes == 1 else positions[None]
         if not self.takes_tables:
             return values
+        if "positions" in self.names:  # they are rows of the tables
+            positions = torch.arange(start + seq, device=x.device)
         table = angles(positions, inverse_frequencies(self.head_dim))
         if self.table in ("half", "interleaved"):
             table = full_table(table, self.table)  # type: ignore[arg-type]
         shape = {3: (1, *table.shape), 2: tuple(table.shape)}
-        sizes = {"s": seq, "d": table.shape[-1]}
+        sizes = {"s": len(table), "d": table.shape[-1]}
         aligned = tuple(sizes.get(axis, 1) for axis in self.layout)
         table = table.reshape(shape.get(self.table_axes, aligned))
         cos, sin = table.cos().to(x.dtype), table.sin().to(x.dtype)
@@ -200,10 +202,12 @@ def find(
     if layout not in (None, *LAYOUTS):
         raise ValueError(f"layout must be one of {LAYOUTS}, got {layout!r}")
     subject = replace(subject, dtype=dtype or subject.dtype)
+    in_numpy = replace(subject, function=_with_arrays(subject.function))
     errors: list[tuple[Probe, Exception]] = []
-    for roles in _possible_roles(subject.function, call):
+    possible = list(_possible_roles(subject.function, call))
+    for either, roles in product((subject, in_numpy), possible):
         found: list[Probe] = []
-        for probe in _forms(subject, roles, head_dim, layout):
+        for probe in _forms(either, roles, head_dim, layout):
             if found and replace(found[0], table=probe.table) != probe:
                 continue
             try:
@@ -213,16 +217,41 @@ def find(
                 errors.append((probe, error))
         if found:
             return found
+    raise _no_call(errors)
+
+
+def _no_call(errors: list[tuple[Probe, Exception]]) -> CannotProbe:
+    """What was tried, what happened at first, and what the caller can do."""
+    wrap = "wrap it: identify(lambda q, k, positions: ...)"
     if not errors:
-        raise CannotProbe("it has no arguments that could be x, or q and k")
+        return CannotProbe(
+            "it has no arguments that could be x, or q and k, with positions or tables "
+            f"and nothing else; {wrap}"
+        )
     tried = dict.fromkeys(f"({', '.join(probe.names)})" for probe, _ in errors)
     probe, first = errors[0]
-    raise CannotProbe(
+    return CannotProbe(
         f"no call worked; tried {' '.join(tried)}. The first, with head_dim="
         f"{probe.head_dim} and layout={probe.layout!r}, failed with "
-        f"{type(first).__name__}: {first}. You can say how to call it: "
-        'call="q, k, cos, sin", head_dim=..., layout=...'
+        f"{type(first).__name__}: {first}. You can say how to call it, "
+        f'call="q, k, cos, sin", head_dim=..., layout=..., or {wrap}'
     )
+
+
+def _with_arrays(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, if it takes and returns the arrays of numpy, or of JAX."""
+
+    def tensor(result: Any) -> Any:
+        if isinstance(result, (tuple, list)):
+            return [tensor(part) for part in result]
+        return result if result is None else torch.tensor(result.__array__())
+
+    def called(*plain: Any, **named: Any) -> Any:
+        given = [x.numpy() if isinstance(x, Tensor) else x for x in plain]
+        more = {k: x.numpy() if isinstance(x, Tensor) else x for k, x in named.items()}
+        return tensor(function(*given, **more))
+
+    return called
 
 
 def _forms(
@@ -266,7 +295,9 @@ def _possible_roles(function: Callable[..., Any], call: str | None) -> Iterator[
     named = _roles_by_name(signature)
     if named:
         required = tuple(role for role in named if role[1] is None)
-        yield from dict.fromkeys((named, required))
+        yield from dict.fromkeys(
+            roles for roles in (named, required) if {"x", "q"} & set(dict(roles))
+        )
         return
     for guess in GUESSES:
         try:
@@ -276,13 +307,19 @@ def _possible_roles(function: Callable[..., Any], call: str | None) -> Iterator[
         yield tuple((role, None) for role in guess)
 
 
+def role_of(name: str) -> str | None:
+    """What a parameter of this name is, or None if the name says nothing."""
+    parts = {"cos", "sin"} & set(name.split("_"))
+    return parts.pop() if len(parts) == 1 else ROLES.get(name)
+
+
 def _roles_by_name(signature: inspect.Signature) -> Roles | None:
     """Roles of the parameters, the optional ones by keyword; None if one is strange."""
     roles: dict[str, str | None] = {}
     for name, parameter in signature.parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
-        role = ROLES.get(name, None if roles else "x")
+        role = role_of(name) or (None if roles else "x")
         if parameter.default is parameter.empty:
             if role is None or role in roles:
                 return None

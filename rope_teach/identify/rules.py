@@ -21,7 +21,7 @@ from rope_teach.frequencies import inverse_frequencies
 __all__ = ["Rule", "recognize", "too_fast"]
 
 # What published models use, likeliest first.
-BASES = (1e4, 5e5, 1e6, 1e5, 1.5e5, 5e6, 1e7)
+BASES = (1e4, 5e5, 1e6, 1e5, 1.5e5, 5e6, 1e7, 1e3)
 BLENDS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("llama3", {}),
     ("yarn", {}),
@@ -63,7 +63,7 @@ def recognize(
         _one_ratio(speeds, rotary_dim, head_dim, slack)
         or too_fast(speeds)
         or _blended(speeds, rotary_dim, slack)
-        or _cast(speeds, rotary_dim)
+        or _cast(speeds, rotary_dim, slack)
     )
     if rule is not None:
         return rule
@@ -149,6 +149,8 @@ def too_fast(speeds: Tensor) -> Rule | None:
             return Rule(1 / falling, base, fault="positive_power")
         if _equal_turns(speeds, falling * 180 / math.pi):
             return Rule(falling * 180 / math.pi, base, fault="degrees")
+    if speeds.abs().max() > 2:  # the rules' fastest hand turns by 1
+        return Rule(speeds, fault="for_pixels")
     return None
 
 
@@ -173,13 +175,13 @@ def _blended(speeds: Tensor, rotary_dim: int, slack: float) -> Rule | None:
     return None
 
 
-def _cast(speeds: Tensor, rotary_dim: int) -> Rule | None:
+def _cast(speeds: Tensor, rotary_dim: int, slack: float) -> Rule | None:
     """A table of a base that was rounded by ``.bfloat16()`` or ``.half()``."""
     guess = math.exp(_line(speeds)[1] * rotary_dim / 2)
     near = [float(f"{guess:.{digits}e}") for digits in range(3)]
     for base, dtype in product((*BASES, *near), (torch.bfloat16, torch.float16)):
         cast = inverse_frequencies(rotary_dim, base)[: len(speeds)].to(dtype).double()
-        if _equal(cast, speeds):
+        if _equal(cast, speeds, slack):
             values = {"dtype": str(dtype).removeprefix("torch.")}
             return Rule(cast, base, fault="frequencies_cast", values=values)
     return None

@@ -17,7 +17,7 @@ from rope_teach.dialects.hugging_face import (
     rotary_embedding,
     swap,
 )
-from rope_teach.dialects.hugging_face.configuration import INTERLEAVED
+from rope_teach.dialects.hugging_face.configuration import FLAGGED, INTERLEAVED
 
 if importlib.util.find_spec("transformers") is None:
     pytest.skip("the peers extra has transformers", allow_module_level=True)
@@ -250,8 +250,31 @@ def test_the_family_is_interleaved(family):
 
 def test_deepseek_says_its_pairing_itself():
     config = build("DeepseekV3Config", qk_rope_head_dim=16)
-    rope = rotary_embedding(config)
-    assert (rope.head_dim, rope.pairing) == (16, "interleaved")
+    file = {**SIZES, "qk_rope_head_dim": 16, "rope_theta": 10_000}  # as published
+    for given in (config, {**file, "model_type": "deepseek_v3"}):
+        rope = rotary_embedding(given)
+        assert (rope.head_dim, rope.pairing) == (16, "interleaved")
+    flag = {**file, "model_type": "deepseek_v3", "rope_interleave": False}
+    assert rotary_embedding(flag).pairing == "half"
+
+
+@pytest.mark.parametrize("family", sorted(FLAGGED))
+def test_the_family_is_interleaved_by_its_flag(family):
+    try:
+        module = importlib.import_module(
+            f"transformers.models.{family}.configuration_{family}"
+        )
+    except ImportError:
+        pytest.skip(f"this transformers has no {family}")
+    (config,) = [kind for kind in vars(module).values()
+                 if getattr(kind, "model_type", None) == family]  # fmt: skip
+    assert config().rope_interleave is True
+
+
+def test_a_base_that_only_the_code_has_can_be_given():
+    llama_2 = {"hidden_size": 4096, "num_attention_heads": 32, "rope_scaling": None}
+    rope = rotary_embedding(llama_2, base=10_000.0)
+    assert (rope.head_dim, rope.base) == (128, 10_000.0)
 
 
 # ------------------------------------------------------------- ours in a model's place
@@ -350,7 +373,7 @@ def test_a_swapped_model_learns_as_before():
 
 
 def test_a_swapped_model_compiles_as_one_graph():
-    model = swap(tiny("Llama"))
+    model = swap(tiny("Llama", num_hidden_layers=1))
     tokens, _ = padded_batch()
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     with torch.no_grad():
@@ -466,6 +489,9 @@ BAD = {
         Q.transpose(1, 2), K, *FULL
     ),
     "ValueError: config has no rope_theta": lambda: rotary_embedding({"head_dim": 8}),
+    "TypeError: config must be a configuration ... got the name 'gpt2'": lambda: (
+        rotary_embedding("gpt2")
+    ),
     "ValueError: config must have head_dim, or hidden_size": lambda: rotary_embedding(
         {"rope_theta": 1000.0}
     ),

@@ -10,13 +10,14 @@ from rope_teach.dialects.hugging_face.scaling import Read, scaling_rule
 from rope_teach.rotary import RotaryEmbedding
 from rope_teach.rotation import Layout, Pairing
 
-# Values of model_type that rotate (0, 1)(2, 3)... A configuration does not say so, but
-# for the flag rope_interleave of DeepSeek's descendants. All others pair the halves.
+# Values of model_type that rotate (0, 1)(2, 3)... A configuration does not say so.
 INTERLEAVED = {
     "codegen", "cohere", "cohere2", "cohere2_moe", "deepseek_v2", "deepseek_v4",
     "ernie4_5", "ernie4_5_moe", "glm", "glm4", "gptj", "helium", "llama4_text",
     "moonshine", "moonshine_streaming",
 }  # fmt: skip
+# These do, unless their flag rope_interleave is false. All others pair the halves.
+FLAGGED = {"axk1", "deepseek_v3", "glm4_moe_lite", "mistral4", "youtu"}
 
 
 def rotary_embedding(
@@ -25,6 +26,7 @@ def rotary_embedding(
     *,
     length: int | None = None,
     head_dim: int | None = None,
+    base: float | None = None,
     pairing: Pairing | None = None,
     layout: Layout = "bhsd",
 ) -> RotaryEmbedding:
@@ -43,15 +45,17 @@ def rotary_embedding(
         Tokens to be served, which the types ``dynamic`` and ``longrope`` depend on.
         transformers changes the angles when a sequence outgrows the trained length, so
         that cached keys no longer fit; here one length holds for a whole sequence.
-    head_dim, pairing
-        To be given where the configuration does not tell, or tells wrong. By default
-        the pairing is that of the ``model_type``, where that is known to be
-        interleaved, and else ``"half"``.
+    head_dim, base, pairing
+        To be given where the configuration does not tell, or tells wrong: older files,
+        as of Llama 2 and Falcon, leave the base to the code. By default the pairing is
+        that of the ``model_type``, where that is known to be interleaved, and else
+        ``"half"``.
 
     Raises
     ------
-    ValueError
-        If there are no rope parameters, one is missing, or the type is unknown.
+    TypeError, ValueError
+        If ``config`` is a name, there are no rope parameters, one is missing, or the
+        type is unknown.
 
     Notes
     -----
@@ -66,14 +70,20 @@ def rotary_embedding(
     (500000.0, 'half')
     """
     read = _reader(config, layer_type)
-    parameters = _parameters(read, layer_type)
-    head_dim = head_dim or read("head_dim") or _divided(read)
+    parameters = _parameters(read, layer_type, base)
+    # DeepSeek rotates apart from the rest of its heads, and its older files say so only
+    # here.
+    head_dim = (
+        head_dim or read("head_dim") or read("qk_rope_head_dim") or _divided(read)
+    )
     kind = parameters.get("rope_type") or parameters.get("type") or "default"
     fraction = parameters.get("partial_rotary_factor", 1.0)
     if kind == "proportional":  # that rule takes the share itself
         fraction = 1.0
     rotary_dim = read("rotary_dim") or int(head_dim * fraction)
-    interleaved = read("model_type") in INTERLEAVED or read("rope_interleave")
+    interleaved = read("rope_interleave")
+    if interleaved is None:
+        interleaved = read("model_type") in INTERLEAVED | FLAGGED
     rope = RotaryEmbedding(
         head_dim,
         base=parameters["rope_theta"],
@@ -112,6 +122,10 @@ def _with_sections(
 
 def _reader(config: Any, layer_type: str | None) -> Read:
     """A function from a field's name to its value, or None."""
+    if isinstance(config, str):
+        raise TypeError(
+            f"config must be a configuration or its dictionary, got the name {config!r}"
+        )
     if isinstance(config, Mapping):
         return config.get
     if layer_type is not None and getattr(config, "is_heterogeneous", False):
@@ -130,7 +144,9 @@ def _divided(read: Read) -> int:
     return int(width // heads)
 
 
-def _parameters(read: Read, layer_type: str | None) -> dict[str, Any]:
+def _parameters(
+    read: Read, layer_type: str | None, base: float | None
+) -> dict[str, Any]:
     """One flat dictionary, whichever way the configuration spells it."""
     found = read("rope_parameters") or read("rope_scaling") or {}
     nested = {key: value for key, value in found.items() if isinstance(value, Mapping)}
@@ -160,9 +176,12 @@ def _parameters(read: Read, layer_type: str | None) -> dict[str, Any]:
     flat = {key: value for key, value in outside.items() if value} | flat
     if trained := read("original_max_position_embeddings"):
         flat["original_max_position_embeddings"] = trained
+    if base is not None:
+        flat["rope_theta"] = base
     if "rope_theta" not in flat:
         raise ValueError(
             "config has no rope_theta, inside rope_parameters or beside it; does this "
-            "model rotate? (of a multimodal one, pass the text part)"
+            "model rotate? (of a multimodal one, pass the text part; where the code "
+            "has the base, pass base=10_000.0 or what it says)"
         )
     return flat
