@@ -107,11 +107,11 @@ def a_cache_that_keeps_its_promise(cached_table: Callable[..., Any]) -> str:
         made.append((start, seq, base))
         return start + torch.arange(seq) / base
 
-    calls = [(0, 5, 1e4), (3, 5, 1e4), (0, 8, 1e4), (0, 5, 5e5), (3, 5, 1e4)]
+    calls = [(0, 5, 1e4), (3, 5, 1e4), (0, 9, 1e4), (0, 5, 5e5), (3, 5, 1e4)]
     blame = {
         1: "the second call starts at 3 and got the table of 0. That is exhibit 7: "
         "the offset is missing in the key",
-        2: "a call for 8 tokens got a table of another length. The length is missing "
+        2: "a call for 9 tokens got a table of another length. The length is missing "
         "in the key",
         3: "a call with base 500 000 got the table of base 10 000. The base is missing "
         "in the key",
@@ -192,6 +192,11 @@ def read_the_base(base_and_factor: Callable[..., Any]) -> str:
         expect(
             isinstance(answer, (tuple, list, Tensor)) and len(answer) == 2,
             "Return two numbers, (base, factor).",
+        )
+        expect(
+            not any(bool(value != value) for value in answer),
+            "You divided 0 by 0: a feature that you read did not turn. In half pairs "
+            "the partner of feature 0 is feature 32, not 1.",
         )
         got = number(answer[0]), number(answer[1])
         what = f"With base {base:,.0f} and factor {factor:g}"
@@ -332,7 +337,7 @@ def bring_it_home(bring_home: Callable[..., Any]) -> str:
             )
         what = "This checkpoint" if seed == 17 else f"The checkpoint of seed {seed}"
         _expect_module(rope, turn, what)
-        _expect_weights(new_q, new_k, seed, what)
+        _expect_weights(new_q, new_k, rope, seed, what)
     return (
         "Six checkpoints of unknown origin give their logits in our convention. That "
         "is all there is to porting a RoPE."
@@ -340,7 +345,7 @@ def bring_it_home(bring_home: Callable[..., Any]) -> str:
 
 
 def _expect_module(rope: RotaryEmbedding, turn: Turn, what: str) -> None:
-    """The module must turn as fast, and as long, as ``turn``."""
+    """The module must be in our convention, and turn as fast as ``turn``."""
     expect(
         rope.pairing == "interleaved",
         "Ours is interleaved: RotaryEmbedding(32, ...) without pairing. The weights "
@@ -351,16 +356,15 @@ def _expect_module(rope: RotaryEmbedding, turn: Turn, what: str) -> None:
         f"Heads have {HEAD_DIM} features, and all of them turn; your module has "
         f"head_dim={rope.head_dim} and rotary_dim={rope.rotary_dim}.",
     )
-    speeds, length = _speeds_and_length(turn)
+    speeds, _ = _speeds_and_length(turn)
     mine = rope.inv_freq.double()
-    if torch.allclose(mine, speeds, rtol=1e-4):
-        expect(
-            math.isclose(rope.attention_factor, length, rel_tol=1e-4),
-            f"{what}: the speeds are right, but cos and sin are multiplied by "
-            f"{length:.4f} in turn and by {rope.attention_factor:.4f} in yours. YaRN "
-            "brings its factor if you give it as scaling.",
-        )
+    if torch.allclose(mine, speeds, rtol=1e-4, atol=0):
         return
+    expect(
+        bool((mine > 0).all()),
+        f"{what}: negative speeds turn clockwise, and ours turn the other way. The "
+        "sign goes into the rows: a turn of (a, b) one way is one of (b, a) the other.",
+    )
     bent = not torch.allclose(speeds.log().diff(), speeds.log().diff()[0].expand(15))
     expect(
         not math.isclose(
@@ -399,8 +403,10 @@ def _pairing(turn: Turn) -> Pairing:
     return "interleaved" if moved != 0 else "half"
 
 
-def _expect_weights(new_q: Tensor, new_k: Tensor, seed: int, what: str) -> None:
-    """The weights must give the logits, else say how they were converted."""
+def _expect_weights(
+    new_q: Tensor, new_k: Tensor, rope: RotaryEmbedding, seed: int, what: str
+) -> None:
+    """Weights and module must give the logits, else say how they were converted."""
     w_q, w_k, turn = mystery(seed)
     speeds, length = _speeds_and_length(turn)
     pairing = _pairing(turn)
@@ -410,7 +416,7 @@ def _expect_weights(new_q: Tensor, new_k: Tensor, seed: int, what: str) -> None:
 
     def ours(x: Tensor, positions: Tensor) -> Tensor:
         cos, sin = cos_sin(positions, speeds, torch.float64)
-        return rotate(x, cos * length, sin * length)
+        return rotate(x, cos * rope.attention_factor, sin * rope.attention_factor)
 
     def by(heads: int, weight: Tensor, pairs: bool = True, swap: bool = True) -> Tensor:
         """``weight`` as if converted in part: its pairs, its sign, or both."""
@@ -423,6 +429,12 @@ def _expect_weights(new_q: Tensor, new_k: Tensor, seed: int, what: str) -> None:
     right = _logits(w_q, w_k, turn)
     if close(_logits(new_q, new_k, ours), right, 1e-3):
         return
+    expect(
+        math.isclose(rope.attention_factor, length, rel_tol=1e-4),
+        f"{what}: the speeds are right, but cos and sin are multiplied by "
+        f"{length:.4f} in turn and by {rope.attention_factor:.4f} in yours. YaRN "
+        "brings its factor if you give it as scaling.",
+    )
     expect(
         not (close(new_q, w_q) and close(new_k, w_k)),
         f"{what}: the weights came back as they were, and turn is {pairing} with sign "

@@ -73,6 +73,14 @@ WRONG = {
             "digits in a row",
         ),
         (
+            "def cached_table(kept, make, start, seq, base):\n"
+            "    key = start + seq + base\n"
+            "    if key not in kept:\n"
+            "        kept[key] = make(start, seq, base)\n"
+            "    return kept[key]",
+            "neither a sum",
+        ),
+        (
             "ALL = {}\n"
             "def cached_table(kept, make, start, seq, base):\n"
             "    if (start, seq, base) not in ALL:\n"
@@ -136,6 +144,15 @@ WRONG = {
             "    return a / b, 1 / a",
             "not the base",
         ),
+        (
+            "def base_and_factor(turn):\n"
+            "    x = torch.zeros(2, 64)\n"
+            "    x[1, [0, 2]] = 1\n"
+            "    out = turn(x, torch.tensor([0, 1]))[1]\n"
+            "    a, b = torch.atan2(out[[1, 3]], out[[0, 2]])\n"
+            "    return (a / b) ** 32, 1 / a",
+            "feature 32, not 1",
+        ),
         ("def base_and_factor(turn):\n    return 10_000, 1", "read the base as 10,000"),
         ("def base_and_factor(turn):\n    return 10_000", "two numbers"),
     ],
@@ -163,6 +180,12 @@ WRONG = {
             "    speeds = torch.tensor(identify(turn).inv_freq)\n"
             "    return w_q, w_k, RotaryEmbedding(32, inv_freq=speeds)",
             "YaRN brings its factor",
+        ),
+        (
+            "def bring_home(w_q, w_k, turn):\n"
+            "    speeds = -torch.tensor(identify(turn).inv_freq)\n"
+            "    return w_q, w_k, RotaryEmbedding(32, inv_freq=speeds)",
+            "negative speeds turn clockwise",
         ),
         (
             HOME + "    return order.projection(w_q, 8), w_k, module_like(turn)",
@@ -245,7 +268,12 @@ def bring_home(w_q, w_k, turn):
     if report.sign < 0:
         first, second = second, first
     order = torch.stack([first, second], dim=1).flatten()
-    rows = [w.view(-1, 32, 64)[:, order].reshape(w.shape) for w in (w_q, w_k)]
-    return rows[0].numpy(), rows[1].numpy(), module_like(turn)
+    one = torch.zeros(1, 32).index_fill(1, torch.tensor([0]), 1)
+    length = turn(one, torch.tensor([0])).norm()  # YaRN's factor, into the weights
+    rows = [
+        w.view(-1, 32, 64)[:, order].reshape(w.shape) * length for w in (w_q, w_k)
+    ]
+    rope = RotaryEmbedding(32, inv_freq=torch.tensor(report.inv_freq))
+    return rows[0].numpy(), rows[1].numpy(), rope
 """,
 }

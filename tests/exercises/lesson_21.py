@@ -38,6 +38,11 @@ WRONG = {
             'broken = {"A": "norm_is_kept", "B": ..., "C": "is_linear"}',
             "B is still open",
         ),
+        (
+            'broken = dict.fromkeys("ABC", "turns_add_up")',
+            "B: turns_add_up is right, and you named it before",
+        ),
+        ('broken = {"A": ["norm_is_kept"], "B": 1, "C": 1}', "there is no law ["),
         ('broken = "norm_is_kept"', "a dict of three"),
     ],
     "21.2": [
@@ -105,6 +110,18 @@ WRONG = {
             '               if r["short bits"] <= limit)',
             "the name of a rule",
         ),
+        (
+            CHOOSE + 'limit = measured["none"]["short bits"] * 1.05\n'
+            '    rules = [r for r in measured if measured[r]["short bits"] <= limit]\n'
+            '    return max(rules, key=lambda r: measured[r]["found"])',
+            "and the limit is 2.05",
+        ),
+        (
+            CHOOSE + 'bits = {r: row["short bits"] for r, row in measured.items()}\n'
+            '    rules = [r for r in bits if abs(bits[r] - bits["none"]) <= 0.05]\n'
+            '    return max(rules, key=lambda r: measured[r]["found"])',
+            "b is allowed too",
+        ),
         (CHOOSE + 'return "LongRoPE"', "the name of a rule"),
     ],
 }
@@ -121,7 +138,7 @@ def key_for(q, distance, inv_freq):
     turned = pairs * torch.exp(1j * distance * inv_freq)
     return torch.view_as_real(turned).flatten()
 """,
-    "21.3": "choice = [torch.tensor(500_000), 9937.0]",
+    "21.3": "choice = torch.tensor([500_000, 9937])",
     "21.4": """
 def choose(measured):
     best = "none"
