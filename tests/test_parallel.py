@@ -255,7 +255,8 @@ def test_launch_refuses_what_no_process_can_import(refuses):
 
 
 def test_torchrun_trains_on_two_processes():
-    options = "--standalone --local-addr localhost --nproc-per-node 2"
+    # A start may fail where many programs ask for free ports at once: it starts again.
+    options = "--standalone --local-addr localhost --max-restarts 3 --nproc-per-node 2"
     command = f"-m torch.distributed.run {options} -m rope_teach.parallel --steps 3"
     done = subprocess.run(
         [sys.executable, *command.split()],
