@@ -238,7 +238,7 @@ def test_bad_input_is_refused(message, refuses):
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
+def script(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     return importlib.import_module("longer_context")
 
@@ -248,18 +248,18 @@ def result():
     return json.loads((BENCHMARKS / "results" / "longer_context.json").read_text())
 
 
-def test_result_file_is_of_this_script(benchmark, result):
+def test_result_file_is_of_this_script(script, result):
     settings = result["settings"]
-    assert settings["model"] == benchmark.MODEL
-    assert (settings["steps"], settings["lr"]) == (benchmark.STEPS, benchmark.LR)
-    assert settings["tuned_steps"] == benchmark.TUNED_STEPS
-    assert [run["seed"] for run in result["runs"]] == list(benchmark.SEEDS)
-    assert all(list(run["rules"]) == list(benchmark.RULES) for run in result["runs"])
+    assert settings["model"] == script.MODEL
+    assert (settings["steps"], settings["lr"]) == (script.STEPS, script.LR)
+    assert settings["tuned_steps"] == script.TUNED_STEPS
+    assert [run["seed"] for run in result["runs"]] == list(script.SEEDS)
+    assert all(list(run["rules"]) == list(script.RULES) for run in result["runs"])
     assert all(result[fact] for fact in ("command", "date", "machine", "versions"))
 
 
-def test_result_file_says_what_a_new_run_says(benchmark, result):
-    new = benchmark.run(0, rules=("YaRN",))["rules"]["YaRN"]
+def test_result_file_says_what_a_new_run_says(script, result):
+    new = script.run(0, rules=("YaRN",))["rules"]["YaRN"]
     kept = result["runs"][0]["rules"]["YaRN"]
     # Other machines round otherwise, and training makes that grow: seeds themselves
     # differ by 0.07 bits, and the rules that the lesson tells apart by more than 0.15.

@@ -391,7 +391,7 @@ def test_what_cannot_be_learned_is_named(refuses, tmp_path):
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
+def script(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     return importlib.import_module("summarization")
 
@@ -401,17 +401,17 @@ def result():
     return json.loads((BENCHMARKS / "results" / "summarization.json").read_text())
 
 
-def test_result_file_is_of_this_script(benchmark, result):
+def test_result_file_is_of_this_script(script, result):
     settings = result["settings"]
-    assert settings["model"] == benchmark.MODEL
-    assert (settings["steps"], settings["lr"]) == (benchmark.STEPS, benchmark.LR)
+    assert settings["model"] == script.MODEL
+    assert (settings["steps"], settings["lr"]) == (script.STEPS, script.LR)
     done = [(run["kind"], run["encoding"], run["seed"]) for run in result["runs"]]
-    assert done == benchmark.CASES
+    assert done == script.CASES
     assert all(result[fact] for fact in ("command", "date", "machine", "versions"))
 
 
-def test_result_file_says_what_a_new_run_says(benchmark, result):
-    new = benchmark.run("plain", "rope", seed=0)
+def test_result_file_says_what_a_new_run_says(script, result):
+    new = script.run("plain", "rope", seed=0)
     kept = next(
         r for r in result["runs"] if (r["kind"], r["encoding"]) == ("plain", "rope")
     )
