@@ -296,17 +296,16 @@ def rotate_qk(
     serves float32, float16 and bfloat16, and tables that need no gradient. Lesson 18.
     """
     arguments = (q, k, cos, sin, interleaved, first_row, False)
+    rotate: Any
     if torch.compiler.is_compiling():
-        usable = _usable(q, k, cos)
-        return torch.ops.rope_teach.rotate_qk(*arguments) if usable else None
-    plan = _PLANS.get(_key(*arguments))
-    if plan is None and not _usable(q, k, cos):
-        return None
-    if (q.requires_grad or k.requires_grad) and torch.is_grad_enabled():
-        return _RotateQK.apply(*arguments)
-    if plan is not None:
+        rotate = torch.ops.rope_teach.rotate_qk
+    elif (q.requires_grad or k.requires_grad) and torch.is_grad_enabled():
+        rotate = _RotateQK.apply
+    elif plan := _PLANS.get(_key(*arguments)):
         return _launch_again(q, k, cos, sin, first_row, plan)
-    return _launch(*arguments)
+    else:
+        rotate = _launch
+    return rotate(*arguments) if _usable(q, k, cos) else None
 
 
 class _RotateQK(torch.autograd.Function):

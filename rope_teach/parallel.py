@@ -212,12 +212,9 @@ class ParallelAttention(nn.Module):
         rank, world = process()
         own = shard_positions(world * x.shape[1], rank, world, self.scheme).to(x.device)
         inner = self.attention
-        q, k, v = (
-            project(x).unflatten(-1, (-1, inner.head_dim)).transpose(1, 2)
-            for project in (inner.query, inner.key, inner.value)
-        )
-        if inner.encoding == "rope":
-            q, k = inner.rope(q, k, own if positions is None else positions)
+        places = own if positions is None else positions
+        q, k = inner._queries_and_keys(x, x, places, None)
+        v = inner._split(inner.value(x), inner.kv_heads)
         out: Tensor = inner.out(attend(q, k, v, own).transpose(1, 2).flatten(2))
         return out
 

@@ -35,6 +35,7 @@ __all__ = [
     "pairs",
     "compared_banks",
     "letters",
+    "marks",
     "roofline",
     "flow",
     "scoreboard",
