@@ -20,6 +20,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed import FileStore  # type: ignore[attr-defined]
+from torch.distributed import FileStore, Store  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 from torch.multiprocessing.spawn import ProcessRaisedException, start_processes
 from torch.nn.parallel import DistributedDataParallel
 
@@ -400,24 +402,26 @@ def run_process(
     torch.set_num_threads(1)
     os.environ |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(processes)}
     try:
-        join(
-            store=FileStore(str(folder / "store"), processes),
-            rank=rank,
-            world_size=processes,
-        )
-        torch.save(function(*args), folder / f"{rank}.pt")
+        with group(FileStore(str(folder / "store"), processes), rank, processes):
+            torch.save(function(*args), folder / f"{rank}.pt")
     except Exception:
         (folder / f"{rank}.error").write_text(traceback.format_exc())
         raise
-    dist.destroy_process_group()
 
 
-def join(**where: Any) -> None:
-    """Enter the process group; torchrun's environment says where, if nobody else."""
+@contextmanager
+def group(store: Store, rank: int, world: int) -> Iterator[None]:
+    """Be one of ``world`` processes that meet at ``store``, until all are done."""
     device = own_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", **where)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+    yield
+    # Who leaves first closes a connection that another may still read: they wait.
+    store.set(f"done {rank}", "")
+    store.wait([f"done {other}" for other in range(world)])
+    dist.destroy_process_group()
 
 
 def main() -> None:
@@ -431,15 +435,17 @@ def main() -> None:
     parser.add_argument("--seq", type=int, default=64, help="bytes in a row")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float64")
     asked = parser.parse_args()
+    rank = 0
+    here: AbstractContextManager[None] = nullcontext()
     if "RANK" in os.environ:  # set by torchrun; without it there is one process
-        join()
-    dtype = getattr(torch, asked.dtype)
-    losses = train(asked.steps, asked.batch, asked.seq, dtype=dtype)
-    if not dist.is_initialized() or dist.get_rank() == 0:
+        store, rank, world = next(rendezvous("env://"))
+        here = group(store, rank, world)
+    with here:
+        dtype = getattr(torch, asked.dtype)
+        losses = train(asked.steps, asked.batch, asked.seq, dtype=dtype)
+    if rank == 0:
         for step, loss in enumerate(losses):
             print(f"step {step:3}  loss {loss:.12f}")
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -266,7 +267,10 @@ def test_torchrun_trains_on_two_processes():
     )
     assert done.returncode == 0, done.stderr
     losses = re.findall(r"^step +\d+  loss (\S+)$", done.stdout, re.MULTILINE)
-    assert list(map(float, losses)) == pytest.approx(train(steps=3), abs=1e-11)
+    if len(losses) > 3:
+        warnings.warn(f"it was started again:\n{done.stderr}", stacklevel=1)
+    # The last start's: one that failed at its very end has printed its losses too.
+    assert list(map(float, losses[-3:])) == pytest.approx(train(steps=3), abs=1e-11)
 
 
 # -------------------------------------------------- the committed result of two GPUs
