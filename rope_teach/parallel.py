@@ -28,7 +28,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed import FileStore, Store  # type: ignore[attr-defined]
+from torch.distributed import FileStore, PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 from torch.multiprocessing.spawn import ProcessRaisedException, start_processes
 from torch.nn.parallel import DistributedDataParallel
@@ -439,7 +439,9 @@ def main() -> None:
     here: AbstractContextManager[None] = nullcontext()
     if "RANK" in os.environ:  # set by torchrun; without it there is one process
         store, rank, world = next(rendezvous("env://"))
-        here = group(store, rank, world)
+        # The store outlives a start that failed, and so would that start's addresses.
+        start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        here = group(PrefixStore(f"start {start}", store), rank, world)
     with here:
         dtype = getattr(torch, asked.dtype)
         losses = train(asked.steps, asked.batch, asked.seq, dtype=dtype)

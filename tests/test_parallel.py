@@ -255,22 +255,41 @@ def test_launch_refuses_what_no_process_can_import(refuses):
         )
 
 
-def test_torchrun_trains_on_two_processes():
+def torchrun(*program: str) -> tuple[list[float], str]:
+    """Losses that two processes print, of every start, and what torchrun reports."""
     # A start may fail where many programs ask for free ports at once: it starts again.
     options = "--standalone --local-addr localhost --max-restarts 3 --nproc-per-node 2"
-    command = f"-m torch.distributed.run {options} -m rope_teach.parallel --steps 3"
     done = subprocess.run(
-        [sys.executable, *command.split()],
+        [sys.executable, "-m", "torch.distributed.run", *options.split(), *program],
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     losses = re.findall(r"^step +\d+  loss (\S+)$", done.stdout, re.MULTILINE)
+    return list(map(float, losses)), done.stderr
+
+
+def test_torchrun_trains_on_two_processes():
+    losses, report = torchrun("-m", "rope_teach.parallel", "--steps", "3")
     if len(losses) > 3:
-        warnings.warn(f"it was started again:\n{done.stderr}", stacklevel=1)
+        warnings.warn(f"it was started again:\n{report}", stacklevel=1)
     # The last start's: one that failed at its very end has printed its losses too.
-    assert list(map(float, losses[-3:])) == pytest.approx(train(steps=3), abs=1e-11)
+    assert losses[-3:] == pytest.approx(train(steps=3), abs=1e-11)
+
+
+def test_torchrun_starts_again_where_a_process_died(tmp_path):
+    program = tmp_path / "dies_once.py"
+    program.write_text(
+        "import os\n"
+        "from rope_teach.parallel import main\n"
+        "main()\n"
+        "if os.environ['RANK'] + os.environ['TORCHELASTIC_RESTART_COUNT'] == '10':\n"
+        "    os._exit(1)\n"
+    )
+    losses, report = torchrun(str(program), "--steps", "2")
+    assert losses[-2:] == pytest.approx(train(steps=2), abs=1e-11)
+    assert "failed (exitcode: 1)" in report
 
 
 # -------------------------------------------------- the committed result of two GPUs
