@@ -39,6 +39,7 @@ __all__ = [
     "rouge_l",
     "save",
     "seed_everything",
+    "stored_result",
 ]
 
 # What the model is given may be several tensors: a document and its summary so far.
@@ -301,6 +302,26 @@ def bits_by_position(model: nn.Module, batch: Batch) -> Tensor:
     12 and 13.
     """
     return loss_by_position(model, batch) / math.log(2)
+
+
+def stored_result(name: str) -> dict[str, Any]:
+    """What ``benchmarks/<name>.py`` measured: its command, machine and figures.
+
+    The files lie beside the course, in ``benchmarks/results``; a package installed
+    without the course has none. Raises ``FileNotFoundError`` for a name that is not
+    there, with those that are. Lesson 03.
+    """
+    above = [Path(__file__).parents[1], Path.cwd(), *Path.cwd().parents]
+    folders = [folder / "benchmarks" / "results" for folder in above]
+    for folder in folders:
+        if (path := folder / f"{name}.json").exists():
+            result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return result
+    found = sorted({path.stem for folder in folders for path in folder.glob("*.json")})
+    raise FileNotFoundError(
+        f"name must be one of the results in {folders[0]} or above this folder, got "
+        f"{name!r}; found {found or 'none: open the course from its checkout'}"
+    )
 
 
 def exact_match(predicted: str, reference: str) -> float:

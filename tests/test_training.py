@@ -22,6 +22,7 @@ from rope_teach.training import (
     loss_of,
     save,
     seed_everything,
+    stored_result,
 )
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -210,3 +211,31 @@ def test_result_file_says_what_a_new_run_says(encodings, result):
     # trained length it stays small, past it seeds themselves differ by half a nat.
     assert mean(new["loss"][:8]) == pytest.approx(mean(kept["loss"][:8]), abs=0.1)
     assert mean(new["loss"][32:]) == pytest.approx(mean(kept["loss"][32:]), abs=0.6)
+
+
+# -------------------------------------------------------------- what was measured
+
+
+def test_stored_result_reads_what_the_benchmark_wrote(tmp_path, monkeypatch):
+    stored = json.loads((BENCHMARKS / "results" / "cliff.json").read_text())
+    assert stored_result("cliff") == stored
+    monkeypatch.chdir(tmp_path)  # a copy of the lesson elsewhere finds it too
+    assert stored_result("cliff") == stored
+
+
+def test_stored_result_of_the_folder_above(tmp_path, monkeypatch):
+    results = tmp_path / "benchmarks" / "results"
+    results.mkdir(parents=True)
+    (results / "mine.json").write_text('{"command": "python mine.py"}')
+    lessons = tmp_path / "lessons"
+    lessons.mkdir()
+    monkeypatch.chdir(lessons)
+    assert stored_result("mine") == {"command": "python mine.py"}
+
+
+def test_stored_result_says_which_there_are(refuses):
+    refuses(
+        lambda: stored_result("clif"),
+        "FileNotFoundError: name must be one of the results ... got 'clif'; "
+        "found ... 'cliff'",
+    )

@@ -229,3 +229,27 @@ def number(value: Any) -> float:
     result = float(tensor)
     expect(math.isfinite(result), f"Expected a finite number, got {result}.")
     return result
+
+
+def hand_numbers(got: Any) -> list[int]:
+    """A student's list of hands by number, or :class:`Wrong`."""
+    listed = as_tensor(got)
+    if listed.ndim == 2 and listed.shape[1] == 1:  # as nonzero() returns them
+        listed = listed.flatten()
+    expect(
+        listed.ndim == 1,
+        f"Expected a list of hands, got {type(got).__name__}. Which hands?",
+    )
+    items = got if isinstance(got, (list, tuple)) else [got]
+    expect(
+        not any(
+            isinstance(i, bool) or getattr(i, "dtype", 0) is torch.bool for i in items
+        ),
+        "You gave True or False for each hand. List the numbers of those that are "
+        "True: nonzero() finds them.",
+    )
+    expect(
+        bool((listed == listed.round()).all()),
+        "These are speeds or wavelengths. List the numbers i of the hands.",
+    )
+    return [int(i) for i in listed]

@@ -15,6 +15,7 @@ from rope_teach.exercises import (
     exercise,
     expect,
     expect_shape,
+    hand_numbers,
     number,
 )
 from rope_teach.frequencies import inverse_frequencies, wavelengths
@@ -231,18 +232,7 @@ def hands_in_new_territory(new_territory: Callable[..., Any]) -> str:
             "rope_theta": base,
             "max_position_embeddings": trained,
         }
-        got = new_territory(dict(config), length)
-        listed = as_tensor(got)
-        expect(
-            listed.ndim == 1,
-            f"Expected a list of hands, got {type(got).__name__}. Which hands?",
-        )
-        expect(
-            getattr(got, "dtype", None) is not torch.bool,
-            "You gave True or False for each hand. List the numbers of those that are "
-            "True: nonzero() finds them.",
-        )
-        got = [int(i) for i in listed]
+        got = hand_numbers(new_territory(dict(config), length))
         right = _slow_hands(int(head_dim * factor), base, trained)
         what = f"With {config} and {length:,} tokens"
         if length <= trained:

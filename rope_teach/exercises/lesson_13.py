@@ -15,6 +15,7 @@ from rope_teach.exercises import (
     exercise,
     expect,
     expect_shape,
+    hand_numbers,
     number,
 )
 from rope_teach.frequencies import inverse_frequencies, ntk_aware, wavelengths
@@ -170,24 +171,7 @@ def kept(rotary_dim, base, trained):
 )
 def which_hands_llama_3_keeps(kept: Callable[..., Any]) -> str:
     for rotary_dim, base, trained in ((128, 5e5, 8192), (64, 1e4, 2048)):
-        got = kept(rotary_dim, base, trained)
-        listed = as_tensor(got)
-        if listed.ndim == 2 and listed.shape[1] == 1:  # as nonzero() returns them
-            listed = listed.flatten()
-        expect(
-            listed.ndim == 1,
-            f"Expected a list of hands, got {type(got).__name__}. Which hands?",
-        )
-        expect(
-            getattr(got, "dtype", None) is not torch.bool,
-            "You gave True or False for each hand. List the numbers of those that are "
-            "True: nonzero() finds them.",
-        )
-        expect(
-            bool((listed == listed.round()).all()),
-            "These are speeds or wavelengths. List the numbers i of the hands.",
-        )
-        hands = [int(i) for i in listed]
+        hands = hand_numbers(kept(rotary_dim, base, trained))
         turns = trained / wavelengths(inverse_frequencies(rotary_dim, base))
         right = _numbers(turns >= 4)
         what = f"With rotary_dim={rotary_dim}, base {base:,.0f}, trained={trained:,}"

@@ -89,6 +89,8 @@ WRONG = {
             TERRITORY + "    return torch.tensor(turn) > trained",
             "True or False",
         ),
+        (TERRITORY + "    return [t > trained for t in turn]", "True or False"),
+        (TERRITORY + "    return [t + 0.5 for t in turn]", "speeds or wavelengths"),
         (TERRITORY + "    return range(dim)", "these are the hands from"),
         (TERRITORY + "    return len(turn)", "list of hands"),
     ],
@@ -141,7 +143,7 @@ def new_territory(config, length):
     speed = inverse_frequencies(dim, config["rope_theta"])
     trained = config["max_position_embeddings"]
     still_turning = (trained * speed < 2 * math.pi) & (length > trained)
-    return still_turning.nonzero().flatten()
+    return still_turning.nonzero()
 """,
     "8.5": """
 def first_that_holds(bases, rotary_dim, context):
