@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._inductor.cpu_vec_isa import pick_vec_isa
 
 from rope_teach import RotaryEmbedding, inverse_frequencies, rotate_matrix
 from rope_teach.rotation import angles
@@ -266,8 +267,9 @@ def machine() -> str:
     packages += ["rotary-embedding-torch", "x-transformers"]
     versions = [f"{name} {importlib.metadata.version(name)}" for name in packages]
     return (
-        f"{datetime.date.today()}; {name}, {torch.get_num_threads()} thread(s); "
-        f"Python {platform.python_version()}; {', '.join(versions)}."
+        f"{datetime.date.today()}; {name}, {torch.get_num_threads()} thread(s), "
+        f"compiled for {pick_vec_isa()}; Python {platform.python_version()}; "
+        f"{', '.join(versions)}."
     )
 
 

@@ -313,23 +313,25 @@ SMALL = 2**16  # features up to which the number of steps decides, not their byt
 
 
 def _rotate_all(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Tensor:
-    """Rotate the leading features of ``x``; the tables broadcast against its pairs.
+    """Rotate the leading features of ``x``; the tables broadcast against its pairs."""
+    wide = torch.promote_types(x.dtype, cos.dtype)
+    cos, sin = cos.to(wide), sin.to(wide)
+    if _is_transformed() or cos.requires_grad or sin.requires_grad:
+        return _formula(x, cos, sin, pairing)
+    if x.requires_grad and torch.is_grad_enabled():
+        return _Rotation.apply(x, cos, sin, pairing)  # type: ignore[no-untyped-call]
+    return _rotate_plainly(x, cos, sin, pairing)
+
+
+def _rotate_plainly(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Tensor:
+    """Rotate where no gradient is asked for, the way that costs least.
 
     Three ways to the same numbers; `benchmarks/README.md` has what each costs.
     """
-    wide = torch.promote_types(x.dtype, cos.dtype)
-    cos, sin = cos.to(wide), sin.to(wide)
-    if (
-        _is_watched()
-        or cos.requires_grad
-        or sin.requires_grad
-        or (pairing == "interleaved" and not _holds_complex(x))
-    ):
+    if torch.compiler.is_compiling() or not (pairing == "half" or _holds_complex(x)):
         return _formula(x, cos, sin, pairing)
-    if x.dtype != wide and not (x.is_cpu and x.numel() > BLOCK):
-        return _rotate_all(x.to(wide), cos, sin, pairing).to(x.dtype)
-    if x.requires_grad and torch.is_grad_enabled():
-        return _Rotation.apply(x, cos, sin, pairing)  # type: ignore[no-untyped-call]
+    if x.dtype != cos.dtype and not (x.is_cpu and x.numel() > BLOCK):
+        return _rotate_eagerly(x.to(cos.dtype), cos, sin, pairing).to(x.dtype)
     return _rotate_eagerly(x, cos, sin, pairing)
 
 
@@ -337,7 +339,7 @@ def _are_small(q: Tensor, k: Tensor, cos: Tensor, pairing: Pairing) -> bool:
     """Whether a step of torch takes longer than the bytes that it moves."""
     return (
         q.is_cpu
-        and not _is_watched()
+        and not (torch.compiler.is_compiling() or _is_transformed())
         and q.numel() <= SMALL
         and k.numel() <= SMALL
         and q.shape[-1] == k.shape[-1] == 2 * cos.shape[-1]
@@ -370,11 +372,10 @@ def _rotate_small(
     return turn(q), turn(k)
 
 
-def _is_watched() -> bool:
-    """Whether a compiler, vmap or forward-mode differentiation follows each step."""
+def _is_transformed() -> bool:
+    """Whether vmap or forward-mode differentiation follows each step."""
     return (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
+        torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
     )
 
@@ -419,7 +420,7 @@ def _formula(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Tensor:
 
 
 class _Rotation(torch.autograd.Function):
-    """:func:`_rotate_eagerly`; its gradient is the rotation by the opposite angle."""
+    """:func:`_rotate_plainly`; its gradient is the rotation by the opposite angle."""
 
     @staticmethod
     def forward(
@@ -427,7 +428,7 @@ class _Rotation(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(cos, sin)
         ctx.pairing = pairing
-        return _rotate_eagerly(x, cos, sin, pairing)
+        return _rotate_plainly(x, cos, sin, pairing)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
@@ -451,9 +452,7 @@ def _rotate_eagerly(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Te
         _turn(source, target, *tables)
         return out
     # A whole float32 copy would travel to memory and back; a block of it does not.
-    # Threads wait for each other after each step, so they get fewer, larger blocks.
-    size = BLOCK if torch.get_num_threads() == 1 else 16 * BLOCK
-    blocks = 1 + source.numel() // size
+    blocks = 1 + source.numel() // (BLOCK * torch.get_num_threads())
     axis = max(range(x.ndim - 1), key=lambda axis: x.shape[axis], default=0)
     whole = [source, target, *(t.expand(*x.shape[:-1], -1) for t in tables)]
     for part, into, *rows in zip(*(t.chunk(blocks, axis) for t in whole), strict=True):

@@ -7,9 +7,12 @@ import shutil
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
+from torch.func import grad, vmap
 
 from rope_teach import (
     RotaryEmbedding,
@@ -354,6 +357,46 @@ def test_compiles_as_one_graph_forward_and_backward(pairing):
         results.append([*outputs, *(x.grad for x in leaves)])
     for eager, fused in zip(*results, strict=True):
         close(fused, eager)
+
+
+@both_pairings
+def test_compiled_backward_is_a_rotation_and_no_more(pairing):
+    torch.compiler.reset()
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append([str(node.target) for node in graph.graph.nodes])
+        return make_boxed_func(graph.forward)
+
+    backend = aot_autograd(fw_compiler=keep, bw_compiler=keep)
+    compiled = torch.compile(RotaryEmbedding(8, pairing=pairing), backend=backend)
+    leaves = [sample(1, 2, 5, 8, seed=seed).requires_grad_() for seed in (0, 1)]
+    sum(x.square().sum() for x in compiled(*leaves)).backward()
+    products = [sum("aten.mul." in step for step in graph) for graph in graphs]
+    assert products == [8, 8]  # four for q and four for k, each way
+    # What torch makes of the formula by itself: zeros, filled in part and added up.
+    costly = ("full", "zeros", "slice_backward", "select_backward", "pad")
+    assert not [step for step in graphs[1] if any(name in step for name in costly)]
+
+
+@both_pairings
+def test_compiled_transforms_and_learned_tables(pairing):
+    torch.compiler.reset()
+    cos, sin = cos_sin(torch.arange(5), inverse_frequencies(8), torch.float64)
+    x = sample(3, 5, 8).requires_grad_()
+
+    def score(x, cos):
+        return rotate(x, cos, sin, pairing).sin().sum()
+
+    def per_sample(x):
+        return vmap(grad(score), (0, None))(x, cos)
+
+    close(torch.compile(per_sample, backend=BACKEND)(x), per_sample(x))
+    leaves = (x, cos.clone().requires_grad_())
+    expected = torch.autograd.grad(score(*leaves), leaves)
+    got = torch.autograd.grad(torch.compile(score, backend=BACKEND)(*leaves), leaves)
+    for one, other in zip(got, expected, strict=True):
+        close(one, other)
 
 
 def test_a_compiled_decode_loop_stops_recompiling():

@@ -180,7 +180,7 @@ def test_a_rule_that_no_file_can_hold_is_refused_at_once(tmp_path, refuses, rule
 
 @pytest.fixture(scope="module")
 def encodings():
-    spec = importlib.util.spec_from_file_location("e", BENCHMARKS / "encodings.py")
+    spec = importlib.util.spec_from_file_location("e", BENCHMARKS / "six_encodings.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -188,7 +188,7 @@ def encodings():
 
 @pytest.fixture(scope="module")
 def result():
-    return json.loads((BENCHMARKS / "results" / "encodings.json").read_text())
+    return json.loads((BENCHMARKS / "results" / "six_encodings.json").read_text())
 
 
 def test_result_file_is_of_this_script(encodings, result):

@@ -4,7 +4,7 @@ The same small model learns Python source in windows of 64 bytes, and is measure
 on other source in windows of 512. Lesson 03 reads the result; a test repeats one
 run. About five minutes on one free core:
 
-    python benchmarks/encodings.py
+    python benchmarks/six_encodings.py
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from rope_teach.tasks import (
 )
 from rope_teach.training import fit, loss_by_position, seed_everything
 
-RESULTS = Path(__file__).parent / "results" / "encodings.json"
+RESULTS = Path(__file__).parent / "results" / "six_encodings.json"
 TRAINED, MEASURED, BIN = 64, 512, 8
 STEPS, BATCH, LR, SEEDS = 400, 16, 1e-2, (0, 1, 2)
 MODEL: dict[str, int] = {"vocab": 256, "dim": 64, "layers": 2, "heads": 4}
@@ -95,7 +95,7 @@ def main() -> None:
     torch.set_num_threads(1)
     runs = [run(name, seed) for name in ENCODINGS for seed in SEEDS]
     result = {
-        "command": "python benchmarks/encodings.py",
+        "command": "python benchmarks/six_encodings.py",
         "date": date.today().isoformat(),
         "machine": f"{processor()}, one thread",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
