@@ -177,12 +177,15 @@ class Attention(nn.Module):
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         bias = self._bias(q, k.shape[2], mask)
+        flag = self.causal and bias is None
+        if q.shape[2] == 1:  # as a step of its own: an exporter knows no `and` of sizes
+            flag = False
         return F.scaled_dot_product_attention(
             q,
             k,
             v,
             attn_mask=bias,
-            is_causal=self.causal and bias is None and q.shape[2] > 1,
+            is_causal=flag,
             enable_gqa=self.kv_heads < self.heads,
         )
 

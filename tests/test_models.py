@@ -9,7 +9,13 @@ from rope_teach.attention import (
     segment_positions,
     window_mask,
 )
-from rope_teach.models import LanguageModel, PictureReader, generate
+from rope_teach.models import (
+    LanguageModel,
+    PictureReader,
+    QuestionAnswerer,
+    Summarizer,
+    generate,
+)
 from rope_teach.training import seed_everything
 
 
@@ -296,3 +302,37 @@ def test_a_picture_is_read_row_by_row_at_its_places():
 )
 def test_bad_input_is_named(refuses, call, message):
     refuses(call, message)
+
+
+# ---------------------------------------------------------------- compile, export
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_exports_with_any_length(encoding, strict):
+    model = small(encoding=encoding).eval()
+    seq = torch.export.Dim("seq", min=2, max=16)
+    program = torch.export.export(
+        model, (tokens(seq=7),), dynamic_shapes={"tokens": {1: seq}}, strict=strict
+    ).module()
+    for length in (5, 16):
+        x = tokens(seq=length)
+        torch.testing.assert_close(program(x), model(x))
+
+
+def test_readers_of_two_texts_export():
+    texts = torch.randint(3, 11, (2, 9)), torch.randint(3, 11, (2, 4))
+    question = torch.tensor([[5, 6, 1, 8, 9, 0]])
+    for kind, given in ((Summarizer, texts), (QuestionAnswerer, (question,))):
+        model = kind(11, 16, 1, 2, encoding="rope").eval()
+        program = torch.export.export(model, given).module()
+        torch.testing.assert_close(program(*given), model(*given))
+
+
+def test_compiles_as_one_graph():
+    torch.compiler.reset()
+    model, x = small(), tokens()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), model(x))
+    with pytest.raises(IndexError, match="out of range"):
+        compiled(x + 11)  # eager raises ValueError; a graph is not asked for values
