@@ -360,14 +360,14 @@ def _rotate_small(
     else:
         cos, sin = torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
-    def turn(x: Tensor) -> Tensor:
-        wide = x if x.dtype == cos.dtype else x.to(cos.dtype)
+    def turn(x: Tensor, own: bool = False) -> Tensor:
+        if x.dtype.itemsize == 2:
+            return turn(x.float(), own=True).to(x.dtype)
         if pairing == "interleaved":
-            turned = (wide.view(phases.dtype) * phases).view(wide.dtype)
-        else:
-            swapped = wide.roll(x.shape[-1] // 2, dims=-1)
-            turned = (wide * cos).addcmul_(swapped, sin)
-        return turned if x.dtype == cos.dtype else turned.to(x.dtype)
+            pairs = x.view(phases.dtype)
+            return (pairs.mul_(phases) if own else pairs * phases).view(x.dtype)
+        swapped = x.roll(x.shape[-1] // 2, dims=-1)
+        return (x.mul_(cos) if own else x * cos).addcmul_(swapped, sin)
 
     return turn(q), turn(k)
 
