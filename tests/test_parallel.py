@@ -228,6 +228,11 @@ def fail_on_the_second():
     parallel.gather(torch.ones(1), dim=0)  # waits for the second, in vain
 
 
+def process_and_sum(whole):
+    rank, world = parallel.process()
+    return (rank, world), shard(whole, rank, world, dim=0).sum().item()
+
+
 def test_launch_says_which_process_failed_and_why():
     with pytest.raises(RuntimeError) as caught:
         launch(2, fail_on_the_second)
@@ -240,6 +245,12 @@ def test_launch_says_which_process_failed_and_why():
 def test_only_linux_forks(platform, monkeypatch):
     monkeypatch.setattr(parallel, "sys", SimpleNamespace(platform=platform))
     assert parallel.start_method() == ("forkserver" if platform == "linux" else "spawn")
+
+
+def test_processes_that_are_spawned_find_each_other(monkeypatch):
+    monkeypatch.setattr(parallel, "start_method", lambda: "spawn")
+    both = launch(2, process_and_sum, torch.arange(4.0))
+    assert both == [((0, 2), 1.0), ((1, 2), 5.0)]
 
 
 def test_launch_refuses_what_no_process_can_import(refuses):

@@ -23,6 +23,7 @@ from rope_teach import (
     rotate_matrix,
 )
 from rope_teach.rotary import LARGEST_TABLE, SMALLEST_TABLE
+from rope_teach.rotation import _rounded
 
 F64 = torch.float64
 PAIRINGS = ("interleaved", "half")
@@ -377,6 +378,32 @@ def test_compiled_backward_is_a_rotation_and_no_more(pairing):
     # What torch makes of the formula by itself: zeros, filled in part and added up.
     costly = ("full", "zeros", "slice_backward", "select_backward", "pad")
     assert not [step for step in graphs[1] if any(name in step for name in costly)]
+
+
+def test_compiled_bfloat16_pairs_are_the_eager_ones():
+    torch.compiler.reset()
+    rope = RotaryEmbedding(8, rotary_dim=6)
+    compiled = torch.compile(rope, backend=BACKEND)
+    x = sample(2, 3, 5, 8, dtype=torch.bfloat16)
+    flat = sample(1 + x.numel(), seed=1, dtype=torch.bfloat16)
+    wide = sample(2, 5, 3, 11, seed=2, dtype=torch.bfloat16)
+    views = x, flat[1:].view_as(x), wide[..., 1:9].transpose(1, 2)
+    extreme = x.clone()
+    extreme[0, 0, :, 0] = torch.tensor([torch.inf, -torch.inf, torch.nan, 3e38, 1e-40])
+    for view in (*views, extreme):
+        for fused, eager in zip(compiled(view, view), rope(view, view), strict=True):
+            torch.testing.assert_close(fused, eager, rtol=0, atol=0, equal_nan=True)
+
+
+def test_every_float32_is_rounded_as_torch_rounds_it():
+    generator = torch.Generator().manual_seed(0)
+    bits = torch.randint(-(2**31), 2**31, (100_000,), generator=generator)
+    ties = (torch.arange(-500, 500) << 16) + 2**15
+    x = torch.cat([bits, ties, ties - 1, ties + 1]).to(torch.int32).view(torch.float32)
+    got = _rounded(x).view(torch.float32)
+    torch.testing.assert_close(
+        got, x.bfloat16().float(), rtol=0, atol=0, equal_nan=True
+    )
 
 
 @both_pairings
