@@ -328,12 +328,7 @@ def _rotate_plainly(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Te
 
     Three ways to the same numbers; `benchmarks/README.md` has what each costs.
     """
-    if torch.compiler.is_compiling():
-        if x.is_cpu and x.dtype == torch.bfloat16 and pairing == "interleaved":
-            if _holds_complex(x):  # as one int32 a pair too
-                return _formula_in_bits(x, cos, sin)
-        return _formula(x, cos, sin, pairing)
-    if pairing == "interleaved" and not _holds_complex(x):
+    if torch.compiler.is_compiling() or not (pairing == "half" or _holds_complex(x)):
         return _formula(x, cos, sin, pairing)
     if x.dtype != cos.dtype and not (x.is_cpu and x.numel() > BLOCK):
         return _rotate_eagerly(x.to(cos.dtype), cos, sin, pairing).to(x.dtype)
@@ -422,27 +417,6 @@ def _formula(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Tensor:
         return torch.cat([first, second, rest], dim=-1)
     turned = torch.stack([first, second], dim=-1).flatten(-2)
     return torch.cat([turned, rest], dim=-1) if rest.shape[-1] else turned
-
-
-def _formula_in_bits(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The formula for interleaved bfloat16, in which each pair is one int32.
-
-    A compiler for CPUs makes vectors of these; of numbers in steps of two it does not.
-    """
-    head, rest = x.tensor_split([2 * cos.shape[-1]], dim=-1)
-    pairs = head.view(torch.int32)  # the first number in the lower bits
-    a = (pairs << 16).view(torch.float32)
-    b = (pairs & -(1 << 16)).view(torch.float32)
-    first, second = _rounded(a * cos - b * sin), _rounded(a * sin + b * cos)
-    turned = ((first >> 16) & 0xFFFF | second).view(torch.bfloat16)
-    return torch.cat([turned, rest], dim=-1) if rest.shape[-1] else turned
-
-
-def _rounded(x: Tensor) -> Tensor:
-    """Bits of float32 ``x``, rounded to bfloat16, to even, in the upper half."""
-    bits = x.view(torch.int32)
-    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) & -(1 << 16)
-    return torch.where(x.isnan(), 0x7FC0_0000, rounded)
 
 
 class _Rotation(torch.autograd.Function):
