@@ -274,9 +274,12 @@ class KeyValueCache:
         """
         seq = keys.shape[2]
         if self.keys is None or self.values is None:
+            if not isinstance(self.next, int) or self.next:  # a start that was given
+                self._check_next(positions)
             self.keys, self.values = keys, values
         else:
-            self._check_continues(keys, positions)
+            self._check_continues(keys)
+            self._check_next(positions)
             self.keys = torch.cat([self.keys, keys], dim=2)
             self.values = torch.cat([self.values, values], dim=2)
         if positions is None:
@@ -293,7 +296,7 @@ class KeyValueCache:
             old = max(0, self.length - newest)
             self.keys, self.values = self.keys[:, :, old:], self.values[:, :, old:]
 
-    def _check_continues(self, keys: Tensor, positions: Tensor | None) -> None:
+    def _check_continues(self, keys: Tensor) -> None:
         assert self.keys is not None
         (batch, heads, _, size), new = self.keys.shape, tuple(keys.shape)
         if new != (batch, heads, new[2], size):
@@ -301,7 +304,9 @@ class KeyValueCache:
                 f"the cache holds keys (batch={batch}, kv_heads={heads}, seq, "
                 f"head_dim={size}), got {new}"
             )
-        if positions is None or not new[2]:
+
+    def _check_next(self, positions: Tensor | None) -> None:
+        if positions is None or not positions.shape[-1]:
             return
         if (positions[..., 0] != self.next).any():
             raise ValueError(

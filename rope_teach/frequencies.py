@@ -172,6 +172,7 @@ def yarn(
     ends rounded to whole pairs, unless ``truncate=False``); ``ramp="paper"`` blends
     linearly in the number of turns, as the paper says. The paper's speeds are up to
     67 % lower. Returns ``(rotary_dim / 2,)`` float64, and ``0.1 ln(factor) + 1``.
+    Raises ``ValueError`` for a number out of range or an unknown ``ramp``.
 
     Source: Peng et al. (2309.00071), section 3.2 and 3.4. Lesson 13.
 
@@ -182,6 +183,13 @@ def yarn(
     check_count("trained_length", trained_length)
     if ramp not in ("code", "paper"):
         raise ValueError(f"ramp must be 'code' or 'paper', got {ramp!r}")
+    if not beta_fast > beta_slow > 0:
+        raise ValueError(
+            "beta_fast must exceed beta_slow, and both 0: they are turns in "
+            f"trained_length tokens; got {beta_fast} and {beta_slow}"
+        )
+    if base <= 1:
+        raise ValueError(f"base must exceed 1, got {base}")
     inv_freq = inverse_frequencies(rotary_dim, base)
     if ramp == "paper":
         turns = trained_length / wavelengths(inv_freq)

@@ -79,8 +79,9 @@ class RotaryEmbedding(nn.Module):
     Unless ``learned``, there are no parameters; there are never buffers. Angles are
     computed in float64, and tables are float32 (float64 for float64 inputs) whatever
     ``.half()``, ``.bfloat16()`` or autocast surrounds them. Rows already computed are
-    kept, and can never change a result. With several axes, learned frequencies or
-    xPos nothing is kept: every call computes its rows.
+    kept, and can never change a result: up to 64 MB at 131,072 positions and head_dim
+    128, so layers of one model may share one module. With several axes, learned
+    frequencies or xPos nothing is kept: every call computes its rows.
 
     Source: Su et al., RoFormer (2104.09864). Built in lessons 04 to 08; scaling in
     13, xPos in 16, axes and learned frequencies in 17.
@@ -131,16 +132,17 @@ class RotaryEmbedding(nn.Module):
         check_count("axes", axes)
         check_choice("pairing", pairing, ("interleaved", "half"))
         check_choice("layout", layout, ("bhsd", "bshd"))
-        self.head_dim, self.base, self.rotary_dim = head_dim, float(base), rotary_dim
+        self.head_dim, self._base, self.rotary_dim = head_dim, float(base), rotary_dim
         self.pairing: Pairing = pairing
         self.layout: Layout = layout
-        self.scaling, self.axes = scaling, axes
+        self._scaling, self.axes = scaling, axes
         self.xpos_scale_base, self.xpos_origin = xpos_scale_base, xpos_origin
         self._seq_axis = -2 if layout == "bhsd" else -3
         self.frequencies: Tensor | None = None  # None: by the rule, when needed
         self._factor = 1.0
+        self._ruled: Tensor | None = None  # what the scaling rule gives
         if inv_freq is None:
-            self._check_rule()
+            self._ask_rule()
         else:
             self._take(inv_freq)
         if learned:
@@ -152,6 +154,16 @@ class RotaryEmbedding(nn.Module):
         # A table has a row for each position, and holds what no training step moves.
         self._keeps_rows = self.axes == 1 and not learned and xpos_scale_base is None
         self._keep(self._build_table(SMALLEST_TABLE, torch.get_default_device()))
+
+    @property
+    def base(self) -> float:
+        """As it was given; another base is another module, since rows are kept."""
+        return self._base
+
+    @property
+    def scaling(self) -> Scaling | None:
+        """As it was given; the rule is asked once."""
+        return self._scaling
 
     @property
     def inv_freq(self) -> Tensor:
@@ -226,6 +238,7 @@ class RotaryEmbedding(nn.Module):
             q_positions is k_positions
             and self.xpos_scale_base is None
             and q.dtype == k.dtype
+            and q.shape[:-3] == k.shape[:-3]
             and q.shape[self._seq_axis] == k.shape[self._seq_axis]
         )
         if shared:
@@ -328,16 +341,20 @@ class RotaryEmbedding(nn.Module):
     def _scaled(self, device: torch.device | str | None = None) -> tuple[Tensor, float]:
         """Inverse frequencies and attention factor: kept ones, or by the rule."""
         if self.frequencies is not None:
+            if self.frequencies.dtype.itemsize == 2:
+                raise TypeError(
+                    f"frequencies must be float32, got {self.frequencies.dtype}: "
+                    "angles would be wrong by turns; keep them out of mixed precision"
+                )
             return self.frequencies.to(device=device, dtype=torch.float64), self._factor
-        share = self.rotary_dim // self.axes
-        if self.scaling is None:
-            inv_freq, factor = inverse_frequencies(share, self.base, device=device), 1.0
+        if self._ruled is None:
+            share = self.rotary_dim // self.axes
+            inv_freq = inverse_frequencies(share, self.base, device=device)
         else:
-            inv_freq, factor = self.scaling(share, self.base)
-            inv_freq = inv_freq.to(device=device, dtype=torch.float64)
+            inv_freq = self._ruled.to(device=device)
         if self.axes > 1:
             inv_freq = axial_frequencies(*[inv_freq] * self.axes)
-        return inv_freq, float(factor)
+        return inv_freq, self._factor
 
     def _fade(self, positions: Tensor, dtype: torch.dtype, scale_base: float) -> Tensor:
         """What xPos multiplies the table of a query by; see :func:`xpos_scale`."""
@@ -391,6 +408,15 @@ class RotaryEmbedding(nn.Module):
             cos, sin = self._cos_sin(positions, torch.float32)
             return cos.to(device), sin.to(device)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the rows out of files and copies: they are computed when needed."""
+        no_rows = tuple(table[:0].clone() for table in self._table)
+        return {**self.__dict__, "_table": no_rows, "_last_call": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._keep(self._build_table(SMALLEST_TABLE, self._table[0].device))
+
     def _apply(self, fn: Any, recurse: bool = True) -> RotaryEmbedding:
         """Follow ``.to(device)``; a change of dtype never touches the frequencies."""
 
@@ -418,13 +444,16 @@ class RotaryEmbedding(nn.Module):
                 f"{self.rotary_dim // 2}, got {tuple(inv_freq.shape)} with "
                 f"axes={self.axes}"
             )
+        if inv_freq.is_meta:
+            raise ValueError("inv_freq must have values, got a tensor on meta")
         if not inv_freq.isfinite().all():
             raise ValueError("inv_freq must be finite")
         kept = inv_freq.detach().double()
         self.frequencies = kept.flatten() if axes == 1 else kept.clone()
         self.axes = axes
 
-    def _check_rule(self) -> None:
+    def _ask_rule(self) -> None:
+        """Check the rule, and keep what it says: it may not change its mind."""
         if self.rotary_dim % (2 * self.axes):
             raise ValueError(
                 f"rotary_dim={self.rotary_dim} does not divide into pairs for "
@@ -432,14 +461,28 @@ class RotaryEmbedding(nn.Module):
             )
         if self.scaling is None:
             return
-        share = self.rotary_dim // self.axes
-        inv_freq, factor = self.scaling(share, self.base)
-        if inv_freq.shape != (share // 2,) or not math.isfinite(factor):
-            raise ValueError(
-                "scaling must return rotary_dim / 2 = "
-                f"{share // 2} inverse frequencies and a finite attention "
-                f"factor; it returned shape {tuple(inv_freq.shape)} and {factor}"
+        if not callable(self.scaling):
+            raise TypeError(
+                "scaling must be a rule such as partial(yarn, factor=4, "
+                f"trained_length=4096), got {type(self.scaling).__name__}"
             )
+        share = self.rotary_dim // self.axes
+        with torch.device("cpu"):  # values are needed, where a module is made on meta
+            answer = self.scaling(share, self.base)
+        inv_freq, factor = answer if isinstance(answer, tuple) else (answer, None)
+        if (
+            not isinstance(inv_freq, Tensor)
+            or inv_freq.shape != (share // 2,)
+            or not inv_freq.isfinite().all()
+            or not isinstance(factor, (int, float))
+            or not math.isfinite(factor)
+        ):
+            raise ValueError(
+                "scaling must return a tuple of rotary_dim / 2 = "
+                f"{share // 2} finite inverse frequencies and a finite attention "
+                f"factor; it returned {answer!s:.200}"
+            )
+        self._ruled, self._factor = inv_freq.double(), float(factor)
 
     def _check_input(self, name: str, x: Tensor) -> None:
         check_floating(name, x)

@@ -639,8 +639,11 @@ def check_floating(name: str, x: Tensor) -> None:
     """Raise ``TypeError`` unless ``x`` is a real floating-point tensor."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
-    if not x.is_floating_point():
-        raise TypeError(f"{name} must be a real floating-point tensor, got {x.dtype}")
+    if not x.is_floating_point() or x.dtype.itemsize < 2:
+        raise TypeError(
+            f"{name} must be a real floating-point tensor of 16 bits or more, got "
+            f"{x.dtype}"
+        )
 
 
 def check_positions(name: str, positions: Tensor) -> None:

@@ -271,6 +271,18 @@ def test_keys_are_rotated_once():
     close(cache.keys, attention.rope.rotate(keys))
 
 
+def test_a_cache_with_a_start_begins_there(refuses):
+    attention = Attention(32, 4, encoding="rope")
+    x, ours = torch.randn(1, 3, 32), torch.arange(100, 103)
+    refuses(
+        lambda: attention(x, positions=torch.arange(3), cache=KeyValueCache(start=100)),
+        "ValueError: the next position is 100, got positions that begin with 0",
+    )
+    cache = KeyValueCache(start=100)
+    close(attention(x, positions=ours, cache=cache), attention(x, positions=ours))
+    assert cache.next == 103
+
+
 def test_gradients_flow_through_the_cache():
     attention, cache = Attention(32, 4, encoding="rope").double(), KeyValueCache()
     x = torch.randn(1, 6, 32, dtype=torch.float64, requires_grad=True)

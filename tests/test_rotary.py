@@ -489,6 +489,17 @@ def make(**changes):
 
 
 BAD = {
+    "ValueError: start must be an int ... (1, 2, 5, 8)": lambda: RotaryEmbedding(8)(
+        sample(2, 4, 5, 8), sample(1, 2, 5, 8), start=torch.tensor([0, 2])
+    ),
+    "TypeError: q must be ... of 16 bits or more, got torch.float8_e4m3fn": lambda: (
+        RotaryEmbedding(8)(
+            sample(1, 1, 3, 8).to(torch.float8_e4m3fn), sample(1, 1, 3, 8)
+        )
+    ),
+    "ValueError: inv_freq must have values": lambda: RotaryEmbedding(
+        8, inv_freq=torch.ones(4, device="meta")
+    ),
     "ValueError: head_dim ... even ... 7": make(head_dim=7),
     "ValueError: head_dim ... positive ... 0": make(head_dim=0),
     "TypeError: head_dim ... int ... 8.0": make(head_dim=8.0),
@@ -599,6 +610,28 @@ def test_xpos_in_float16_is_finite_as_far_as_it_goes():
     exact = faded_scores(rope, q[:, :, -64:].double(), k[:, :, -64:].double(), start=9)
     got = turned[0][:, :, -64:].double() @ turned[1][:, :, -64:].double().mT
     close(got, exact, 3e-2)
+
+
+def test_files_and_copies_hold_no_rows():
+    rope, q = RotaryEmbedding(64), sample(1, 1, 1, 64)
+    expected = rope(q, q, start=70_000)[0]
+    assert rope._table[0].shape[0] > 70_000
+    assert len(pickle.dumps(rope)) < 20_000
+    for twin in (pickle.loads(pickle.dumps(rope)), copy.deepcopy(rope)):
+        assert twin._table[0].shape[0] == SMALLEST_TABLE
+        assert twin(q, q, start=70_000)[0].equal(expected)
+
+
+def test_learned_frequencies_in_16_bits_are_refused(refuses):
+    rope, q = RotaryEmbedding(8, learned=True), sample(1, 1, 3, 8)
+    rounded = {"frequencies": rope.frequencies.detach().bfloat16()}
+    rope.load_state_dict(rounded)  # into float32: the numbers are rounded, no more
+    assert rope(q, q)[0].isfinite().all()
+    rope.load_state_dict(rounded, assign=True)
+    refuses(
+        lambda: rope(q, q),
+        "TypeError: frequencies must be float32, got torch.bfloat16",
+    )
 
 
 def test_xpos_past_its_reach_is_refused_or_cannot_be_missed(refuses):

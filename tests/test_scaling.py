@@ -195,6 +195,35 @@ def test_a_scaled_module_copies_and_pickles():
     assert "ntk_aware" in repr(rope)
 
 
+def test_a_rule_is_asked_once_and_stays(refuses):
+    asked = []
+
+    def rule(rotary_dim, base):
+        asked.append(base)
+        return inverse_frequencies(rotary_dim, base) / len(asked), 1.0
+
+    rope, q = RotaryEmbedding(16, scaling=rule), torch.randn(1, 2, 5, 16)
+    first = rope(q, q)[0]
+    again = rope(q, q, torch.arange(5))[0]
+    rope(q, q, start=5000)  # grows the rows that are kept
+    assert torch.equal(first, again) and torch.equal(first, rope(q, q)[0])
+    assert asked == [10_000.0]
+    refuses(lambda: setattr(rope, "base", 5e5), "AttributeError: base")
+    refuses(lambda: setattr(rope, "scaling", None), "AttributeError: scaling")
+
+
+@pytest.mark.parametrize(
+    "scaling", [None, llama3, partial(yarn, factor=4, trained_length=64)]
+)
+def test_a_module_made_without_memory_is_the_same(scaling):
+    with torch.device("meta"):
+        rope = RotaryEmbedding(32, scaling=scaling)
+    q = torch.randn(1, 2, 5, 32)
+    expected = RotaryEmbedding(32, scaling=scaling)(q, q)
+    for got in (rope(q, q), rope.to_empty(device="cpu")(q, q)):
+        assert all(map(torch.equal, got, expected))
+
+
 def test_a_model_takes_a_rule_and_the_weights_of_another():
     plain = LanguageModel(11, 32, 2, 4, encoding="rope")
     rule = partial(position_interpolation, factor=4)
@@ -220,8 +249,23 @@ BAD = {
     "ValueError: fraction must be above 0 ... got 0": lambda: proportional(
         8, 1e4, fraction=0
     ),
-    "ValueError: scaling must return rotary_dim / 2 = 8": lambda: RotaryEmbedding(
+    "ValueError: scaling must return ... rotary_dim / 2 = 8": lambda: RotaryEmbedding(
         16, scaling=lambda r, b: (torch.ones(3), 1.0)
+    ),
+    "TypeError: scaling must be a rule ... got dict": lambda: RotaryEmbedding(
+        16, scaling={"rope_type": "linear", "factor": 4.0}
+    ),
+    "ValueError: scaling must return a tuple ... tensor(": lambda: RotaryEmbedding(
+        16, scaling=lambda r, b: torch.ones(8)
+    ),
+    "ValueError: scaling must return ... 8 finite": lambda: RotaryEmbedding(
+        16, scaling=lambda r, b: (torch.full((8,), math.nan), 1.0)
+    ),
+    "ValueError: beta_fast must exceed beta_slow ... got 1 and 32": lambda: yarn(
+        8, 1e4, factor=2, trained_length=8, beta_fast=1, beta_slow=32
+    ),
+    "ValueError: base must exceed 1, got 1.0": lambda: yarn(
+        8, 1.0, factor=2, trained_length=8
     ),
     "ValueError: scaling needs encoding='rope', got 'alibi'": lambda: LanguageModel(
         11, 32, encoding="alibi", scaling=llama3

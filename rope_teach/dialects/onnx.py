@@ -205,7 +205,10 @@ class ExportableRotary(nn.Module):
         """Rotate ``(batch, heads, seq, head_dim)`` as :class:`RotaryEmbedding` does.
 
         Or ``(batch, seq, heads, head_dim)``, by its layout. ``positions`` are
-        integers, ``(seq,)`` or ``(batch, seq)``, or a pair of them for q and k.
+        integers, ``(seq,)`` or ``(batch, seq)``, or a pair of them for q and k. There
+        is no ``pad_len``, and ``start`` is one for all: give positions, 0 for padding.
+
+        Raises ``ValueError`` for a position without a row, unless in a graph.
         """
         pair = positions if isinstance(positions, (tuple, list)) else [positions] * 2
         return self._rotate(q, pair[0], start), self._rotate(k, pair[1], start)
@@ -220,6 +223,8 @@ class ExportableRotary(nn.Module):
         batch, heads, seq, _ = x.shape
         if positions is None:
             positions = torch.arange(start, start + seq, device=x.device)
+        if not torch.compiler.is_compiling():  # a graph cannot ask for values
+            _check_rows(positions, self.length, "positions")
         rotated = torch.onnx.ops.rotary_embedding(
             x,
             self.cos.to(x.dtype),
@@ -235,15 +240,15 @@ class ExportableRotary(nn.Module):
         return f"rotary_dim={self.rotary_dim}, length={self.length}"
 
 
-def _check_rows(position_ids: Tensor, rows: int) -> None:
-    check_positions("position_ids", position_ids)
+def _check_rows(position_ids: Tensor, rows: int, name: str = "position_ids") -> None:
+    check_positions(name, position_ids)
     if position_ids.is_floating_point():
-        raise TypeError(f"position_ids must be integers, got {position_ids.dtype}")
+        raise TypeError(f"{name} must be integers, got {position_ids.dtype}")
     if (
         position_ids.numel()
         and not 0 <= position_ids.min() <= position_ids.max() < rows
     ):
         raise ValueError(
-            f"position_ids must be rows of the tables, 0 to {rows - 1}, got "
+            f"{name} must be rows of the tables, 0 to {rows - 1}, got "
             f"{position_ids.min()} to {position_ids.max()}"
         )

@@ -3,6 +3,7 @@
 import copy
 import importlib
 import importlib.util
+import io
 import json
 import warnings
 
@@ -362,6 +363,18 @@ def test_a_swap_changes_one_model_alone():
     assert list(model.state_dict()) == list(other.state_dict())
 
 
+@pytest.mark.parametrize(("kind", "more"), [("Llama", {}), ("GPTJ", {"rotary_dim": 4})])
+def test_a_swapped_model_is_saved_by_its_weights_alone(kind, more, refuses):
+    model = swap(tiny(kind, **more))
+    refuses(
+        lambda: torch.save(model, io.BytesIO()),
+        "TypeError: a swapped model cannot be pickled whole",
+    )
+    loaded = tiny(kind, **more)
+    loaded.load_state_dict(model.state_dict())
+    assert torch.equal(logits(swap(loaded)), logits(model))
+
+
 def test_a_swapped_model_learns_as_before():
     tokens, _ = padded_batch()
     grads = []
@@ -526,7 +539,13 @@ BAD = {
         tiny("DeepseekV3", num_key_value_heads=4)
     ),
     "ValueError: an earlier swap or a hook": lambda: swap(swap(tiny("Llama"))),
-    "ValueError: none of its 1 names has": lambda: convert("v_proj.weight"),
+    "ValueError: its 1 names have neither": lambda: convert("v_proj.weight"),
+    "ValueError: the one is worth nothing ... names have q_proj": lambda: convert(
+        "q_proj.weight"
+    ),
+    "ValueError: kv_a_proj_with_mqa.weight cannot be": lambda: convert(
+        "kv_a_proj_with_mqa.weight"
+    ),
     "ValueError: qkv_proj.weight cannot be reordered ... apart from v": lambda: convert(
         "qkv_proj.weight"
     ),

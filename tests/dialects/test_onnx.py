@@ -218,6 +218,9 @@ IDS = torch.arange(3).expand(2, -1)
 COS, SIN = cos_sin(torch.arange(50), inverse_frequencies(8))
 ROPE = RotaryEmbedding(8)
 BAD = {
+    "ValueError: positions must be rows of the tables, 0 to 15, got -2 to 0": lambda: (
+        ExportableRotary(RotaryEmbedding(8), 16)(X, X, torch.arange(-2, 1))
+    ),
     "TypeError: X must be a real floating-point": lambda: rotary_embedding(
         X.long(), COS, SIN, IDS
     ),

@@ -12,10 +12,13 @@ from rope_teach.rotation import Pairing, convert_projection
 
 # What lies between the input and the rotation, in transformers' words and in Meta's.
 ROTATED = re.compile(
-    r"(?:^|\.)(?:[qk]_proj|w[qk]|(?P<norm>[qk]_(?:norm|layernorm)))\.(?P<kind>.+)$"
+    r"(?:^|\.)(?:(?P<name>[qk]_proj|w[qk])|(?P<norm>[qk]_(?:norm|layernorm)))"
+    r"\.(?P<kind>.+)$"
 )
 PLAIN = r"(?:norms\.\d+\.)?(?:weight|bias)"
-FUSED = re.compile(r"(?:^|\.)(?:qkv_proj|query_key_value|c_attn|Wqkv|wqkv|qkv)\.")
+FUSED = re.compile(
+    r"(?:^|\.)(?:qkv_proj|query_key_value|c_attn|Wqkv|wqkv|qkv|kv_a_proj\w*|wkv_a)\."
+)
 
 
 def convert_checkpoint(
@@ -55,8 +58,8 @@ def convert_checkpoint(
     Raises
     ------
     ValueError
-        If no q and k are found, or one is in a form that cannot be reordered: fused
-        with v, quantized, or an adapter.
+        If no q or no k is found, or one is in a form that cannot be reordered: fused
+        with v, as a latent or whole; quantized; or an adapter.
 
     Notes
     -----
@@ -65,12 +68,14 @@ def convert_checkpoint(
     Examples
     --------
     >>> import torch
-    >>> state = {"k_proj.bias": torch.arange(4), "v_proj.bias": torch.arange(4)}
-    >>> convert_checkpoint(state, head_dim=4, source="half", target="interleaved")
-    {'k_proj.bias': tensor([0, 2, 1, 3]), 'v_proj.bias': tensor([0, 1, 2, 3])}
+    >>> state = {f"{name}_proj.bias": torch.arange(4) for name in "qkv"}
+    >>> new = convert_checkpoint(state, head_dim=4, source="half", target="interleaved")
+    >>> new["k_proj.bias"], new["v_proj.bias"]
+    (tensor([0, 2, 1, 3]), tensor([0, 1, 2, 3]))
     """
     check_count("head_dim", head_dim)
-    converted, found = dict(state_dict), 0
+    converted = dict(state_dict)
+    found: set[str] = set()
     for name, tensor in state_dict.items():
         match = ROTATED.search(name)
         if match is None and not FUSED.search(name):
@@ -89,10 +94,11 @@ def convert_checkpoint(
         heads = rows.shape[0] // head_dim
         rows = convert_projection(rows, heads, source, target, rotary_dim)
         converted[name] = rows.view_as(tensor)
-        found += 1
-    if not found:
+        found.add(match["name"] or "a norm")
+    if not ({"q_proj", "k_proj"} <= found or {"wq", "wk"} <= found):
         raise ValueError(
-            "state_dict must have q_proj and k_proj, or wq and wk; none of its "
-            f"{len(state_dict)} names has"
+            "state_dict must have q_proj and k_proj, or wq and wk: the one is worth "
+            f"nothing without the other; its {len(state_dict)} names have "
+            f"{' and '.join(sorted(found)) or 'neither'}"
         )
     return converted

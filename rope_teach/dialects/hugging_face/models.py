@@ -38,7 +38,8 @@ def swap(
     Parameters
     ----------
     model
-        Of transformers; changed and returned. No other model of its class is.
+        Of transformers; changed and returned. No other model of its class is. Save it
+        by its state dict or ``save_pretrained``: whole, it refuses to be pickled.
     length
         As in :func:`rotary_embedding`. With the types that need it, the logits are
         transformers' own for sequences of this length.
@@ -133,7 +134,27 @@ def _rebind(layer: nn.Module, ours: Callable[..., Any]) -> None:
         forward.__closure__,
     )
     copied.__kwdefaults__ = forward.__kwdefaults__
-    layer.forward = types.MethodType(copied, layer)
+    layer.forward = _Forward(copied, layer)
+
+
+class _Forward:
+    """A layer's new ``forward``. Pickled as a method, it would come back as the old."""
+
+    def __init__(self, function: Callable[..., Any], layer: nn.Module) -> None:
+        self.function, self.layer = function, layer
+        self.__signature__ = inspect.signature(types.MethodType(function, layer))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(self.layer, *args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Forward:
+        return _Forward(self.function, copy.deepcopy(self.layer, memo))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            "a swapped model cannot be pickled whole: save its state dict, or by "
+            "save_pretrained, and swap again after loading"
+        )
 
 
 def _pairing_of(
