@@ -53,6 +53,7 @@ class Attention(nn.Module):
     -----
     Raises ``ValueError`` where the sizes do not divide or a name is unknown.
     Source: Vaswani et al. (1706.03762), section 3.2; grouped-query: 2305.13245.
+    Lesson 09.
 
     Examples
     --------
@@ -336,6 +337,8 @@ def segment_positions(segments: Tensor) -> Tensor:
 def segment_mask(segments: Tensor) -> Tensor:
     """Mask by which a token sees its own segment alone: ``(batch, 1, seq, seq)``.
 
+    ``segments`` ``(batch, seq)`` as in :func:`segment_positions`. Lesson 09.
+
     >>> segment_mask(torch.tensor([[7, 7, 8]]))[0, 0].int()
     tensor([[1, 1, 0],
             [1, 1, 0],
@@ -348,7 +351,7 @@ def window_mask(q_len: int, window: int, k_len: int | None = None) -> Tensor:
     """Mask by which a token sees the newest ``window`` tokens up to itself.
 
     Returns ``(q_len, k_len)``. The last query stands at the last key, so a cached
-    step passes its cache's length too.
+    step passes its cache's length too. Lesson 12.
 
     >>> window_mask(3, 2).int()
     tensor([[1, 0, 0],

@@ -84,6 +84,10 @@ def identify(
         If ``function`` cannot be called, no way to call it was found, or it does not
         rotate. ``CannotProbe`` is a ``ValueError``.
 
+    Notes
+    -----
+    Lesson 20.
+
     Examples
     --------
     >>> from rope_teach import RotaryEmbedding

@@ -18,7 +18,7 @@ class Conversion:
     """How to go from one function to another, or why there is no way.
 
     Feature i of the target is feature ``permutation[i]`` of the source; ``reason`` says
-    why ``permutation`` is None.
+    why ``permutation`` is None. Lesson 20.
     """
 
     permutation: tuple[int, ...] | None
