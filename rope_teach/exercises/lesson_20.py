@@ -92,7 +92,7 @@ def what_a_permutation_can_mend(answer: Any) -> str:
     ),
     solution='''
 def cached_table(kept, make, start, seq, base):
-    """Return make(start, seq, base), computed once for each call."""
+    """Return make(start, seq, base), computed once for each triple."""
     key = (start, seq, base)
     if key not in kept:
         kept[key] = make(start, seq, base)
