@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from rope_teach.tasks import Batch
+
 RESULTS = Path(__file__).parent / "results"
 Run = dict[str, Any]
 
@@ -67,6 +69,13 @@ def save(path: Path, facts: dict[str, Any], runs: list[Run]) -> None:
 
 def rounded(x: torch.Tensor) -> list[float]:
     return [round(value, 4) for value in x.tolist()]
+
+
+def with_another_past(batch: Batch) -> Batch:
+    """The same windows, but their first 256 tokens come from the next window."""
+    tokens, targets = batch
+    past = torch.arange(tokens.shape[1]) < 256
+    return torch.where(past, tokens.roll(1, dims=0), tokens), targets
 
 
 def processor() -> str:

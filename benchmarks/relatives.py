@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from common import rounded, run_all, write
+from common import rounded, run_all, with_another_past, write
 from torch import Tensor, nn
 
 from rope_teach import RotaryEmbedding, proportional
@@ -24,7 +24,6 @@ from rope_teach.attention import blockwise_mask
 from rope_teach.models import LanguageModel
 from rope_teach.tasks import (
     TEST_MODULES,
-    Batch,
     copy_batches,
     python_text,
     text_batches,
@@ -122,13 +121,6 @@ def right(model: nn.Module) -> list[float]:
     tokens, targets = next(copy_batches(BACK, 100, MEASURED, VOCAB, seed=1000))
     hit = (model(tokens).argmax(-1) == targets).double().mean(0)
     return rounded(in_bins(hit)[1:])
-
-
-def with_another_past(batch: Batch) -> Batch:
-    """The same windows, but their first 256 tokens come from the next window."""
-    tokens, targets = batch
-    past = torch.arange(tokens.shape[1]) < 256
-    return torch.where(past, tokens.roll(1, dims=0), tokens), targets
 
 
 def main() -> None:

@@ -12,23 +12,22 @@ import json
 import platform
 import time
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import torch
+from common import RESULTS, processor, rounded, with_another_past
 
 from rope_teach.models import LanguageModel
 from rope_teach.tasks import (
     TEST_MODULES,
     TRAIN_MODULES,
-    Batch,
     python_text,
     text_batches,
     text_windows,
 )
 from rope_teach.training import fit, loss_by_position, seed_everything
 
-RESULTS = Path(__file__).parent / "results" / "six_encodings.json"
+RESULT = RESULTS / "six_encodings.json"
 TRAINED, MEASURED, BIN = 64, 512, 8
 STEPS, BATCH, LR, SEEDS = 400, 16, 1e-2, (0, 1, 2)
 MODEL: dict[str, int] = {"vocab": 256, "dim": 64, "layers": 2, "heads": 4}
@@ -63,17 +62,6 @@ def run(name: str, seed: int) -> dict[str, Any]:
     }
 
 
-def with_another_past(batch: Batch) -> Batch:
-    """The same windows, but their first 256 tokens come from the next window."""
-    tokens, targets = batch
-    past = torch.arange(tokens.shape[1]) < 256
-    return torch.where(past, tokens.roll(1, dims=0), tokens), targets
-
-
-def rounded(x: torch.Tensor) -> list[float]:
-    return [round(value, 4) for value in x.tolist()]
-
-
 def text_facts(modules: tuple[str, ...]) -> dict[str, Any]:
     source = bytes(python_text(modules).tolist())
     return {
@@ -81,14 +69,6 @@ def text_facts(modules: tuple[str, ...]) -> dict[str, Any]:
         "bytes": len(source),
         "sha256": hashlib.sha256(source).hexdigest(),
     }
-
-
-def processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.exists():
-        return platform.processor()
-    names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line]
-    return names[0].partition(": ")[2] if names else platform.machine()
 
 
 def main() -> None:
@@ -115,8 +95,8 @@ def main() -> None:
         "test_text": text_facts(TEST_MODULES),
         "runs": runs,
     }
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"wrote {RESULTS.name} after {result['cpu_seconds']} s")
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"wrote {RESULT.name} after {result['cpu_seconds']} s")
 
 
 if __name__ == "__main__":

@@ -275,7 +275,7 @@ class KeyValueCache:
         """
         seq = keys.shape[2]
         if self.keys is None or self.values is None:
-            if not isinstance(self.next, int) or self.next:  # a start that was given
+            if self.next != 0:  # a start that was given
                 self._check_next(positions)
             self.keys, self.values = keys, values
         else:

@@ -1,4 +1,4 @@
-import importlib.util
+import importlib
 import itertools
 import json
 import math
@@ -180,10 +180,9 @@ def test_a_rule_that_no_file_can_hold_is_refused_at_once(tmp_path, refuses, rule
 
 @pytest.fixture(scope="module")
 def encodings():
-    spec = importlib.util.spec_from_file_location("e", BENCHMARKS / "six_encodings.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        return importlib.import_module("six_encodings")
 
 
 @pytest.fixture(scope="module")
