@@ -23,9 +23,14 @@ from statistics import median
 
 import torch
 from torch import Tensor
+from torch._functorch import config as functorch
 
 from rope_teach import RotaryEmbedding, cos_sin, full_table, inverse_frequencies
 from rope_teach.rotation import angles, rotate_complex, rotate_matrix
+
+# Up to torch 2.11 a compiled function expects contiguous gradients and copies others
+# first. Inside a compiled model there is no such border to cross.
+functorch.guess_tangent_strides_as_outputs = True
 
 DRIVER = "copy by the driver"
 L2_TIMES_FOUR = 256 * 2**20
@@ -272,10 +277,8 @@ def table(rows: list[dict[str, object]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Measure every shape, print the table, and write it as JSON where asked."""
-    torch.manual_seed(0)
-    rows = [row for shape in SHAPES for row in measure(shape)]
+def write(rows: list[dict[str, object]], command: str, path: str | None) -> None:
+    """Print machine and table, and write both as JSON where asked."""
     import triton
 
     machine = {
@@ -284,18 +287,21 @@ def main() -> None:
         "triton": triton.__version__,
         "python": platform.python_version(),
         "date": datetime.date.today().isoformat(),
-        "command": "python benchmarks/gpu.py",
+        "command": command,
     }
     print(machine, table(rows), sep="\n\n")
-    if len(sys.argv) > 1:
+    if path is not None:
         shapes = [
             {**asdict(shape), "dtype": str(shape.dtype), "bytes": shape.bytes}
             for shape in SHAPES
+            if any(row["shape"] == shape.name for row in rows)
         ]
         found = {"machine": machine, "shapes": shapes, "rows": rows}
-        with open(sys.argv[1], "w") as file:
+        with open(path, "w") as file:
             json.dump(found, file, indent=1)
 
 
 if __name__ == "__main__":
-    main()
+    torch.manual_seed(0)
+    rows = [row for shape in SHAPES for row in measure(shape)]
+    write(rows, "python benchmarks/gpu.py", next(iter(sys.argv[1:]), None))

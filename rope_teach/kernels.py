@@ -12,13 +12,15 @@ the import.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.runtime import driver
+
+from rope_teach.rotation import is_transformed
 
 __all__ = ["rotate_qk"]
 
@@ -138,7 +140,9 @@ def _rotate_token(
 # ------------------------------------------------------------------- its launch
 
 LARGEST_ROW = 4096  # bytes of q that one program takes: measured, benchmarks/gpu.py
-_PLANS: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+Repeat = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+Launch = Callable[[Tensor, Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
+_LAUNCHES: dict[tuple[Any, ...], Launch] = {}
 
 
 def _key(
@@ -150,7 +154,7 @@ def _key(
     first_row: int,
     back: bool,
 ) -> tuple[Any, ...]:
-    """All that a launch's plan depends on; what differs between decode steps is not."""
+    """All that a launch depends on, but for what differs between decode steps."""
     return (
         q.shape, q.stride(), k.shape, k.stride(), cos.shape, cos.stride(), q.dtype,
         k.dtype, cos.dtype, cos.requires_grad, q.device, interleaved, back,
@@ -169,9 +173,8 @@ def _launch(
 ) -> tuple[Tensor, Tensor]:
     """Rotate ``q`` and ``k`` ``(batch, heads, seq, head_dim)`` into new tensors."""
     key = _key(q, k, cos, sin, interleaved, first_row, back)
-    plan = _PLANS.get(key)
-    if plan is not None:
-        return _launch_again(q, k, cos, sin, first_row, plan)
+    if again := _LAUNCHES.get(key):
+        return again(q, k, cos, sin, first_row)
     q, k, cos, sin = (_unit_stride(x) for x in (q, k, cos, sin))
     q_out, k_out = torch.empty_like(q), torch.empty_like(k)
     if q_out.numel() + k_out.numel():
@@ -185,31 +188,31 @@ def _launch(
             )  # fmt: skip
         if not INTERPRETED and key[1][-1] == key[3][-1] == key[5][-1] == 1:
             arguments = (*numbers, *choices.values())
-            _PLANS[key] = (compiled, grid, arguments, q.device.index)
+            _LAUNCHES[key] = _launcher(compiled, grid, arguments, q.device.index)
     return q_out, k_out
 
 
-def _launch_again(
-    q: Tensor,
-    k: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    first_row: int,
-    plan: tuple[Any, ...],
-) -> tuple[Tensor, Tensor]:
+def _launcher(
+    compiled: Any, grid: tuple[int, int, int], arguments: tuple[Any, ...], device: int
+) -> Launch:
     """As the first launch of its kind, but for what Triton would work out again."""
-    compiled, grid, arguments, device = plan
-    if device != torch._C._cuda_getDevice():
-        with torch.cuda.device(device):
-            return _launch_again(q, k, cos, sin, first_row, plan)
-    q_out, k_out = torch.empty_like(q), torch.empty_like(k)
-    compiled.run(  # addresses, since Triton would ask CUDA about each tensor
-        *grid, driver.active.get_current_stream(device), compiled.function,
-        compiled.packed_metadata, None, None, None, q.data_ptr(), k.data_ptr(),
-        q_out.data_ptr(), k_out.data_ptr(), cos.data_ptr(), sin.data_ptr(), first_row,
-        *arguments,
-    )  # fmt: skip
-    return q_out, k_out
+    run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
+
+    def launch(
+        q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, first_row: int
+    ) -> tuple[Tensor, Tensor]:
+        if device != torch._C._cuda_getDevice():
+            with torch.cuda.device(device):
+                return launch(q, k, cos, sin, first_row)
+        q_out, k_out = torch.empty_like(q), torch.empty_like(k)
+        run(  # addresses, since Triton would ask CUDA about each tensor
+            *grid, torch._C._cuda_getCurrentRawStream(device), function, metadata,
+            None, None, None, q.data_ptr(), k.data_ptr(), q_out.data_ptr(),
+            k_out.data_ptr(), cos.data_ptr(), sin.data_ptr(), first_row, *arguments,
+        )  # fmt: skip
+        return q_out, k_out
+
+    return launch
 
 
 def _unit_stride(x: Tensor) -> Tensor:
@@ -301,11 +304,49 @@ def rotate_qk(
         rotate = torch.ops.rope_teach.rotate_qk
     elif (q.requires_grad or k.requires_grad) and torch.is_grad_enabled():
         rotate = _RotateQK.apply
-    elif plan := _PLANS.get(_key(*arguments)):
-        return _launch_again(q, k, cos, sin, first_row, plan)
+    elif again := _LAUNCHES.get(_key(*arguments)):
+        return again(q, k, cos, sin, first_row)
     else:
         rotate = _launch
     return rotate(*arguments) if _usable(q, k, cos) else None
+
+
+def repeat(
+    q: Tensor,
+    k: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    interleaved: bool,
+    swap: bool,
+    otherwise: Repeat,
+) -> Repeat:
+    """:func:`rotate_qk` for more calls like one that was served, with less to look up.
+
+    The caller answers for shapes, dtypes and devices; ``q`` and ``k`` have heads and
+    tokens swapped where ``swap`` says so. Calls of another kind go to ``otherwise``.
+    """
+    like_q, like_k = (x.transpose(1, 2) if swap else x for x in (q, k))
+    launch = _LAUNCHES.get(_key(like_q, like_k, cos, sin, interleaved, 0, False))
+    if launch is None or (q.data_ptr() | k.data_ptr()) & 15:
+        return otherwise
+    if swap and any(  # where strides leave a choice, results could lie another way
+        torch.empty_like(x).transpose(1, 2).stride() != torch.empty_like(like).stride()
+        for x, like in ((q, like_q), (k, like_k))
+    ):
+        return otherwise
+    strides = q.stride(), k.stride()
+
+    def again(q: Tensor, k: Tensor, first_row: int) -> tuple[Tensor, Tensor]:
+        if (
+            not is_transformed()
+            and (q.stride(), k.stride()) == strides
+            and not (q.data_ptr() | k.data_ptr()) & 15
+            and not ((q.requires_grad or k.requires_grad) and torch.is_grad_enabled())
+        ):
+            return launch(q, k, cos, sin, first_row)
+        return otherwise(q, k, first_row)
+
+    return again
 
 
 class _RotateQK(torch.autograd.Function):

@@ -24,6 +24,7 @@ from rope_teach.rotation import (
     check_positions,
     check_start,
     cos_sin,
+    repeat_qk,
     rotate,
     rotate_qk,
     xpos_scale,
@@ -101,7 +102,7 @@ class RotaryEmbedding(nn.Module):
     """
 
     _table: tuple[Tensor, Tensor]
-    _last_call: tuple[Any, int, Tensor, Tensor]
+    _last_call: tuple[Any, int, Any]
 
     def __init__(
         self,
@@ -213,9 +214,9 @@ class RotaryEmbedding(nn.Module):
         if positions is None and pad_len is None and not torch.compiler.is_compiling():
             if type(q) is type(k) is Tensor and type(start) is int:
                 kind = (q.shape, k.shape, q.dtype, k.dtype, q.device, k.device)
-                known, last_start, cos, sin = self._last_call
+                known, last_start, again = self._last_call
                 if kind == known and 0 <= start <= last_start:  # all is checked
-                    return rotate_qk(q, k, cos, sin, start, self.pairing, self.layout)
+                    return again(q, k, start)
         self._check_input("q", q)
         self._check_input("k", k)
         if q.device != k.device:
@@ -243,10 +244,12 @@ class RotaryEmbedding(nn.Module):
         )
         if shared:
             cos, sin, first = q_table
+            turned = rotate_qk(q, k, cos, sin, first, self.pairing, self.layout)
             if kind is not None and cos is self._table[0]:
                 last_start = cos.shape[0] - q.shape[self._seq_axis]
-                self._last_call = (kind, last_start, cos, sin)
-            return rotate_qk(q, k, cos, sin, first, self.pairing, self.layout)
+                again = repeat_qk(q, k, cos, sin, self.pairing, self.layout)
+                self._last_call = (kind, last_start, again)
+            return turned
         k_table = self._tables(k, k_positions, start, pad_len, "key")
         return self._rotate(q, *q_table), self._rotate(k, *k_table)
 
@@ -393,9 +396,9 @@ class RotaryEmbedding(nn.Module):
         return cos, sin
 
     def _keep(self, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        # The last call's kind and table let the next of its kind, in a decode loop,
-        # skip every check: half of what such a call would cost on a GPU.
-        self._last_call = (None, -1, *table)
+        # What the last call's kind was, and what serves the next of its kind: in a
+        # decode loop every check is skipped, half of what a call costs on a GPU.
+        self._last_call = (None, -1, None)
         self._table = table
         return table
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -233,6 +234,26 @@ def rotate_qk(
     return _rotate_all(q, cos, sin, pairing), _rotate_all(k, cos, sin, pairing)
 
 
+def repeat_qk(
+    q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing, layout: Layout
+) -> Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]:
+    """:func:`rotate_qk` of ``(q, k, first)`` for more calls like one just made.
+
+    The caller answers for shapes, dtypes and devices. Half of what a decode step on a
+    GPU costs is the host's questions: here they are asked once. Lesson 18.
+    """
+
+    def again(q: Tensor, k: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        return rotate_qk(q, k, cos, sin, first, pairing, layout)
+
+    if not q.is_cuda or not HAS_TRITON or q.ndim != 4 or is_transformed():
+        return again
+    from rope_teach import kernels
+
+    swap = layout == "bshd"
+    return kernels.repeat(q, k, cos, sin, pairing == "interleaved", swap, again)
+
+
 def rotate_complex(x: Tensor, phases: Tensor, layout: Layout = "bhsd") -> Tensor:
     """Rotate interleaved pairs as complex numbers: one multiplication.
 
@@ -316,7 +337,7 @@ def _rotate_all(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Tensor
     """Rotate the leading features of ``x``; the tables broadcast against its pairs."""
     wide = torch.promote_types(x.dtype, cos.dtype)
     cos, sin = cos.to(wide), sin.to(wide)
-    if _is_transformed() or cos.requires_grad or sin.requires_grad:
+    if is_transformed() or cos.requires_grad or sin.requires_grad:
         return _formula(x, cos, sin, pairing)
     if x.requires_grad and torch.is_grad_enabled():
         return _Rotation.apply(x, cos, sin, pairing)  # type: ignore[no-untyped-call]
@@ -339,7 +360,7 @@ def _are_small(q: Tensor, k: Tensor, cos: Tensor, pairing: Pairing) -> bool:
     """Whether a step of torch takes longer than the bytes that it moves."""
     return (
         q.is_cpu
-        and not (torch.compiler.is_compiling() or _is_transformed())
+        and not (torch.compiler.is_compiling() or is_transformed())
         and q.numel() <= SMALL
         and k.numel() <= SMALL
         and q.shape[-1] == k.shape[-1] == 2 * cos.shape[-1]
@@ -372,7 +393,7 @@ def _rotate_small(
     return turn(q), turn(k)
 
 
-def _is_transformed() -> bool:
+def is_transformed() -> bool:
     """Whether vmap or forward-mode differentiation follows each step."""
     return (
         torch._C._are_functorch_transforms_active()
@@ -390,8 +411,10 @@ def _fused(
     first: int = 0,
 ) -> tuple[Tensor, Tensor] | None:
     """Rotate by the CUDA kernel, or None where it cannot: the formula then serves."""
-    if not HAS_TRITON or q.ndim != 4:
+    if not HAS_TRITON or q.ndim != 4 or is_transformed():
         return None
+    if type(q) is not Tensor and not torch.compiler.is_compiling():
+        return None  # fake and distributed tensors follow each step
     from rope_teach import kernels
 
     swap = layout == "bshd"

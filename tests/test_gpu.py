@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rope_teach import RotaryEmbedding, laws, rotate, rotate_matrix
 from rope_teach.rotation import angles
@@ -159,6 +160,67 @@ def test_tensors_that_begin_anywhere(pairing):
         got = rotate(x, cos, sin, pairing)
         exact = rotate(x.double(), cos.double(), sin.double(), pairing)
         assert torch.allclose(got.double(), exact, rtol=2**-7, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["bhsd", "bshd"])
+def test_calls_of_a_kind_that_was_served_before(layout):
+    """What is kept of one call serves another only if nothing that matters differs."""
+    rope = RotaryEmbedding(64, layout=layout).cuda()
+    shape = (2, 4, 6, 64) if layout == "bhsd" else (2, 6, 4, 64)
+    memory = torch.randn(3 * 2 * 4 * 6 * 64 + 8, device="cuda", dtype=torch.bfloat16)
+    count = 2 * 4 * 6 * 64
+    packed = memory[: 3 * count].view(2, -1, 3 * 64)
+    served = [
+        memory[:count].view(shape),
+        memory[count : 2 * count].view(shape),
+        memory[3 : 3 + count].view(shape),  # begins elsewhere
+        memory[:count]
+        .view(2, shape[2], shape[1], 64)
+        .transpose(1, 2),  # lies otherwise
+        packed[..., 64:128].view(shape),  # a slice, as of packed q, k and v
+        memory[:64].expand(shape),  # many in one place
+        memory[:count].view(shape).clone().requires_grad_(),
+    ]
+    for start, x in enumerate([*served, *reversed(served)]):
+        got, other = rope(x, x, start=start)
+        assert got.requires_grad == x.requires_grad and torch.equal(got, other)
+        positions = start + torch.arange(6, device="cuda")
+        if layout == "bshd":
+            got, x = got.transpose(1, 2), x.transpose(1, 2)
+        assert_one_rounding(got, x, rope, positions)
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_transforms_follow_each_step(pairing):
+    """vmap, forward mode and higher derivatives are no business of the kernel."""
+    q, k = tensors(2, 3, 4, 4, 16)
+    module = RotaryEmbedding(16, pairing=pairing)
+    rope = RotaryEmbedding(16, pairing=pairing).cuda()
+    turned = rope(q, k)  # from here on calls of this kind are known
+
+    def results(rope, q, k):
+        moved = torch.func.vmap(rope)(torch.stack([q, q]), torch.stack([k, k]))
+        tangent = torch.func.jvp(rope, (q, k), (k, q))[1]
+        energy = lambda x: rope(x, k)[0].pow(3).sum()  # noqa: E731
+        gradient, slope = torch.func.grad(energy)(q), torch.func.vjp(rope, q, k)[1]
+        return [*moved, *tangent, gradient, *slope((k, q))]
+
+    on_cpu = results(module, q.cpu(), k.cpu())
+    for got, expected in zip(results(rope, q, k), on_cpu, strict=True):
+        assert torch.allclose(got.cpu(), expected, atol=1e-5)
+    again = rope(q, k)
+    assert all(torch.equal(a, b) for a, b in zip(again, turned, strict=True))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(q, k)
+        tangent = torch.autograd.forward_ad.unpack_dual(rope(dual, k)[0]).tangent
+    assert torch.allclose(tangent, turned[1], atol=1e-5)
+
+
+def test_fake_tensors_have_no_addresses():
+    rope = RotaryEmbedding(64).cuda()
+    with FakeTensorMode():
+        q, k = (torch.empty(1, heads, 5, 64, device="cuda") for heads in (4, 2))
+        assert [x.shape for x in rope(q, k)] == [q.shape, k.shape]
 
 
 def test_captured_by_a_cuda_graph():
