@@ -53,25 +53,30 @@ def _load_pairs(
 
 
 @triton.jit
-def _store_turned(
-    out, step, heads, a, b, cos, sin,
+def _turn(a, b, cos, sin):
+    """Turn every pair counter-clockwise."""
+    return a * cos - b * sin, a * sin + b * cos
+
+
+@triton.jit
+def _store_pairs(
+    out, step, heads, a, b,
     PAIRS: tl.constexpr, WIDTH: tl.constexpr, HEADS: tl.constexpr,
     INTERLEAVED: tl.constexpr,
 ):  # fmt: skip
-    """Turn the pairs and store them in out's dtype: the one rounding."""
-    left, right = a * cos - b * sin, a * sin + b * cos
+    """Store the pairs in out's dtype: the one rounding."""
     head = tl.arange(0, HEADS)[:, None]
     out += head * step
     if INTERLEAVED:
         both = tl.arange(0, 2 * WIDTH)[None, :]
         here = (head < heads) & (both < 2 * PAIRS)
-        pairs = tl.reshape(tl.join(left, right), (HEADS, 2 * WIDTH))
+        pairs = tl.reshape(tl.join(a, b), (HEADS, 2 * WIDTH))
         tl.store(out + both, pairs.to(out.dtype.element_ty), mask=here)
     else:
         first = tl.arange(0, WIDTH)[None, :]
         here = (head < heads) & (first < PAIRS)
-        tl.store(out + first, left.to(out.dtype.element_ty), mask=here)
-        tl.store(out + PAIRS + first, right.to(out.dtype.element_ty), mask=here)
+        tl.store(out + first, a.to(out.dtype.element_ty), mask=here)
+        tl.store(out + PAIRS + first, b.to(out.dtype.element_ty), mask=here)
 
 
 @triton.jit
@@ -107,8 +112,10 @@ def _rotate_token(
 
     pair = tl.arange(0, WIDTH)
     row = batch * table_batch + (first_row + token) * table_row
-    c = tl.load(cos + row + pair, mask=pair < PAIRS)[None, :]
-    s = tl.load(sin + row + pair, mask=pair < PAIRS)[None, :]
+    # The next sequence needs this row, too: q and k must not push it out of the cache.
+    c = tl.load(cos + row + pair, mask=pair < PAIRS, eviction_policy="evict_last")
+    s = tl.load(sin + row + pair, mask=pair < PAIRS, eviction_policy="evict_last")
+    c, s = c[None, :], s[None, :]
     if BACK:
         s = -s
 
@@ -124,11 +131,13 @@ def _rotate_token(
     q_a, q_b = _load_pairs(q, q_head, q_heads, PAIRS, WIDTH, Q_HEADS, INTERLEAVED)
     if K_HEADS:
         k_a, k_b = _load_pairs(k, k_head, k_heads, PAIRS, WIDTH, K_HEADS, INTERLEAVED)
-    _store_turned(q_out, q_out_head, q_heads, q_a, q_b, c, s,
-                  PAIRS, WIDTH, Q_HEADS, INTERLEAVED)  # fmt: skip
+    q_a, q_b = _turn(q_a, q_b, c, s)
+    _store_pairs(q_out, q_out_head, q_heads, q_a, q_b,
+                 PAIRS, WIDTH, Q_HEADS, INTERLEAVED)  # fmt: skip
     if K_HEADS:
-        _store_turned(k_out, k_out_head, k_heads, k_a, k_b, c, s,
-                      PAIRS, WIDTH, K_HEADS, INTERLEAVED)  # fmt: skip
+        k_a, k_b = _turn(k_a, k_b, c, s)
+        _store_pairs(k_out, k_out_head, k_heads, k_a, k_b,
+                     PAIRS, WIDTH, K_HEADS, INTERLEAVED)  # fmt: skip
     if TAIL:
         _copy_rest(q, q_out, q_head, q_out_head, q_heads,
                    HEAD_DIM, PAIRS, Q_HEADS, TAIL)  # fmt: skip
@@ -139,9 +148,9 @@ def _rotate_token(
 
 # ------------------------------------------------------------------- its launch
 
-LARGEST_ROW = 4096  # bytes of q that one program takes: measured, benchmarks/gpu.py
+LARGEST_ROW = 2048  # bytes of q that one program takes: measured, benchmarks/gpu.py
 Repeat = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
-Launch = Callable[[Tensor, Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
+Launch = Callable[..., tuple[Tensor, Tensor]]
 _LAUNCHES: dict[tuple[Any, ...], Launch] = {}
 
 
@@ -174,7 +183,7 @@ def _launch(
     """Rotate ``q`` and ``k`` ``(batch, heads, seq, head_dim)`` into new tensors."""
     key = _key(q, k, cos, sin, interleaved, first_row, back)
     if again := _LAUNCHES.get(key):
-        return again(q, k, cos, sin, first_row)
+        return again(q, k, first_row, cos, sin)
     q, k, cos, sin = (_unit_stride(x) for x in (q, k, cos, sin))
     q_out, k_out = torch.empty_like(q), torch.empty_like(k)
     if q_out.numel() + k_out.numel():
@@ -186,33 +195,38 @@ def _launch(
                 q, k, q_out, k_out, cos, sin, first_row, *numbers, **choices,
                 num_warps=warps,
             )  # fmt: skip
-        if not INTERPRETED and key[1][-1] == key[3][-1] == key[5][-1] == 1:
-            arguments = (*numbers, *choices.values())
-            _LAUNCHES[key] = _launcher(compiled, grid, arguments, q.device.index)
+        _remember(key, compiled, grid, (*numbers, *choices.values()), q.device.index)
     return q_out, k_out
 
 
-def _launcher(
-    compiled: Any, grid: tuple[int, int, int], arguments: tuple[Any, ...], device: int
-) -> Launch:
-    """As the first launch of its kind, but for what Triton would work out again."""
+def _remember(
+    key: tuple[Any, ...],
+    compiled: Any,
+    grid: tuple[int, int, int],
+    arguments: tuple[Any, ...],
+    device: int,
+) -> None:
+    """Keep what serves the next launch of this kind, as Triton would work it out."""
+    if INTERPRETED or not key[1][-1] == key[3][-1] == key[5][-1] == 1:
+        return
     run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
 
     def launch(
-        q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, first_row: int
+        q: Tensor, k: Tensor, first_row: int, *tables: Tensor
     ) -> tuple[Tensor, Tensor]:
         if device != torch._C._cuda_getDevice():
             with torch.cuda.device(device):
-                return launch(q, k, cos, sin, first_row)
+                return launch(q, k, first_row, *tables)
         q_out, k_out = torch.empty_like(q), torch.empty_like(k)
         run(  # addresses, since Triton would ask CUDA about each tensor
             *grid, torch._C._cuda_getCurrentRawStream(device), function, metadata,
             None, None, None, q.data_ptr(), k.data_ptr(), q_out.data_ptr(),
-            k_out.data_ptr(), cos.data_ptr(), sin.data_ptr(), first_row, *arguments,
+            k_out.data_ptr(), *[table.data_ptr() for table in tables], first_row,
+            *arguments,
         )  # fmt: skip
         return q_out, k_out
 
-    return launch
+    _LAUNCHES[key] = launch
 
 
 def _unit_stride(x: Tensor) -> Tensor:
@@ -222,13 +236,13 @@ def _unit_stride(x: Tensor) -> Tensor:
 
 def _plan(
     q: Tensor, k: Tensor, q_out: Tensor, k_out: Tensor, cos: Tensor,
-    interleaved: bool, back: bool,
+    interleaved: bool, back: bool, largest_row: int | None = None,
 ) -> tuple[tuple[int, int, int], tuple[int, ...], dict[str, Any], int]:  # fmt: skip
     """Grid, strides and sizes, compile-time choices, and warps of one launch."""
     batch, q_heads, seq, head_dim = q.shape
     k_heads, pairs = k.shape[1], cos.shape[-1]
     head_bytes, shares = head_dim * q.element_size(), 1
-    while max(q_heads, k_heads) * head_bytes > LARGEST_ROW * shares:
+    while max(q_heads, k_heads) * head_bytes > (largest_row or LARGEST_ROW) * shares:
         shares *= 2
     q_block, k_block = (_share(heads, shares) for heads in (q_heads, k_heads))
     shares = max(
@@ -252,7 +266,7 @@ def _plan(
         "SHARES": shares,
     }
     row_bytes = max(q_block, k_block) * head_bytes
-    warps = 4 if row_bytes > 2048 else 2  # 32 bytes a thread: 16 in each load of a half
+    warps = max(1, min(4, row_bytes // 512))  # 16 bytes a thread
     return (seq * shares, batch, 1), numbers, choices, warps
 
 
@@ -305,7 +319,7 @@ def rotate_qk(
     elif (q.requires_grad or k.requires_grad) and torch.is_grad_enabled():
         rotate = _RotateQK.apply
     elif again := _LAUNCHES.get(_key(*arguments)):
-        return again(q, k, cos, sin, first_row)
+        return again(q, k, first_row, cos, sin)
     else:
         rotate = _launch
     return rotate(*arguments) if _usable(q, k, cos) else None
@@ -343,7 +357,7 @@ def repeat(
             and not (q.data_ptr() | k.data_ptr()) & 15
             and not ((q.requires_grad or k.requires_grad) and torch.is_grad_enabled())
         ):
-            return launch(q, k, cos, sin, first_row)
+            return launch(q, k, first_row, cos, sin)
         return otherwise(q, k, first_row)
 
     return again

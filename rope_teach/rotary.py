@@ -18,6 +18,7 @@ from rope_teach.frequencies import (
 )
 from rope_teach.rotation import (
     Layout,
+    Norms,
     Pairing,
     check_choice,
     check_floating,
@@ -184,6 +185,7 @@ class RotaryEmbedding(nn.Module):
         *,
         start: int | Tensor = 0,
         pad_len: Tensor | None = None,
+        norms: Norms | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Rotate queries and keys; both in their own dtype, as new tensors.
 
@@ -201,6 +203,11 @@ class RotaryEmbedding(nn.Module):
         pad_len
             ``(batch,)``: how many padding tokens stand left of each sequence. Its
             first real token then has position ``start``.
+        norms
+            Two modules that q and k go through first, for models that normalise each
+            head: ``(q_norm, k_norm)``. With a CUDA device and
+            ``torch.nn.RMSNorm(head_dim)`` norm and rotation are one kernel, which
+            takes half the time of two (lesson 18) and rounds once.
 
         Raises
         ------
@@ -211,7 +218,8 @@ class RotaryEmbedding(nn.Module):
             position is so far from ``xpos_origin`` that its scale leaves the dtype.
         """
         kind = None
-        if positions is None and pad_len is None and not torch.compiler.is_compiling():
+        plain = positions is None and pad_len is None and norms is None
+        if plain and not torch.compiler.is_compiling():
             if type(q) is type(k) is Tensor and type(start) is int:
                 kind = (q.shape, k.shape, q.dtype, k.dtype, q.device, k.device)
                 known, last_start, again = self._last_call
@@ -219,6 +227,8 @@ class RotaryEmbedding(nn.Module):
                     return again(q, k, start)
         self._check_input("q", q)
         self._check_input("k", k)
+        if norms is not None:
+            self._check_norms(norms)
         if q.device != k.device:
             raise ValueError(
                 f"q and k must be on one device, got {q.device} and {k.device}"
@@ -244,13 +254,15 @@ class RotaryEmbedding(nn.Module):
         )
         if shared:
             cos, sin, first = q_table
-            turned = rotate_qk(q, k, cos, sin, first, self.pairing, self.layout)
+            turned = rotate_qk(q, k, cos, sin, first, self.pairing, self.layout, norms)
             if kind is not None and cos is self._table[0]:
                 last_start = cos.shape[0] - q.shape[self._seq_axis]
                 again = repeat_qk(q, k, cos, sin, self.pairing, self.layout)
                 self._last_call = (kind, last_start, again)
             return turned
         k_table = self._tables(k, k_positions, start, pad_len, "key")
+        if norms is not None:
+            q, k = norms[0](q), norms[1](k)
         return self._rotate(q, *q_table), self._rotate(k, *k_table)
 
     def rotate(
@@ -434,6 +446,17 @@ class RotaryEmbedding(nn.Module):
         return self
 
     # ------------------------------------------------------------------ checks
+
+    def _check_norms(self, norms: Any) -> None:
+        if not (
+            isinstance(norms, (tuple, list))
+            and len(norms) == 2
+            and all(isinstance(norm, nn.Module) for norm in norms)
+        ):
+            raise TypeError(
+                "norms must be a pair of modules (q_norm, k_norm), got "
+                f"{type(norms).__name__} ({norms!r})"
+            )
 
     def _take(self, inv_freq: Tensor) -> None:
         """Keep given frequencies, out of reach of ``.half()`` and the state dict."""

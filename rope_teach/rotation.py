@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rope_teach.frequencies import check_count, check_rotary_dim
 
@@ -43,6 +43,7 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None  # looked up, not im
 
 Pairing = Literal["interleaved", "half"]
 Layout = Literal["bhsd", "bshd"]
+Norms = tuple[nn.Module, nn.Module]
 
 
 # ---------------------------------------------------------------- angles and tables
@@ -212,16 +213,21 @@ def rotate_qk(
     first: int,
     pairing: Pairing,
     layout: Layout,
+    norms: Norms | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Rotate ``q`` and ``k`` of one length by one table; on CUDA, in one launch.
 
-    As :func:`rotate` does each. Row ``first`` of a table ``(rows, r/2)`` is the first
-    token's, so that a decode step need not cut the table. Lesson 18.
+    As :func:`rotate` does each, after its norm where ``norms`` are given. Row
+    ``first`` of a table ``(rows, r/2)`` is the first token's, so that a decode step
+    need not cut the table. Lesson 18.
     """
     if q.is_cuda:
-        fused = _fused(q, k, cos, sin, pairing, layout, first)
+        fused = _fused(q, k, cos, sin, pairing, layout, first, norms)
         if fused is not None:
             return fused
+    if norms is not None:
+        q, k = norms[0](q), norms[1](k)
+        return rotate_qk(q, k, cos, sin, first, pairing, layout)
     # The caller has checked all, so that a decode step pays for the arithmetic alone.
     if cos.ndim == 2:
         rows = slice(first, first + q.shape[-2 if layout == "bhsd" else -3])
@@ -409,18 +415,23 @@ def _fused(
     pairing: Pairing,
     layout: Layout,
     first: int = 0,
+    norms: Norms | None = None,
 ) -> tuple[Tensor, Tensor] | None:
     """Rotate by the CUDA kernel, or None where it cannot: the formula then serves."""
     if not HAS_TRITON or q.ndim != 4 or is_transformed():
         return None
     if type(q) is not Tensor and not torch.compiler.is_compiling():
         return None  # fake and distributed tensors follow each step
-    from rope_teach import kernels
+    from rope_teach import fused_norm, kernels
 
     swap = layout == "bshd"
     q = q.transpose(1, 2) if swap else q
     k = q[:, :0] if k is None else k.transpose(1, 2) if swap else k
-    turned = kernels.rotate_qk(q, k, cos, sin, pairing == "interleaved", first)
+    table = cos, sin, pairing == "interleaved", first
+    if norms is None:
+        turned = kernels.rotate_qk(q, k, *table)
+    else:
+        turned = fused_norm.normalise_and_rotate(q, k, norms, *table)
     if turned is None or not swap:
         return turned
     return turned[0].transpose(1, 2), turned[1].transpose(1, 2)

@@ -5,6 +5,7 @@ is held to 4e-3 here. `test_gpu.py` holds the same kernel to one rounding.
 """
 
 import json
+import re
 import subprocess
 import sys
 
@@ -199,11 +200,12 @@ import json, subprocess, tempfile, triton
 from pathlib import Path
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from rope_teach.kernels import _rotate_token
+from rope_teach.kernels import LARGEST_ROW, _rotate_token
 
 pointers = ["q", "k", "q_out", "k_out", "cos", "sin"]
-choices = dict(HEAD_DIM=128, PAIRS=64, WIDTH=64, Q_HEADS=16, K_HEADS=16, TAIL=0,
-               SHARES=2, BACK=False)
+heads = LARGEST_ROW // 256  # of 128 features in bfloat16
+choices = dict(HEAD_DIM=128, PAIRS=64, WIDTH=64, Q_HEADS=heads, K_HEADS=heads, TAIL=0,
+               SHARES=32 // heads, BACK=False)
 found = {}
 for interleaved in (True, False):
     constants = {**choices, "INTERLEAVED": interleaved}
@@ -227,18 +229,26 @@ print(json.dumps(found))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ptxas ships for Linux")
-def test_compiled_for_hopper_moves_16_bytes_at_a_time(monkeypatch):
+def test_compiled_for_hopper_each_thread_moves_16_bytes_at_a_time(monkeypatch):
+    """Of one row where pairs are neighbours, 8 of each half where they are not.
+
+    With 16 of each half a thread needs 48 registers, so that fewer threads fit, and
+    the whole takes half a per cent longer: benchmarks/results/gpu.md.
+    """
     monkeypatch.delenv("TRITON_INTERPRET")
     ran = subprocess.run(
         [sys.executable, "-c", COMPILE], capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
-    for ptx, usage in json.loads(ran.stdout).values():
-        lines = ptx.splitlines()
-        loads = [line for line in lines if "ld.global" in line]
-        stores = [line for line in lines if "st.global" in line]
-        narrow = [line for line in loads + stores if ".v4.b32" not in line]
-        assert len(loads) >= 4 and len(stores) >= 2
-        assert len(narrow) <= 2  # the token's row of cos and of sin: 8 bytes a thread
-        assert not set(narrow) & set(stores)
+    found = json.loads(ran.stdout)
+    for interleaved, width, count in (("True", ".v4.b32", 2), ("False", ".v2.b32", 4)):
+        ptx, usage = found[interleaved]
+        loads = [line for line in ptx.splitlines() if "ld.global" in line]
+        tables = [line for line in loads if "evict_last" in line]
+        loads = [line for line in loads if line not in tables]
+        stores = [line for line in ptx.splitlines() if "st.global" in line]
+        assert len(tables) == 2 and len(loads) == len(stores) == count
+        assert all(width in line for line in loads + stores)
         assert "STACK:0 SHARED:0 LOCAL:0" in usage  # nothing spilled, no detour
+        (registers,) = re.findall(r"REG:(\d+)", usage)
+        assert int(registers) <= 32  # 2,048 threads at once, all that fit
