@@ -151,7 +151,7 @@ def _rotate_token(
 LARGEST_ROW = 2048  # bytes of q that one program takes: measured, benchmarks/gpu.py
 Repeat = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 Launch = Callable[..., tuple[Tensor, Tensor]]
-_LAUNCHES: dict[tuple[Any, ...], Launch] = {}
+_LAUNCHES: dict[tuple[Any, ...], tuple[Launch, Launch]] = {}
 
 
 def _key(
@@ -182,8 +182,8 @@ def _launch(
 ) -> tuple[Tensor, Tensor]:
     """Rotate ``q`` and ``k`` ``(batch, heads, seq, head_dim)`` into new tensors."""
     key = _key(q, k, cos, sin, interleaved, first_row, back)
-    if again := _LAUNCHES.get(key):
-        return again(q, k, first_row, cos, sin)
+    if known := _LAUNCHES.get(key):
+        return known[0](q, k, first_row, cos, sin)
     q, k, cos, sin = (_unit_stride(x) for x in (q, k, cos, sin))
     q_out, k_out = torch.empty_like(q), torch.empty_like(k)
     if q_out.numel() + k_out.numel():
@@ -195,7 +195,8 @@ def _launch(
                 q, k, q_out, k_out, cos, sin, first_row, *numbers, **choices,
                 num_warps=warps,
             )  # fmt: skip
-        _remember(key, compiled, grid, (*numbers, *choices.values()), q.device.index)
+        arguments = (*numbers, *choices.values())
+        _remember(key, compiled, grid, arguments, q_out, k_out)
     return q_out, k_out
 
 
@@ -204,29 +205,47 @@ def _remember(
     compiled: Any,
     grid: tuple[int, int, int],
     arguments: tuple[Any, ...],
-    device: int,
+    q_out: Tensor,
+    k_out: Tensor,
 ) -> None:
     """Keep what serves the next launch of this kind, as Triton would work it out."""
     if INTERPRETED or not key[1][-1] == key[3][-1] == key[5][-1] == 1:
         return
     run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
+    device = q_out.device.index
 
-    def launch(
-        q: Tensor, k: Tensor, first_row: int, *tables: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        if device != torch._C._cuda_getDevice():
-            with torch.cuda.device(device):
-                return launch(q, k, first_row, *tables)
-        q_out, k_out = torch.empty_like(q), torch.empty_like(k)
-        run(  # addresses, since Triton would ask CUDA about each tensor
-            *grid, torch._C._cuda_getCurrentRawStream(device), function, metadata,
-            None, None, None, q.data_ptr(), k.data_ptr(), q_out.data_ptr(),
-            k_out.data_ptr(), *[table.data_ptr() for table in tables], first_row,
-            *arguments,
-        )  # fmt: skip
-        return q_out, k_out
+    def prepare(q_like: Tensor, k_like: Tensor) -> Launch:
+        q_form = tuple(q_like.shape), q_like.stride(), q_like.dtype
+        k_form = tuple(k_like.shape), k_like.stride(), k_like.dtype
 
-    _LAUNCHES[key] = launch
+        def launch(
+            q: Tensor, k: Tensor, first_row: int, *tables: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            if device != torch._C._cuda_getDevice():
+                with torch.cuda.device(device):
+                    return launch(q, k, first_row, *tables)
+            q_out, k_out = _empty(*q_form), _empty(*k_form)
+            run(  # addresses, since Triton would ask CUDA about each tensor
+                *grid, torch._C._cuda_getCurrentRawStream(device), function, metadata,
+                None, None, None, q.data_ptr(), k.data_ptr(), q_out.data_ptr(),
+                k_out.data_ptr(), *[table.data_ptr() for table in tables], first_row,
+                *arguments,
+            )  # fmt: skip
+            return q_out, k_out
+
+        return launch
+
+    # For results with heads before tokens, and with tokens before heads.
+    swapped = prepare(q_out.transpose(1, 2), k_out.transpose(1, 2))
+    _LAUNCHES[key] = prepare(q_out, k_out), swapped
+
+
+# What torch's compiler allocates with: half the time of empty_like.
+_empty = getattr(torch._C._dynamo.guards, "_empty_strided_cuda", None) or (
+    lambda shape, strides, dtype: torch.empty_strided(
+        shape, strides, dtype=dtype, device="cuda"
+    )
+)
 
 
 def _unit_stride(x: Tensor) -> Tensor:
@@ -266,7 +285,7 @@ def _plan(
         "SHARES": shares,
     }
     row_bytes = max(q_block, k_block) * head_bytes
-    warps = max(1, min(4, row_bytes // 512))  # 16 bytes a thread
+    warps = 4 if row_bytes > 1024 else 2 if row_bytes > 512 else 1  # 16 bytes a thread
     return (seq * shares, batch, 1), numbers, choices, warps
 
 
@@ -318,8 +337,8 @@ def rotate_qk(
         rotate = torch.ops.rope_teach.rotate_qk
     elif (q.requires_grad or k.requires_grad) and torch.is_grad_enabled():
         rotate = _RotateQK.apply
-    elif again := _LAUNCHES.get(_key(*arguments)):
-        return again(q, k, first_row, cos, sin)
+    elif known := _LAUNCHES.get(_key(*arguments)):
+        return known[0](q, k, first_row, cos, sin)
     else:
         rotate = _launch
     return rotate(*arguments) if _usable(q, k, cos) else None
@@ -334,20 +353,16 @@ def repeat(
     swap: bool,
     otherwise: Repeat,
 ) -> Repeat:
-    """:func:`rotate_qk` for more calls like one that was served, with less to look up.
+    """:func:`rotate_qk` for more calls like one just served, with less to look up.
 
     The caller answers for shapes, dtypes and devices; ``q`` and ``k`` have heads and
     tokens swapped where ``swap`` says so. Calls of another kind go to ``otherwise``.
     """
-    like_q, like_k = (x.transpose(1, 2) if swap else x for x in (q, k))
-    launch = _LAUNCHES.get(_key(like_q, like_k, cos, sin, interleaved, 0, False))
-    if launch is None or (q.data_ptr() | k.data_ptr()) & 15:
+    views = (x.transpose(1, 2) if swap else x for x in (q, k))
+    known = _LAUNCHES.get(_key(*views, cos, sin, interleaved, 0, False))  # type: ignore
+    if known is None or (q.data_ptr() | k.data_ptr()) & 15:
         return otherwise
-    if swap and any(  # where strides leave a choice, results could lie another way
-        torch.empty_like(x).transpose(1, 2).stride() != torch.empty_like(like).stride()
-        for x, like in ((q, like_q), (k, like_k))
-    ):
-        return otherwise
+    launch = known[swap]
     strides = q.stride(), k.stride()
 
     def again(q: Tensor, k: Tensor, first_row: int) -> tuple[Tensor, Tensor]:

@@ -218,10 +218,9 @@ class RotaryEmbedding(nn.Module):
             position is so far from ``xpos_origin`` that its scale leaves the dtype.
         """
         kind = None
-        plain = positions is None and pad_len is None and norms is None
-        if plain and not torch.compiler.is_compiling():
+        if positions is None and pad_len is None and not torch.compiler.is_compiling():
             if type(q) is type(k) is Tensor and type(start) is int:
-                kind = (q.shape, k.shape, q.dtype, k.dtype, q.device, k.device)
+                kind = (q.shape, k.shape, q.dtype, k.dtype, q.device, k.device, norms)
                 known, last_start, again = self._last_call
                 if kind == known and 0 <= start <= last_start:  # all is checked
                     return again(q, k, start)
@@ -257,7 +256,7 @@ class RotaryEmbedding(nn.Module):
             turned = rotate_qk(q, k, cos, sin, first, self.pairing, self.layout, norms)
             if kind is not None and cos is self._table[0]:
                 last_start = cos.shape[0] - q.shape[self._seq_axis]
-                again = repeat_qk(q, k, cos, sin, self.pairing, self.layout)
+                again = repeat_qk(q, k, cos, sin, self.pairing, self.layout, norms)
                 self._last_call = (kind, last_start, again)
             return turned
         k_table = self._tables(k, k_positions, start, pad_len, "key")

@@ -241,7 +241,13 @@ def rotate_qk(
 
 
 def repeat_qk(
-    q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing, layout: Layout
+    q: Tensor,
+    k: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    pairing: Pairing,
+    layout: Layout,
+    norms: Norms | None = None,
 ) -> Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]:
     """:func:`rotate_qk` of ``(q, k, first)`` for more calls like one just made.
 
@@ -250,9 +256,10 @@ def repeat_qk(
     """
 
     def again(q: Tensor, k: Tensor, first: int) -> tuple[Tensor, Tensor]:
-        return rotate_qk(q, k, cos, sin, first, pairing, layout)
+        return rotate_qk(q, k, cos, sin, first, pairing, layout, norms)
 
-    if not q.is_cuda or not HAS_TRITON or q.ndim != 4 or is_transformed():
+    fused = q.is_cuda and HAS_TRITON and q.ndim == 4 and not is_transformed()
+    if norms is not None or not fused:
         return again
     from rope_teach import kernels
 

@@ -95,6 +95,48 @@ def test_equals_the_norm_and_then_the_rotation(pairing, dtype, case, monkeypatch
     assert turned[0].stride() == torch.empty_like(q).stride()
 
 
+@pytest.mark.parametrize("pairing", PAIRINGS)
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim"), [(1, 1, 8), (6, 3, 32), (3, 1, 64), (12, 4, 128)]
+)
+def test_heads_and_widths_of_any_size(pairing, heads, kv_heads, head_dim):
+    q, k = tensors(seq=2, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
+    both, (cos, sin) = norms(head_dim), tables(2, head_dim)
+    turned = normalise_and_rotate(q, k, both, cos, sin, pairing == "interleaved")
+    for got, x, norm in zip(turned, (q, k), both, strict=True):
+        wide = in_steps(
+            x.double(), norm.weight.double(), norm, x.dtype, cos, sin, pairing
+        )
+        assert error(got, wide) < 1e-6
+
+
+@pytest.mark.parametrize("layout", ["bhsd", "bshd"])
+def test_a_call_like_the_one_before_finds_what_has_changed(layout):
+    rope, both = RotaryEmbedding(16, layout=layout).to(DEVICE), norms()
+    q, k = tensors()
+    if layout == "bshd":
+        q, k = q.transpose(1, 2), k.transpose(1, 2)
+    other, aside = norms(), norms()
+    for norm in aside:  # a weight that begins elsewhere in memory
+        memory = torch.randn(17, device=DEVICE)
+        norm.weight = nn.Parameter(memory[1:])
+    for start, pair in enumerate([both, both, other, aside, both]):
+        for gradients in (False, True):
+            with torch.set_grad_enabled(gradients):
+                got = rope(q, k, start=start, norms=pair)
+            assert got[0].requires_grad == gradients
+            wide = [
+                F.rms_norm(
+                    x.double(), (16,), n.weight.double(),
+                    torch.finfo(x.dtype).eps if n.eps is None else n.eps,
+                )
+                for x, n in zip((q, k), pair, strict=True)
+            ]  # fmt: skip
+            exact = rope(*wide, start=start)
+            assert all(error(a, b) < 1e-6 for a, b in zip(got, exact, strict=True))
+        both[0].weight.data.add_(0.5)  # as a step of training does
+
+
 def test_more_tokens_than_one_program_adds_up():
     torch.manual_seed(0)
     q, k = (x.requires_grad_() for x in tensors(batch=1, seq=19, heads=1, kv_heads=1))

@@ -4,10 +4,13 @@ The interpreter truncates where the GPU rounds when it makes bfloat16, so that b
 is held to 4e-3 here. `test_gpu.py` holds the same kernel to one rounding.
 """
 
+import importlib
+import itertools
 import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -85,6 +88,15 @@ def test_heads_and_widths_of_any_size(pairing, heads, kv_heads, head_dim, rotary
         if x.numel():
             assert_rotated(got, x, positions, pairing, rotary_dim)
         assert torch.equal(got[..., rotary_dim:], x[..., rotary_dim:])
+
+
+def test_any_number_of_heads_gets_a_power_of_two_of_warps():
+    for heads, head_dim in itertools.product(range(1, 40), (4, 24, 64, 80, 128, 256)):
+        q = torch.empty(1, heads, 1, head_dim, dtype=torch.bfloat16)
+        cos = torch.empty(1, head_dim // 2)
+        grid, _, choices, warps = kernels._plan(q, q, q, q, cos, False, False)
+        assert warps in (1, 2, 4)
+        assert grid[0] * choices["Q_HEADS"] >= heads
 
 
 @pytest.mark.parametrize("pairing", PAIRINGS)
@@ -194,6 +206,18 @@ def test_what_the_kernel_leaves_to_the_torch_form():
 
 
 # ---------------------------------------------------------- compiled, without a GPU
+
+
+def test_each_choice_that_the_benchmark_changes_is_in_the_kernel(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    gpu_choices = importlib.import_module("gpu_choices")
+    q, k = (x.transpose(1, 2) for x in tensors())
+    tables = table(torch.arange(3))
+    for name in gpu_choices.CHANGES:
+        module = gpu_choices.changed(name, tmp_path)
+        for got, x in zip(module.rotate_qk(q, k, *tables, True), (q, k), strict=True):
+            assert_rotated(got, x, torch.arange(3), "interleaved")
+
 
 COMPILE = """
 import json, subprocess, tempfile, triton
