@@ -1,6 +1,10 @@
 """The CUDA path on a real GPU: `pytest -m gpu`. Skipped where there is none."""
 
+import os
 import random
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -265,3 +269,34 @@ def test_operator_is_registered_in_full():
         torch.ops.rope_teach.rotate_qk.default, (q, k, cos, sin, True, 0, False)
     )
     assert set(verdicts.values()) == {"SUCCESS"}
+
+
+SMALL_RUN = """
+import itertools, torch
+from rope_teach import RotaryEmbedding
+for pairing, dtype, heads in itertools.product(
+    ("half", "interleaved"), (torch.float32, torch.bfloat16), (1, 3, 8)
+):
+    rope = RotaryEmbedding(64, pairing=pairing, rotary_dim=48).cuda()
+    whole = RotaryEmbedding(64, pairing=pairing).cuda()
+    norms = [torch.nn.RMSNorm(64, device="cuda", dtype=dtype) for _ in range(2)]
+    q, k = (
+        torch.randn(2, h, 5, 64, device="cuda", dtype=dtype, requires_grad=True)
+        for h in (heads, 1)
+    )
+    for turned in (rope(q, k), whole(q, k), whole(q, k, norms=norms)):
+        sum(x.float().sum() for x in turned).backward()
+torch.cuda.synchronize()
+"""
+
+
+@pytest.mark.skipif(not shutil.which("compute-sanitizer"), reason="comes with CUDA")
+def test_touches_no_memory_but_its_own():
+    command = ["compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "1"]
+    apart = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}  # no shared blocks
+    ran = subprocess.run(
+        [*command, sys.executable, "-c", SMALL_RUN],
+        env=apart, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "ERROR SUMMARY: 0 errors" in ran.stdout, ran.stdout[-2000:] + ran.stderr
+    assert ran.returncode == 0
