@@ -1,21 +1,23 @@
 """How fast the CUDA path is, beside a copy of q and k and beside other libraries.
 
     python benchmarks/gpu.py [OUT.json]
+    python benchmarks/gpu.py --wall [OUT.json]
 
 GPU time: a CUDA graph that runs over sets of inputs larger than the L2 cache is
 replayed, and the median is taken. Wall time: eager calls one after another, as a decode
 loop makes them, the best round. Every contestant is compared with float64 before it is
-timed. Libraries that are not installed are left out.
+timed. Libraries that are not installed are left out. The speed of a host changes from
+second to second: --wall visits the eager calls of small shapes in turn, ten times.
 """
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import importlib
 import json
 import math
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -287,6 +289,21 @@ def table(rows: list[dict[str, object]]) -> str:
     return "\n".join(lines)
 
 
+def in_turn(shape: Shape, visits: int = 10) -> list[dict[str, object]]:
+    """Wall times of eager calls, each contestant visited again and again."""
+    calls = [(n, call) for n, _, call in contestants(shape) if "compiled" not in n]
+    rows: list[dict[str, object]] = [
+        {"shape": shape.name, "name": name, "walls": []} for name, _ in calls
+    ]
+    with torch.no_grad():
+        for _ in range(visits):
+            for row, (_, rotate) in zip(rows, calls, strict=True):
+                row["walls"].append(wall_microseconds(rotate, shape, False))  # type: ignore[attr-defined]
+    for row in rows:
+        row["wall"] = median(row["walls"])  # type: ignore[arg-type]
+    return rows
+
+
 def write(rows: list[dict[str, object]], command: str, path: str | None) -> None:
     """Print machine and table, and write both as JSON where asked."""
     import triton
@@ -312,6 +329,13 @@ def write(rows: list[dict[str, object]], command: str, path: str | None) -> None
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", nargs="?", help="where to write the figures as JSON")
+    parser.add_argument("--wall", action="store_true", help="wall times in turn, alone")
+    asked = parser.parse_args()
     torch.manual_seed(0)
-    rows = [row for shape in SHAPES for row in measure(shape)]
-    write(rows, "python benchmarks/gpu.py", next(iter(sys.argv[1:]), None))
+    if asked.wall:
+        rows = [row for shape in SHAPES[3:5] for row in in_turn(shape)]
+    else:
+        rows = [row for shape in SHAPES for row in measure(shape)]
+    write(rows, f"python benchmarks/gpu.py{' --wall' * asked.wall}", asked.out)

@@ -355,20 +355,18 @@ def repeat(
 ) -> Repeat:
     """:func:`rotate_qk` for more calls like one just served, with less to look up.
 
-    The caller answers for shapes, dtypes and devices; ``q`` and ``k`` have heads and
-    tokens swapped where ``swap`` says so. Calls of another kind go to ``otherwise``.
+    The caller answers for shapes, strides, dtypes and devices. Heads and tokens are
+    swapped where ``swap`` says so. What else differs is served by ``otherwise``.
     """
     views = (x.transpose(1, 2) if swap else x for x in (q, k))
     known = _LAUNCHES.get(_key(*views, cos, sin, interleaved, 0, False))  # type: ignore
     if known is None or (q.data_ptr() | k.data_ptr()) & 15:
         return otherwise
     launch = known[swap]
-    strides = q.stride(), k.stride()
 
     def again(q: Tensor, k: Tensor, first_row: int) -> tuple[Tensor, Tensor]:
         if (
             not is_transformed()
-            and (q.stride(), k.stride()) == strides
             and not (q.data_ptr() | k.data_ptr()) & 15
             and not ((q.requires_grad or k.requires_grad) and torch.is_grad_enabled())
         ):

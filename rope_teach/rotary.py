@@ -220,7 +220,9 @@ class RotaryEmbedding(nn.Module):
         kind = None
         if positions is None and pad_len is None and not torch.compiler.is_compiling():
             if type(q) is type(k) is Tensor and type(start) is int:
-                kind = (q.shape, k.shape, q.dtype, k.dtype, q.device, k.device, norms)
+                strides = q.is_cuda and (q.stride(), k.stride())  # the kernel asks them
+                kind = (q.shape, k.shape, q.dtype, k.dtype, q.device, k.device, norms,
+                        strides)  # fmt: skip
                 known, last_start, again = self._last_call
                 if kind == known and 0 <= start <= last_start:  # all is checked
                     return again(q, k, start)

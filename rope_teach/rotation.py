@@ -251,8 +251,8 @@ def repeat_qk(
 ) -> Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]:
     """:func:`rotate_qk` of ``(q, k, first)`` for more calls like one just made.
 
-    The caller answers for shapes, dtypes and devices. Half of what a decode step on a
-    GPU costs is the host's questions: here they are asked once. Lesson 18.
+    The caller answers for shapes, strides, dtypes and devices. Half of what a decode
+    step on a GPU costs is the host's questions: here they are asked once. Lesson 18.
     """
 
     def again(q: Tensor, k: Tensor, first: int) -> tuple[Tensor, Tensor]:
