@@ -26,10 +26,10 @@ ROW = "LARGEST_ROW = 2048"
 WARPS = "4 if row_bytes > 1024 else 2 if row_bytes > 512 else 1"
 LOADS = ("x + both", "x + first", "x + PAIRS + first")
 STORE = "out.dtype.element_ty), mask=here"
-SHARE = """share = tl.program_id(0) % SHARES
+SHARE = """share = (tl.program_id(0) % SHARES).to(tl.int64)
     token = (tl.program_id(0) // SHARES).to(tl.int64)"""
 SHARE_SLOW = """tokens = tl.num_programs(0) // SHARES
-    share = tl.program_id(0) // tokens
+    share = (tl.program_id(0) // tokens).to(tl.int64)
     token = (tl.program_id(0) % tokens).to(tl.int64)"""
 CHANGES: dict[str, list[tuple[str, str]]] = {
     "as it is": [],

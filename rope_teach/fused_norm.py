@@ -23,6 +23,7 @@ from rope_teach.kernels import (
     _key,
     _load_pairs,
     _plan,
+    _readable,
     _remember,
     _store_pairs,
     _turn,
@@ -96,7 +97,7 @@ def _forward(
     INTERLEAVED: tl.constexpr, SHARES: tl.constexpr,
 ):  # fmt: skip
     """One token's share of the heads, as in the kernel of the rotation alone."""
-    share = tl.program_id(0) % SHARES
+    share = (tl.program_id(0) % SHARES).to(tl.int64)
     token = (tl.program_id(0) // SHARES).to(tl.int64)
     batch = tl.program_id(1).to(tl.int64)
     table = batch * table_batch + (first_row + token) * table_row + tl.arange(0, PAIRS)
@@ -125,7 +126,7 @@ def _backward(
     INTERLEAVED: tl.constexpr, SHARES: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
     """A share of the heads of TOKENS tokens, and their sums for the weights."""
-    share = tl.program_id(0) % SHARES
+    share = (tl.program_id(0) % SHARES).to(tl.int64)
     first = (tl.program_id(0) // SHARES).to(tl.int64) * TOKENS
     batch = tl.program_id(1).to(tl.int64)
     q_first, k_first = share * Q_HEADS, share * K_HEADS
@@ -187,7 +188,8 @@ def _launch(
     )  # fmt: skip
     if known := _LAUNCHES.get(key):
         return known[0](q, k, first_row, q_weight, k_weight, cos, sin)
-    q, k, cos, sin = map(_unit_stride, (q, k, cos, sin))
+    given = q, k, cos, sin
+    q, k, cos, sin = _readable(*given)
     out = torch.empty_like(q), torch.empty_like(k)
     grid, numbers, choices, _ = _plan(q, k, *out, cos, interleaved, False, ROW)
     choices = _named(choices)
@@ -196,8 +198,9 @@ def _launch(
             q, k, *out, q_weight, k_weight, cos, sin, first_row, q_eps, k_eps,
             *numbers, **choices, num_warps=1,
         )  # fmt: skip
-    arguments = (q_eps, k_eps, *numbers, *choices.values())
-    _remember(key, compiled, grid, arguments, *out)
+    if all(x is y for x, y in zip((q, k, cos, sin), given, strict=True)):
+        arguments = (q_eps, k_eps, *numbers, *choices.values())
+        _remember(key, compiled, grid, arguments, *out)
     return out
 
 
@@ -207,7 +210,8 @@ def _launch_back(
     q_eps: float, k_eps: float, interleaved: bool, first_row: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k and the two weights."""
-    q_grad, k_grad, q, k, cos, sin = map(_unit_stride, (q_grad, k_grad, q, k, cos, sin))
+    q_grad, k_grad = _unit_stride(q_grad), _unit_stride(k_grad)
+    q, k, cos, sin = _readable(q, k, cos, sin)
     out = torch.empty_like(q), torch.empty_like(k)
     (_, batch, _), numbers, choices, warps = _plan(
         q, k, *out, cos, interleaved, False, ROW_BACK
@@ -251,19 +255,17 @@ def normalise_and_rotate(
     head_dim = q.shape[-1]
     if (
         not all(_is_plain(norm, q) for norm in norms)
-        or not _usable(q, k, cos)
+        or not _usable(q, k, cos, sin)
         or 2 * cos.shape[-1] != head_dim
         or head_dim & (head_dim - 1)
         or not q.numel() * k.numel()
     ):
         return None
     weights = [norm.weight for norm in norms]
-    eps = [
-        torch.finfo(x.dtype).eps if norm.eps is None else norm.eps
-        for x, norm in zip((q, k), norms, strict=True)
-    ]
+    default = torch.finfo(torch.float32).eps  # torch's, for 16 bits as well
+    eps = [default if norm.eps is None else norm.eps for norm in norms]
     run: Any = _launch
-    if torch.compiler.is_compiling():
+    if rotation.is_recorded():
         run = torch.ops.rope_teach.normalise_and_rotate
     elif torch.is_grad_enabled():
         run = _NormaliseAndRotate.apply
@@ -275,12 +277,15 @@ def _is_plain(norm: nn.Module, q: Tensor) -> bool:
     return (
         type(norm) is nn.RMSNorm
         and norm.normalized_shape == q.shape[-1:]
-        and norm.weight is not None
+        and type(norm.weight) is nn.Parameter
+        and norm.weight.shape == q.shape[-1:]
         and norm.weight.dtype in DTYPES
         and norm.weight.device == q.device
         and norm.weight.is_contiguous()
+        and "forward" not in norm.__dict__
         and not (norm._forward_hooks or norm._forward_pre_hooks)
         and not (norm._backward_hooks or norm._backward_pre_hooks)
+        and not torch.nn.modules.module._has_any_global_hook()
     )
 
 
@@ -308,9 +313,14 @@ class _NormaliseAndRotate(torch.autograd.Function):
         inputs = ctx.saved_tensors
         if not torch.is_grad_enabled():
             return *_launch_back(*grads, *inputs, *ctx.numbers), *[None] * 6
-        asked = [x for x in inputs if x.requires_grad]  # for second derivatives
+        # For second derivatives. Views, or what one input gets through another would
+        # be counted twice: k made from q, one norm for both.
+        inputs = [x.view_as(x) for x in inputs]
         turned = _in_steps(*inputs, *ctx.numbers)
-        found = iter(torch.autograd.grad(turned, asked, grads, create_graph=True))
+        pairs = [(x, g) for x, g in zip(turned, grads, strict=True) if x.requires_grad]
+        asked = [x for x in inputs if x.requires_grad]
+        outputs, slopes = zip(*pairs, strict=True)
+        found = iter(torch.autograd.grad(outputs, asked, slopes, create_graph=True))
         return *(next(found) if x.requires_grad else None for x in inputs), *[None] * 4
 
 

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rope_teach.rotation import is_transformed
+from rope_teach.rotation import Again, Norms, is_recorded, is_transformed
 
 __all__ = ["rotate_qk"]
 
@@ -37,7 +37,7 @@ def _load_pairs(
     INTERLEAVED: tl.constexpr,
 ):  # fmt: skip
     """Load the pairs (a, b) of up to HEADS heads, in float32; x points at the first."""
-    head = tl.arange(0, HEADS)[:, None]
+    head = tl.arange(0, HEADS)[:, None].to(tl.int64)
     x += head * step
     if INTERLEAVED:  # one load of neighbours, then split: two loads would be strided
         both = tl.arange(0, 2 * WIDTH)[None, :]
@@ -65,7 +65,7 @@ def _store_pairs(
     INTERLEAVED: tl.constexpr,
 ):  # fmt: skip
     """Store the pairs in out's dtype: the one rounding."""
-    head = tl.arange(0, HEADS)[:, None]
+    head = tl.arange(0, HEADS)[:, None].to(tl.int64)
     out += head * step
     if INTERLEAVED:
         both = tl.arange(0, 2 * WIDTH)[None, :]
@@ -86,7 +86,7 @@ def _copy_rest(
     TAIL: tl.constexpr,
 ):  # fmt: skip
     """Pass the features on that a partial rotation leaves alone."""
-    head = tl.arange(0, HEADS)[:, None]
+    head = tl.arange(0, HEADS)[:, None].to(tl.int64)
     rest = 2 * PAIRS + tl.arange(0, TAIL)[None, :]
     here = (head < heads) & (rest < HEAD_DIM)
     tl.store(out + head * out_step + rest, tl.load(x + head * x_step + rest, mask=here),
@@ -106,7 +106,7 @@ def _rotate_token(
     """Rotate a share of the heads of one token of one sequence."""
     # Neighbouring programs take the shares of one token, so that they read one stretch
     # of memory together. 64-bit numbers: offsets may pass 2**31 elements.
-    share = tl.program_id(0) % SHARES
+    share = (tl.program_id(0) % SHARES).to(tl.int64)
     token = (tl.program_id(0) // SHARES).to(tl.int64)
     batch = tl.program_id(1).to(tl.int64)
 
@@ -148,8 +148,8 @@ def _rotate_token(
 
 # ------------------------------------------------------------------- its launch
 
+MOST_LAUNCHES = 2048  # that are remembered, at 4 KB
 LARGEST_ROW = 2048  # bytes of q that one program takes: measured, benchmarks/gpu.py
-Repeat = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 Launch = Callable[..., tuple[Tensor, Tensor]]
 _LAUNCHES: dict[tuple[Any, ...], tuple[Launch, Launch]] = {}
 
@@ -165,8 +165,9 @@ def _key(
 ) -> tuple[Any, ...]:
     """All that a launch depends on, but for what differs between decode steps."""
     return (
-        q.shape, q.stride(), k.shape, k.stride(), cos.shape, cos.stride(), q.dtype,
-        k.dtype, cos.dtype, cos.requires_grad, q.device, interleaved, back,
+        q.shape, q.stride(), k.shape, k.stride(), cos.shape, cos.stride(), sin.stride(),
+        q.dtype, k.dtype, cos.dtype, cos.requires_grad or sin.requires_grad, q.device,
+        interleaved, back,
         q.data_ptr() & 15, k.data_ptr() & 15, cos.data_ptr() & 15, sin.data_ptr() & 15,
     )  # fmt: skip
 
@@ -184,7 +185,8 @@ def _launch(
     key = _key(q, k, cos, sin, interleaved, first_row, back)
     if known := _LAUNCHES.get(key):
         return known[0](q, k, first_row, cos, sin)
-    q, k, cos, sin = (_unit_stride(x) for x in (q, k, cos, sin))
+    given = q, k, cos, sin
+    q, k, cos, sin = _readable(*given)
     q_out, k_out = torch.empty_like(q), torch.empty_like(k)
     if q_out.numel() + k_out.numel():
         grid, numbers, choices, warps = _plan(
@@ -195,9 +197,20 @@ def _launch(
                 q, k, q_out, k_out, cos, sin, first_row, *numbers, **choices,
                 num_warps=warps,
             )  # fmt: skip
-        arguments = (*numbers, *choices.values())
-        _remember(key, compiled, grid, arguments, q_out, k_out)
+        if all(x is y for x, y in zip((q, k, cos, sin), given, strict=True)):
+            arguments = (*numbers, *choices.values())
+            _remember(key, compiled, grid, arguments, q_out, k_out)
     return q_out, k_out
+
+
+def _readable(
+    q: Tensor, k: Tensor, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As the kernel reads them: features side by side, and both tables alike."""
+    q, k, cos, sin = (_unit_stride(x) for x in (q, k, cos, sin))
+    if cos.stride() != sin.stride():
+        cos, sin = cos.contiguous(), sin.contiguous()
+    return q, k, cos, sin
 
 
 def _remember(
@@ -209,8 +222,10 @@ def _remember(
     k_out: Tensor,
 ) -> None:
     """Keep what serves the next launch of this kind, as Triton would work it out."""
-    if INTERPRETED or not key[1][-1] == key[3][-1] == key[5][-1] == 1:
+    if INTERPRETED:
         return
+    if len(_LAUNCHES) >= MOST_LAUNCHES:  # of prompts that are never as long again
+        _LAUNCHES.clear()
     run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
     device = q_out.device.index
 
@@ -297,16 +312,17 @@ def _share(heads: int, shares: int) -> int:
 # ------------------------------------------------------- as an operation of torch
 
 
-def _usable(q: Tensor, k: Tensor, cos: Tensor) -> bool:
+def _usable(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> bool:
     """Whether the kernel takes these inputs; the torch form takes all."""
-    batch, _, seq, head_dim = q.shape
+    batch, heads, seq, head_dim = q.shape
     return (
-        q.dtype in DTYPES
+        (heads > 0 or not k.shape[1])  # a program is made for the heads of q
+        and q.dtype in DTYPES
         and k.dtype in DTYPES
         and (k.shape[0], *k.shape[2:]) == (batch, seq, head_dim)
         and cos.dtype == torch.float32
         and cos.ndim in (2, 3)
-        and not cos.requires_grad
+        and not (cos.requires_grad or sin.requires_grad)
         and batch <= 65_535  # CUDA's limit for the second axis of a grid
     )
 
@@ -333,7 +349,7 @@ def rotate_qk(
     """
     arguments = (q, k, cos, sin, interleaved, first_row, False)
     rotate: Any
-    if torch.compiler.is_compiling():
+    if is_recorded():
         rotate = torch.ops.rope_teach.rotate_qk
     elif (q.requires_grad or k.requires_grad) and torch.is_grad_enabled():
         rotate = _RotateQK.apply
@@ -341,7 +357,7 @@ def rotate_qk(
         return known[0](q, k, first_row, cos, sin)
     else:
         rotate = _launch
-    return rotate(*arguments) if _usable(q, k, cos) else None
+    return rotate(*arguments) if _usable(q, k, cos, sin) else None
 
 
 def repeat(
@@ -351,8 +367,8 @@ def repeat(
     sin: Tensor,
     interleaved: bool,
     swap: bool,
-    otherwise: Repeat,
-) -> Repeat:
+    otherwise: Again,
+) -> Again:
     """:func:`rotate_qk` for more calls like one just served, with less to look up.
 
     The caller answers for shapes, strides, dtypes and devices. Heads and tokens are
@@ -364,14 +380,17 @@ def repeat(
         return otherwise
     launch = known[swap]
 
-    def again(q: Tensor, k: Tensor, first_row: int) -> tuple[Tensor, Tensor]:
+    def again(
+        q: Tensor, k: Tensor, first_row: int, norms: Norms | None
+    ) -> tuple[Tensor, Tensor]:
         if (
-            not is_transformed()
+            norms is None
+            and not (is_transformed() or is_recorded())
             and not (q.data_ptr() | k.data_ptr()) & 15
             and not ((q.requires_grad or k.requires_grad) and torch.is_grad_enabled())
         ):
             return launch(q, k, first_row, cos, sin)
-        return otherwise(q, k, first_row)
+        return otherwise(q, k, first_row, norms)
 
     return again
 

@@ -135,8 +135,7 @@ class RotaryEmbedding(nn.Module):
         check_choice("pairing", pairing, ("interleaved", "half"))
         check_choice("layout", layout, ("bhsd", "bshd"))
         self.head_dim, self._base, self.rotary_dim = head_dim, float(base), rotary_dim
-        self.pairing: Pairing = pairing
-        self.layout: Layout = layout
+        self._pairing, self._layout = pairing, layout
         self._scaling, self.axes = scaling, axes
         self.xpos_scale_base, self.xpos_origin = xpos_scale_base, xpos_origin
         self._seq_axis = -2 if layout == "bhsd" else -3
@@ -161,6 +160,16 @@ class RotaryEmbedding(nn.Module):
     def base(self) -> float:
         """As it was given; another base is another module, since rows are kept."""
         return self._base
+
+    @property
+    def pairing(self) -> Pairing:
+        """As it was given."""
+        return self._pairing
+
+    @property
+    def layout(self) -> Layout:
+        """As it was given."""
+        return self._layout
 
     @property
     def scaling(self) -> Scaling | None:
@@ -205,9 +214,9 @@ class RotaryEmbedding(nn.Module):
             first real token then has position ``start``.
         norms
             Two modules that q and k go through first, for models that normalise each
-            head: ``(q_norm, k_norm)``. With a CUDA device and
-            ``torch.nn.RMSNorm(head_dim)`` norm and rotation are one kernel, which
-            takes half the time of two (lesson 18) and rounds once.
+            head: ``(q_norm, k_norm)``. On a CUDA device two ``torch.nn.RMSNorm`` and
+            the rotation are one kernel, which rounds once (lesson 18), where heads are
+            a power of two wide and rotated whole, by one table for q and k.
 
         Raises
         ------
@@ -215,21 +224,23 @@ class RotaryEmbedding(nn.Module):
             If q or k is not floating, does not end in ``head_dim``, or lies on
             another device than its partner; if positions do not fit; if q and k
             differ in length and no pair of positions says where each stands; if a
-            position is so far from ``xpos_origin`` that its scale leaves the dtype.
+            position is so far from ``xpos_origin`` that its scale leaves the dtype;
+            if norms are no pair of modules.
         """
+        if norms is not None:
+            self._check_norms(norms)
         kind = None
         if positions is None and pad_len is None and not torch.compiler.is_compiling():
             if type(q) is type(k) is Tensor and type(start) is int:
                 strides = q.is_cuda and (q.stride(), k.stride())  # the kernel asks them
-                kind = (q.shape, k.shape, q.dtype, k.dtype, q.device, k.device, norms,
-                        strides)  # fmt: skip
+                kind = (
+                    q.shape, k.shape, q.dtype, k.dtype, q.device, k.device, strides
+                )  # fmt: skip
                 known, last_start, again = self._last_call
                 if kind == known and 0 <= start <= last_start:  # all is checked
-                    return again(q, k, start)
+                    return again(q, k, start, norms)
         self._check_input("q", q)
         self._check_input("k", k)
-        if norms is not None:
-            self._check_norms(norms)
         if q.device != k.device:
             raise ValueError(
                 f"q and k must be on one device, got {q.device} and {k.device}"
@@ -258,12 +269,12 @@ class RotaryEmbedding(nn.Module):
             turned = rotate_qk(q, k, cos, sin, first, self.pairing, self.layout, norms)
             if kind is not None and cos is self._table[0]:
                 last_start = cos.shape[0] - q.shape[self._seq_axis]
-                again = repeat_qk(q, k, cos, sin, self.pairing, self.layout, norms)
+                again = repeat_qk(q, k, cos, sin, self.pairing, self.layout)
                 self._last_call = (kind, last_start, again)
             return turned
         k_table = self._tables(k, k_positions, start, pad_len, "key")
         if norms is not None:
-            q, k = norms[0](q), norms[1](k)
+            q, k = norms[0](q).to(q.dtype), norms[1](k).to(k.dtype)
         return self._rotate(q, *q_table), self._rotate(k, *k_table)
 
     def rotate(

@@ -44,6 +44,7 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None  # looked up, not im
 Pairing = Literal["interleaved", "half"]
 Layout = Literal["bhsd", "bshd"]
 Norms = tuple[nn.Module, nn.Module]
+Again = Callable[[Tensor, Tensor, int, Norms | None], tuple[Tensor, Tensor]]
 
 
 # ---------------------------------------------------------------- angles and tables
@@ -226,7 +227,7 @@ def rotate_qk(
         if fused is not None:
             return fused
     if norms is not None:
-        q, k = norms[0](q), norms[1](k)
+        q, k = norms[0](q).to(q.dtype), norms[1](k).to(k.dtype)
         return rotate_qk(q, k, cos, sin, first, pairing, layout)
     # The caller has checked all, so that a decode step pays for the arithmetic alone.
     if cos.ndim == 2:
@@ -241,25 +242,20 @@ def rotate_qk(
 
 
 def repeat_qk(
-    q: Tensor,
-    k: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    pairing: Pairing,
-    layout: Layout,
-    norms: Norms | None = None,
-) -> Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]:
-    """:func:`rotate_qk` of ``(q, k, first)`` for more calls like one just made.
+    q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing, layout: Layout
+) -> Again:
+    """:func:`rotate_qk` of ``(q, k, first, norms)`` for more calls like one just made.
 
     The caller answers for shapes, strides, dtypes and devices. Half of what a decode
     step on a GPU costs is the host's questions: here they are asked once. Lesson 18.
     """
 
-    def again(q: Tensor, k: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    def again(
+        q: Tensor, k: Tensor, first: int, norms: Norms | None
+    ) -> tuple[Tensor, Tensor]:
         return rotate_qk(q, k, cos, sin, first, pairing, layout, norms)
 
-    fused = q.is_cuda and HAS_TRITON and q.ndim == 4 and not is_transformed()
-    if norms is not None or not fused:
+    if not q.is_cuda or not HAS_TRITON or q.ndim != 4 or is_transformed():
         return again
     from rope_teach import kernels
 
@@ -414,6 +410,15 @@ def is_transformed() -> bool:
     )
 
 
+def is_recorded() -> bool:
+    """Whether each operation is written down, so that no launch may pass unseen."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._is_tracing()
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
+
+
 def _fused(
     q: Tensor,
     k: Tensor | None,
@@ -427,7 +432,7 @@ def _fused(
     """Rotate by the CUDA kernel, or None where it cannot: the formula then serves."""
     if not HAS_TRITON or q.ndim != 4 or is_transformed():
         return None
-    if type(q) is not Tensor and not torch.compiler.is_compiling():
+    if type(q) not in (Tensor, nn.Parameter) and not torch.compiler.is_compiling():
         return None  # fake and distributed tensors follow each step
     from rope_teach import fused_norm, kernels
 

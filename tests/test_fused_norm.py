@@ -51,9 +51,9 @@ def tables(rows, head_dim=16):
     return cos_sin(torch.arange(rows, device=DEVICE), inv_freq)
 
 
-def in_steps(x, weight, norm, dtype, cos, sin, pairing):
-    """As the kernel for features of this dtype, in the precision of ``x``."""
-    eps = torch.finfo(dtype).eps if norm.eps is None else norm.eps
+def in_steps(x, weight, norm, cos, sin, pairing):
+    """What the kernel computes, in the precision of ``x``."""
+    eps = torch.finfo(torch.float32).eps if norm.eps is None else norm.eps
     return rotate(F.rms_norm(x, x.shape[-1:], weight, eps), cos, sin, pairing)
 
 
@@ -85,7 +85,7 @@ def test_equals_the_norm_and_then_the_rotation(pairing, dtype, case, monkeypatch
     got = torch.autograd.grad(turned, inputs, grads)
     wide = [x.detach().double().requires_grad_() for x in inputs]
     expected = [
-        in_steps(x, weight, norm, dtype, *rows, pairing)
+        in_steps(x, weight, norm, *rows, pairing)
         for x, weight, norm in zip(wide[:2], wide[2:], both, strict=True)
     ]
     slopes = torch.autograd.grad(expected, wide, [x.double() for x in grads])
@@ -104,9 +104,8 @@ def test_heads_and_widths_of_any_size(pairing, heads, kv_heads, head_dim):
     both, (cos, sin) = norms(head_dim), tables(2, head_dim)
     turned = normalise_and_rotate(q, k, both, cos, sin, pairing == "interleaved")
     for got, x, norm in zip(turned, (q, k), both, strict=True):
-        wide = in_steps(
-            x.double(), norm.weight.double(), norm, x.dtype, cos, sin, pairing
-        )
+        weight = norm.weight.double()
+        wide = in_steps(x.double(), weight, norm, cos, sin, pairing)
         assert error(got, wide) < 1e-6
 
 
@@ -128,7 +127,7 @@ def test_a_call_like_the_one_before_finds_what_has_changed(layout):
             wide = [
                 F.rms_norm(
                     x.double(), (16,), n.weight.double(),
-                    torch.finfo(x.dtype).eps if n.eps is None else n.eps,
+                    torch.finfo(torch.float32).eps if n.eps is None else n.eps,
                 )
                 for x, n in zip((q, k), pair, strict=True)
             ]  # fmt: skip
@@ -205,14 +204,62 @@ def test_compiles_as_one_graph():
         assert torch.allclose(got, exact, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_the_default_eps_is_that_of_torch(dtype):
+    """It matters where features are small: torch takes float32's in 16 bits as well."""
+    norm = nn.RMSNorm(16, device=DEVICE, dtype=dtype)
+    q, k = (0.02 * x for x in tensors(dtype))
+    at_zero = torch.ones(3, 8, device=DEVICE), torch.zeros(3, 8, device=DEVICE)
+    turned = normalise_and_rotate(q, k, (norm, norm), *at_zero, True)
+    for got, x in zip(turned, (q, k), strict=True):
+        assert error(got, norm(x).double()) < 1e-2  # another eps: more than 0.1
+
+
+@pytest.mark.parametrize("case", ["q is k", "one norm", "k made from q", "k alone"])
+def test_derivatives_that_meet_in_one_input(case):
+    """With create_graph each way to an input counts once."""
+    torch.manual_seed(0)
+    q, _ = tensors(batch=1, seq=2, kv_heads=4)
+    q.requires_grad_(case != "k alone")
+    both, (cos, sin) = norms(), tables(2)
+    if case == "one norm":
+        both = both[0], both[0]
+    k = {"q is k": q, "k made from q": q * 2}.get(case)
+    if k is None:
+        k = torch.randn_like(q).requires_grad_()
+    inputs = [k] if case == "k alone" else [q, both[0].weight]
+
+    def slopes(turned):
+        energy = turned[1].pow(3).sum()
+        energy = energy if case == "k alone" else energy + turned[0].pow(2).sum()
+        first = torch.autograd.grad(energy, inputs, create_graph=True)
+        curve = sum(x.pow(2).sum() for x in first)
+        return [*first, *torch.autograd.grad(curve, inputs, retain_graph=True)]
+
+    if case == "k alone":
+        for norm in both:
+            norm.weight.requires_grad_(False)
+    fused = slopes(normalise_and_rotate(q, k, both, cos, sin, True))
+    plain = slopes([rotate(both[0](q), cos, sin), rotate(both[1](k), cos, sin)])
+    for got, expected in zip(fused, plain, strict=True):
+        assert torch.allclose(got, expected, rtol=1e-4, atol=1e-3)
+
+
 def test_what_the_kernel_cannot_do_is_left_to_steps():
     q, k = tensors()
     cos, sin = tables(3)
-    heard = norms()
+    heard, patched, emptied = norms(), norms(), norms()
     heard[0].register_forward_hook(lambda *_: None)
-    weightless = nn.RMSNorm(16, elementwise_affine=False)
-    for both in (heard, (weightless, norms()[1]), (nn.LayerNorm(16), nn.LayerNorm(16))):
+    patched[0].forward = lambda x: x * 0
+    emptied[1].weight.data = torch.empty(0, device=DEVICE)
+    weightless = nn.RMSNorm(16, elementwise_affine=False), norms()[1]
+    others = nn.LayerNorm(16), nn.LayerNorm(16)
+    for both in (heard, patched, emptied, weightless, others):
         assert normalise_and_rotate(q, k, both, cos, sin, True) is None
+    hook = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    assert normalise_and_rotate(q, k, norms(), cos, sin, True) is None
+    hook.remove()
+    assert normalise_and_rotate(q, k, norms(), cos, sin, True) is not None
     partial = cos[:, :4], sin[:, :4]
     assert normalise_and_rotate(q, k, norms(), *partial, True) is None
     wide = [x.double() for x in (q, k)]
@@ -243,6 +290,27 @@ def test_the_module_normalises_first(pairing, layout, options):
         expected = rope(both[0](q), both[1](k), **arguments)
         for x, exact in zip(got, expected, strict=True):
             assert torch.allclose(x, exact, atol=1e-5)
+
+
+def test_a_norm_of_another_dtype_changes_no_dtype():
+    class Wide(nn.Module):  # as Hugging Face's, whose weight decides
+        def forward(self, x):
+            return x.float()
+
+    rope, (q, k) = RotaryEmbedding(16).to(DEVICE), tensors(torch.bfloat16)
+    for positions in (None, (torch.arange(3, device=DEVICE),) * 2):
+        turned = rope(q, k, positions, norms=(Wide(), Wide()))
+        assert [x.dtype for x in turned] == [torch.bfloat16] * 2
+
+
+def test_layers_with_norms_of_their_own_share_a_module():
+    rope, (q, k) = RotaryEmbedding(16).to(DEVICE), tensors()
+    layers = [norms() for _ in range(3)]
+    for start in range(3):
+        for both in layers:
+            got = rope(q, k, start=start, norms=both)
+            plain = rope(both[0](q), both[1](k), start=start)
+            assert all(error(a, b) < 1e-6 for a, b in zip(got, plain, strict=True))
 
 
 def test_the_module_refuses_what_is_no_pair_of_modules():

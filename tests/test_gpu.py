@@ -126,6 +126,18 @@ def test_more_elements_than_32_bits_count():
     assert not got[:, :, :-64].any()
 
 
+def test_heads_that_lie_2_31_elements_apart():
+    """Offsets of heads are counted in 64 bits, too: q stored head by head."""
+    seq = 2**31 // (31 * 128) + 64
+    q = torch.zeros(1, 32, seq, 128, device="cuda", dtype=torch.float16)
+    q[:, -1, -64:] = torch.randn(1, 64, 128, device="cuda")
+    assert 31 * q.stride(1) > 2**31
+    rope = RotaryEmbedding(128).cuda()
+    got = rope.rotate(q)
+    last = torch.arange(seq - 64, seq, device="cuda")
+    assert_one_rounding(got[:, -1:, -64:], q[:, -1:, -64:], rope, last)
+
+
 def test_positions_of_ten_million():
     q, k = tensors(1, 4, 2, 2, 64)
     rope = RotaryEmbedding(64).cuda()

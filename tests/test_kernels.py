@@ -19,8 +19,11 @@ pytest.importorskip("triton", reason="Triton is not installed")
 if torch.cuda.is_available():
     pytest.skip("test_gpu.py runs the kernel itself", allow_module_level=True)
 
+from torch.fx.experimental.proxy_tensor import make_fx
+
 from rope_teach import (
     cos_sin,
+    full_table,
     inverse_frequencies,
     kernels,
     laws,
@@ -88,6 +91,46 @@ def test_heads_and_widths_of_any_size(pairing, heads, kv_heads, head_dim, rotary
         if x.numel():
             assert_rotated(got, x, positions, pairing, rotary_dim)
         assert torch.equal(got[..., rotary_dim:], x[..., rotary_dim:])
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_tables_that_lie_in_memory_in_different_ways(pairing):
+    """A view of a repeated table beside a fresh one, as in undoing a rotation."""
+    q, k = (x.transpose(1, 2) for x in tensors())
+    cos, sin = table(torch.arange(3))
+    view = full_table(cos, "half")[:, :8]
+    assert view.stride() != sin.stride()
+    wide = [x.expand(2, 3, 8) for x in (cos, sin)]
+    for tables in ((view, sin), (cos, wide[1].contiguous()[0]), (wide[0], wide[1] + 0)):
+        turned = kernels.rotate_qk(q, k, *tables, pairing == "interleaved")
+        for got, x in zip(turned, (q, k), strict=True):
+            assert_rotated(got, x, torch.arange(3), pairing)
+
+
+def test_what_the_kernel_leaves_to_the_formula():
+    q, k = (x.transpose(1, 2) for x in tensors())
+    cos, sin = table(torch.arange(3))
+    assert kernels.rotate_qk(q[:, :0], k, cos, sin, True) is None
+    for tables in ((cos.clone().requires_grad_(), sin), (cos, sin.requires_grad_())):
+        assert kernels.rotate_qk(q, k, *tables, True) is None
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_trace_records_the_rotation():
+    q, k = (x.transpose(1, 2) for x in tensors())
+    tables = table(torch.arange(3))
+    kernels.rotate_qk(q, k, *tables, True)
+
+    def rotate_twice(q, k):
+        return [2 * x for x in kernels.rotate_qk(q, k, *tables, True)]
+
+    for traced in (
+        torch.jit.trace(rotate_twice, (q, k), check_trace=False),
+        make_fx(rotate_twice)(q, k),
+    ):
+        other = q + 1, k - 1
+        for got, x in zip(traced(*other), other, strict=True):
+            assert_rotated(got / 2, x, torch.arange(3), "interleaved")
 
 
 def test_any_number_of_heads_gets_a_power_of_two_of_warps():

@@ -96,6 +96,14 @@ def test_positions_of_every_kind(way, rotary_dim, pairing):
         close(x.transpose(1, 2), exact)
 
 
+@pytest.mark.parametrize("name", ["base", "scaling", "pairing", "layout"])
+def test_what_a_module_is_cannot_be_changed_later(name):
+    """Rows and launches are kept: another value would be half obeyed."""
+    rope = RotaryEmbedding(8)
+    with pytest.raises(AttributeError):
+        setattr(rope, name, getattr(RotaryEmbedding(8, base=5, pairing="half"), name))
+
+
 def test_the_base_is_used_with_and_without_the_cache():
     rope, x = RotaryEmbedding(8, base=500), sample(2, 3, 5, 8)
     expected = oracle(x, STEPS, base=500)
