@@ -239,32 +239,9 @@ class RotaryEmbedding(nn.Module):
                 known, last_start, again = self._last_call
                 if kind == known and 0 <= start <= last_start:  # all is checked
                     return again(q, k, start, norms)
-        self._check_input("q", q)
-        self._check_input("k", k)
-        if q.device != k.device:
-            raise ValueError(
-                f"q and k must be on one device, got {q.device} and {k.device}"
-            )
-        if isinstance(positions, (tuple, list)):
-            if len(positions) != 2:
-                raise ValueError(
-                    "positions must be a tensor or a pair (q_positions, "
-                    f"k_positions), got {len(positions)} items"
-                )
-            q_positions: Tensor | None = positions[0]
-            k_positions: Tensor | None = positions[1]
-        else:
-            self._check_one_length(q, k)
-            q_positions = k_positions = positions
+        q_positions, k_positions = self._check_partners(q, k, positions)
         q_table = self._tables(q, q_positions, start, pad_len, "query")
-        shared = (
-            q_positions is k_positions
-            and self.xpos_scale_base is None
-            and q.dtype == k.dtype
-            and q.shape[:-3] == k.shape[:-3]
-            and q.shape[self._seq_axis] == k.shape[self._seq_axis]
-        )
-        if shared:
+        if q_positions is k_positions and self._share_a_table(q, k):
             cos, sin, first = q_table
             turned = rotate_qk(q, k, cos, sin, first, self.pairing, self.layout, norms)
             if kind is not None and cos is self._table[0]:
@@ -458,6 +435,35 @@ class RotaryEmbedding(nn.Module):
         return self
 
     # ------------------------------------------------------------------ checks
+
+    def _check_partners(
+        self, q: Tensor, k: Tensor, positions: Tensor | tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the positions of ``q`` and of ``k``, once the two fit together."""
+        self._check_input("q", q)
+        self._check_input("k", k)
+        if q.device != k.device:
+            raise ValueError(
+                f"q and k must be on one device, got {q.device} and {k.device}"
+            )
+        if not isinstance(positions, (tuple, list)):
+            self._check_one_length(q, k)
+            return positions, positions
+        if len(positions) != 2:
+            raise ValueError(
+                "positions must be a tensor or a pair (q_positions, k_positions), got "
+                f"{len(positions)} items"
+            )
+        return positions[0], positions[1]
+
+    def _share_a_table(self, q: Tensor, k: Tensor) -> bool:
+        """Whether rows for the positions of ``q`` serve ``k`` as well."""
+        return (
+            self.xpos_scale_base is None
+            and q.dtype == k.dtype
+            and q.shape[:-3] == k.shape[:-3]
+            and q.shape[self._seq_axis] == k.shape[self._seq_axis]
+        )
 
     def _check_norms(self, norms: Any) -> None:
         if not (
