@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rope_teach import RotaryEmbedding, cos_sin, inverse_frequencies
-from rope_teach.rotation import angles, rotate_matrix
 
 EPS = 1e-6
 PREFILL, TRAIN, _, DECODE = gpu.SHAPES[:4]
@@ -51,7 +50,7 @@ def contestants(shape: gpu.Shape, norms: Norms) -> Iterator[tuple[str, gpu.Rotat
         turned: tuple[Tensor, Tensor] = rope(q, k, norms=norms)
         return turned
 
-    yield "copy of q and k", lambda q, k: (q * 1.0, k * 1.0)
+    yield "copy of q and k", gpu.copy
     yield "norm, then rotation", one_by_one
     yield "norm, then rotation, compiled", torch.compile(one_by_one, fullgraph=True)
     yield "formula of both, compiled", torch.compile(on_paper, fullgraph=True)
@@ -59,20 +58,10 @@ def contestants(shape: gpu.Shape, norms: Norms) -> Iterator[tuple[str, gpu.Rotat
     yield "ours, compiled", torch.compile(fused, fullgraph=True)
 
 
-def error(rotate: gpu.Rotate, shape: gpu.Shape, norms: Norms) -> float:
-    """Relative error against float64, on the last tokens."""
-    q, k = gpu.inputs(shape)
-    tail = slice(-min(64, shape.seq), None)
-    positions = torch.arange(shape.seq, device="cuda")[tail]
-    angle = angles(positions, inverse_frequencies(shape.head_dim, device="cuda"))
-    worst = 0.0
-    for x, norm, got in zip((q, k), norms, rotate(q, k), strict=True):
-        exact = x[:1, :, tail].double()
-        exact = F.rms_norm(exact, norm.normalized_shape, norm.weight.double(), EPS)
-        exact = rotate_matrix(exact, angle, "half")
-        wrong = got[:1, :, tail] - exact
-        worst = max(worst, (wrong.norm() / exact.norm()).item())
-    return worst
+def in_float64(norm: nn.RMSNorm) -> gpu.Norm:
+    """What ``norm`` does, for features in float64."""
+    weight = norm.weight.double()
+    return lambda x: F.rms_norm(x, norm.normalized_shape, weight, norm.eps)
 
 
 def measure(shape: gpu.Shape) -> Iterator[dict[str, object]]:
@@ -87,7 +76,8 @@ def measure(shape: gpu.Shape) -> Iterator[dict[str, object]]:
         weights = () if "copy" in name else [norm.weight for norm in norms]
         with torch.no_grad():
             if weights:
-                row["error"] = error(rotate, shape, norms)  # type: ignore[arg-type]
+                exact = [in_float64(norm) for norm in norms]
+                row["error"] = gpu.error(rotate, "half", shape, exact)
             row["gpu"] = gpu.gpu_microseconds(rotate, shape, False)
             row["wall"] = gpu.wall_microseconds(rotate, shape, False)
         if shape.backward:

@@ -190,7 +190,7 @@ def _launch(
     q_out, k_out = torch.empty_like(q), torch.empty_like(k)
     if q_out.numel() + k_out.numel():
         grid, numbers, choices, warps = _plan(
-            q, k, q_out, k_out, cos, interleaved, back
+            q, k, q_out, k_out, cos, interleaved, back, LARGEST_ROW
         )
         with torch.cuda.device_of(q):
             compiled = _rotate_token[grid](
@@ -270,13 +270,13 @@ def _unit_stride(x: Tensor) -> Tensor:
 
 def _plan(
     q: Tensor, k: Tensor, q_out: Tensor, k_out: Tensor, cos: Tensor,
-    interleaved: bool, back: bool, largest_row: int | None = None,
+    interleaved: bool, back: bool, largest_row: int,
 ) -> tuple[tuple[int, int, int], tuple[int, ...], dict[str, Any], int]:  # fmt: skip
     """Grid, strides and sizes, compile-time choices, and warps of one launch."""
     batch, q_heads, seq, head_dim = q.shape
     k_heads, pairs = k.shape[1], cos.shape[-1]
     head_bytes, shares = head_dim * q.element_size(), 1
-    while max(q_heads, k_heads) * head_bytes > (largest_row or LARGEST_ROW) * shares:
+    while max(q_heads, k_heads) * head_bytes > largest_row * shares:
         shares *= 2
     q_block, k_block = (_share(heads, shares) for heads in (q_heads, k_heads))
     shares = max(

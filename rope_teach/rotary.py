@@ -25,6 +25,7 @@ from rope_teach.rotation import (
     check_positions,
     check_start,
     cos_sin,
+    normalise,
     repeat_qk,
     rotate,
     rotate_qk,
@@ -251,7 +252,7 @@ class RotaryEmbedding(nn.Module):
             return turned
         k_table = self._tables(k, k_positions, start, pad_len, "key")
         if norms is not None:
-            q, k = norms[0](q).to(q.dtype), norms[1](k).to(k.dtype)
+            q, k = normalise(q, k, norms)
         return self._rotate(q, *q_table), self._rotate(k, *k_table)
 
     def rotate(

@@ -227,8 +227,7 @@ def rotate_qk(
         if fused is not None:
             return fused
     if norms is not None:
-        q, k = norms[0](q).to(q.dtype), norms[1](k).to(k.dtype)
-        return rotate_qk(q, k, cos, sin, first, pairing, layout)
+        return rotate_qk(*normalise(q, k, norms), cos, sin, first, pairing, layout)
     # The caller has checked all, so that a decode step pays for the arithmetic alone.
     if cos.ndim == 2:
         rows = slice(first, first + q.shape[-2 if layout == "bhsd" else -3])
@@ -239,6 +238,11 @@ def rotate_qk(
     if _are_small(q, k, cos, pairing):
         return _rotate_small(q, k, cos, sin, pairing)
     return _rotate_all(q, cos, sin, pairing), _rotate_all(k, cos, sin, pairing)
+
+
+def normalise(q: Tensor, k: Tensor, norms: Norms) -> tuple[Tensor, Tensor]:
+    """Apply ``(q_norm, k_norm)``; both keep their dtype. Lesson 18."""
+    return norms[0](q).to(q.dtype), norms[1](k).to(k.dtype)
 
 
 def repeat_qk(
@@ -434,7 +438,7 @@ def _fused(
         return None
     if type(q) not in (Tensor, nn.Parameter) and not torch.compiler.is_compiling():
         return None  # fake and distributed tensors follow each step
-    from rope_teach import fused_norm, kernels
+    from rope_teach import kernels
 
     swap = layout == "bshd"
     q = q.transpose(1, 2) if swap else q
@@ -443,6 +447,8 @@ def _fused(
     if norms is None:
         turned = kernels.rotate_qk(q, k, *table)
     else:
+        from rope_teach import fused_norm  # its kernels are for who has norms
+
         turned = fused_norm.normalise_and_rotate(q, k, norms, *table)
     if turned is None or not swap:
         return turned
