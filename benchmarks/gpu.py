@@ -2,12 +2,15 @@
 
     python benchmarks/gpu.py [OUT.json]
     python benchmarks/gpu.py --wall [OUT.json]
+    python benchmarks/gpu.py --alone [OUT.json]
 
 GPU time: a CUDA graph that runs over sets of inputs larger than the L2 cache is
 replayed, and the median is taken. Wall time: eager calls one after another, as a decode
 loop makes them, the best round. Every contestant is compared with float64 before it is
 timed. Libraries that are not installed are left out. The speed of a host changes from
 second to second: --wall visits the eager calls of small shapes in turn, ten times.
+The first CUDA graph of a process replays small kernels faster than all later ones do:
+--alone gives each contestant a process of its own, and measures their GPU time.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ import importlib
 import json
 import math
 import platform
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -35,6 +40,9 @@ from rope_teach.rotation import angles, rotate_complex, rotate_matrix
 functorch.guess_tangent_strides_as_outputs = True
 
 DRIVER = "copy by the driver"
+SINGLE_LAUNCH = ("copy of q and k", "ours, half", "ours, interleaved",
+                 "Hugging Face, compiled", "Liger (in place)",
+                 "torchtune, compiled")  # fmt: skip
 L2_TIMES_FOUR = 256 * 2**20
 Rotate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Norm = Callable[[Tensor], Tensor]
@@ -315,6 +323,27 @@ def in_turn(shape: Shape, visits: int = 10) -> list[dict[str, object]]:
     return rows
 
 
+def alone(shape: Shape) -> Iterator[dict[str, object]]:
+    """Yield GPU times, each of a process that captures no other graph."""
+    for name in SINGLE_LAUNCH:
+        command = [sys.executable, __file__, "--first", shape.name, name]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        row: dict[str, object] = {"shape": shape.name, "name": name}
+        if ran.returncode:
+            row["trouble"] = ran.stderr.splitlines()[-1][:120]
+        else:
+            row["gpu"] = float(ran.stdout.splitlines()[-1])
+        yield row
+
+
+def first(shape_name: str, name: str) -> float:
+    """GPU time of one contestant, in this process's first graph."""
+    (shape,) = [shape for shape in SHAPES if shape.name == shape_name]
+    (rotate,) = [call for n, _, call in contestants(shape) if n == name]
+    with torch.no_grad():
+        return gpu_microseconds(rotate, shape, False)
+
+
 def write(rows: list[dict[str, object]], command: str, path: str | None) -> None:
     """Print machine and table, and write both as JSON where asked."""
     import triton
@@ -342,11 +371,19 @@ def write(rows: list[dict[str, object]], command: str, path: str | None) -> None
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("out", nargs="?", help="where to write the figures as JSON")
-    parser.add_argument("--wall", action="store_true", help="wall times in turn, alone")
+    parser.add_argument("--wall", action="store_true", help="wall times in turn")
+    parser.add_argument("--alone", action="store_true", help="one process for each")
+    parser.add_argument("--first", nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     torch.manual_seed(0)
+    if asked.first:
+        print(first(*asked.first))
+        sys.exit()
+    small, kind = SHAPES[3:5], ""
     if asked.wall:
-        rows = [row for shape in SHAPES[3:5] for row in in_turn(shape)]
+        rows, kind = [row for shape in small for row in in_turn(shape)], " --wall"
+    elif asked.alone:
+        rows, kind = [row for shape in small for row in alone(shape)], " --alone"
     else:
         rows = [row for shape in SHAPES for row in measure(shape)]
-    write(rows, f"python benchmarks/gpu.py{' --wall' * asked.wall}", asked.out)
+    write(rows, f"python benchmarks/gpu.py{kind}", asked.out)

@@ -24,30 +24,30 @@ from rope_teach import cos_sin, inverse_frequencies, kernels
 ROUNDS = 5
 ROW = "LARGEST_ROW = 2048"
 WARPS = "4 if row_bytes > 1024 else 2 if row_bytes > 512 else 1"
-LOADS = ("x + both", "x + first", "x + PAIRS + first")
+TABLE = 'mask=pair < PAIRS, eviction_policy="evict_last"'
+LOAD = 'mask=here, eviction_policy="evict_last"'
 STORE = "out.dtype.element_ty), mask=here"
 SHARE = """share = (tl.program_id(0) % SHARES).to(tl.int64)
     token = (tl.program_id(0) // SHARES).to(tl.int64)"""
 SHARE_SLOW = """tokens = tl.num_programs(0) // SHARES
     share = (tl.program_id(0) // tokens).to(tl.int64)
     token = (tl.program_id(0) % tokens).to(tl.int64)"""
+SHORT = "SHORT = 4096"
 CHANGES: dict[str, list[tuple[str, str]]] = {
     "as it is": [],
-    "tables may leave the cache": [(', eviction_policy="evict_last"', "")],
+    "tables may leave the cache": [(TABLE, "mask=pair < PAIRS")],
+    "q and k may leave the cache": [(LOAD, "mask=here")],
+    "all may leave the cache": [(TABLE, "mask=pair < PAIRS"), (LOAD, "mask=here")],
+    "q and k leave the cache first": [(LOAD, LOAD.replace("last", "first"))],
     "1 KB a program": [(ROW, "LARGEST_ROW = 1024")],
     "2 KB a program, 2 warps": [(WARPS, "2")],
     "4 KB a program": [(ROW, "LARGEST_ROW = 4096")],
     "8 KB a program, 8 warps": [(ROW, "LARGEST_ROW = 8192"),
                                 (WARPS, "8")],
-    "q and k leave the cache first": [
-        (f"tl.load({x}, ", f'tl.load({x}, eviction_policy="evict_first", ')
-        for x in LOADS
-    ],
-    "loads past the first cache": [
-        (f"tl.load({x}, ", f'tl.load({x}, cache_modifier=".cg", ') for x in LOADS
-    ],
+    "loads past the first cache": [(LOAD, 'mask=here, cache_modifier=".cg"')],
     "stores that stream": [(STORE, STORE + ', cache_modifier=".cs"')],
     "shares of a token far apart": [(SHARE, SHARE_SLOW)],
+    "all strides as arguments": [(SHORT, "SHORT = 0")],
 }  # fmt: skip
 
 

@@ -20,15 +20,20 @@ from rope_teach import rotation
 from rope_teach.kernels import (
     _LAUNCHES,
     DTYPES,
+    _compiled_in,
+    _from_row,
     _key,
     _load_pairs,
     _plan,
     _readable,
     _remember,
+    _steps,
     _store_pairs,
     _turn,
     _unit_stride,
     _usable,
+    register,
+    wrap_triton,
 )
 
 __all__ = ["normalise_and_rotate"]
@@ -48,131 +53,149 @@ def _load_weight(weight, PAIRS: tl.constexpr, INTERLEAVED: tl.constexpr):
 
 
 @triton.jit
-def _unit(a, b, eps, PAIRS: tl.constexpr):
+def _unit(a, b, EPS: tl.constexpr, PAIRS: tl.constexpr):
     """Divide every head by its root mean square; also return by what it was divided."""
     mean = tl.sum(a * a + b * b, 1) / (2 * PAIRS)
-    scale = tl.rsqrt(mean + eps)[:, None]
+    scale = tl.rsqrt(mean + EPS)[:, None]
     return a * scale, b * scale, scale
 
 
 @triton.jit
 def _normalise_and_turn(
-    x, out, weight, x_step, out_step, heads, eps, c, s,
-    PAIRS: tl.constexpr, HEADS: tl.constexpr, INTERLEAVED: tl.constexpr,
+    x, out, weight, cos, sin, batch, token, first,
+    x_batch, x_head, x_token, out_batch, out_head, out_token, heads,
+    EPS: tl.constexpr, PAIRS: tl.constexpr, HEADS: tl.constexpr,
+    INTERLEAVED: tl.constexpr,
 ):  # fmt: skip
-    """Normalise and rotate up to HEADS heads of one token."""
-    a, b = _load_pairs(x, x_step, heads, PAIRS, PAIRS, HEADS, INTERLEAVED)
+    """Normalise and rotate up to HEADS heads of one token, from ``first`` on."""
+    pair = tl.arange(0, PAIRS)[None, :]
+    c = tl.load(cos + pair, eviction_policy="evict_last")
+    s = tl.load(sin + pair, eviction_policy="evict_last")
+    x += batch * x_batch + token * x_token + first * x_head
+    out += batch * out_batch + token * out_token + first * out_head
+    heads -= first
+    a, b = _load_pairs(x, x_head, heads, PAIRS, PAIRS, HEADS, INTERLEAVED)
     w_a, w_b = _load_weight(weight, PAIRS, INTERLEAVED)
-    a, b, _ = _unit(a, b, eps, PAIRS)
+    a, b, _ = _unit(a, b, EPS, PAIRS)
     a, b = _turn(a * w_a, b * w_b, c, s)
-    _store_pairs(out, out_step, heads, a, b, PAIRS, PAIRS, HEADS, INTERLEAVED)
+    _store_pairs(out, out_head, heads, a, b, PAIRS, PAIRS, HEADS, INTERLEAVED)
 
 
 @triton.jit
-def _turn_back(
-    grad, x, out, weight, grad_step, x_step, out_step, heads, eps, c, s,
-    PAIRS: tl.constexpr, HEADS: tl.constexpr, INTERLEAVED: tl.constexpr,
-):  # fmt: skip
-    """Write the gradient of up to HEADS heads; return the weight's, head by head."""
-    a, b = _load_pairs(x, x_step, heads, PAIRS, PAIRS, HEADS, INTERLEAVED)
-    g_a, g_b = _load_pairs(grad, grad_step, heads, PAIRS, PAIRS, HEADS, INTERLEAVED)
-    g_a, g_b = _turn(g_a, g_b, c, -s)
-    w_a, w_b = _load_weight(weight, PAIRS, INTERLEAVED)
-    a, b, scale = _unit(a, b, eps, PAIRS)
-    # What a head gains along itself, the norm takes away again.
-    along = tl.sum(g_a * w_a * a + g_b * w_b * b, 1)[:, None] / (2 * PAIRS)
-    d_a, d_b = scale * (g_a * w_a - along * a), scale * (g_b * w_b - along * b)
-    _store_pairs(out, out_step, heads, d_a, d_b, PAIRS, PAIRS, HEADS, INTERLEAVED)
-    there = tl.arange(0, HEADS)[:, None] < heads
-    return tl.where(there, g_a * a, 0.0), tl.where(there, g_b * b, 0.0)
-
-
-@triton.jit(do_not_specialize=["first_row"])
 def _forward(
-    q, k, q_out, k_out, q_weight, k_weight, cos, sin, first_row, q_eps, k_eps,
+    q, k, q_out, k_out, cos, sin, q_weight, k_weight,
     q_batch, q_head, q_token, k_batch, k_head, k_token,
     q_out_batch, q_out_head, q_out_token, k_out_batch, k_out_head, k_out_token,
     table_batch, table_row, q_heads, k_heads,
-    PAIRS: tl.constexpr, Q_HEADS: tl.constexpr, K_HEADS: tl.constexpr,
-    INTERLEAVED: tl.constexpr, SHARES: tl.constexpr,
+    PAIRS: tl.constexpr, HEADS: tl.constexpr, INTERLEAVED: tl.constexpr,
+    SHARES: tl.constexpr, Q_SHARES: tl.constexpr,
+    Q_EPS: tl.constexpr, K_EPS: tl.constexpr,
 ):  # fmt: skip
     """One token's share of the heads, as in the kernel of the rotation alone."""
     share = (tl.program_id(0) % SHARES).to(tl.int64)
     token = (tl.program_id(0) // SHARES).to(tl.int64)
     batch = tl.program_id(1).to(tl.int64)
-    table = batch * table_batch + (first_row + token) * table_row + tl.arange(0, PAIRS)
-    c = tl.load(cos + table, eviction_policy="evict_last")[None, :]
-    s = tl.load(sin + table, eviction_policy="evict_last")[None, :]
-    q_first, k_first = share * Q_HEADS, share * K_HEADS
-    q += batch * q_batch + token * q_token + q_first * q_head
-    k += batch * k_batch + token * k_token + k_first * k_head
-    q_out += batch * q_out_batch + token * q_out_token + q_first * q_out_head
-    k_out += batch * k_out_batch + token * k_out_token + k_first * k_out_head
-    _normalise_and_turn(q, q_out, q_weight, q_head, q_out_head, q_heads - q_first,
-                        q_eps, c, s, PAIRS, Q_HEADS, INTERLEAVED)  # fmt: skip
-    _normalise_and_turn(k, k_out, k_weight, k_head, k_out_head, k_heads - k_first,
-                        k_eps, c, s, PAIRS, K_HEADS, INTERLEAVED)  # fmt: skip
+    row = batch * table_batch + token * table_row
+    if share < Q_SHARES:
+        _normalise_and_turn(
+            q, q_out, q_weight, cos + row, sin + row, batch, token, share * HEADS,
+            q_batch, q_head, q_token, q_out_batch, q_out_head, q_out_token, q_heads,
+            Q_EPS, PAIRS, HEADS, INTERLEAVED,
+        )  # fmt: skip
+    else:
+        _normalise_and_turn(
+            k, k_out, k_weight, cos + row, sin + row, batch, token,
+            (share - Q_SHARES) * HEADS,
+            k_batch, k_head, k_token, k_out_batch, k_out_head, k_out_token, k_heads,
+            K_EPS, PAIRS, HEADS, INTERLEAVED,
+        )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["first_row"])
+@triton.jit
+def _turn_back(
+    grad, x, out, weight, sums, cos, sin, batch, start, end, first, table_row,
+    grad_batch, grad_head, grad_token, x_batch, x_head, x_token,
+    out_batch, out_head, out_token, heads,
+    EPS: tl.constexpr, PAIRS: tl.constexpr, HEADS: tl.constexpr,
+    INTERLEAVED: tl.constexpr,
+):  # fmt: skip
+    """Gradients of up to HEADS heads of some tokens, and their sum for the weight."""
+    grad += batch * grad_batch + first * grad_head
+    x += batch * x_batch + first * x_head
+    out += batch * out_batch + first * out_head
+    heads -= first
+    there = tl.arange(0, HEADS)[:, None] < heads
+    pair = tl.arange(0, PAIRS)
+    w_a, w_b = _load_weight(weight, PAIRS, INTERLEAVED)
+    sum_a = tl.zeros((HEADS, PAIRS), tl.float32)
+    sum_b = sum_a
+    for token in range(start, end):
+        row = token * table_row + pair
+        c = tl.load(cos + row, eviction_policy="evict_last")[None, :]
+        s = tl.load(sin + row, eviction_policy="evict_last")[None, :]
+        a, b = _load_pairs(x + token * x_token, x_head, heads,
+                           PAIRS, PAIRS, HEADS, INTERLEAVED)  # fmt: skip
+        g_a, g_b = _load_pairs(grad + token * grad_token, grad_head, heads,
+                               PAIRS, PAIRS, HEADS, INTERLEAVED)  # fmt: skip
+        g_a, g_b = _turn(g_a, g_b, c, -s)
+        a, b, scale = _unit(a, b, EPS, PAIRS)
+        # What a head gains along itself, the norm takes away again.
+        along = tl.sum(g_a * w_a * a + g_b * w_b * b, 1)[:, None] / (2 * PAIRS)
+        d_a, d_b = scale * (g_a * w_a - along * a), scale * (g_b * w_b - along * b)
+        _store_pairs(out + token * out_token, out_head, heads, d_a, d_b,
+                     PAIRS, PAIRS, HEADS, INTERLEAVED)  # fmt: skip
+        sum_a += tl.where(there, g_a * a, 0.0)
+        sum_b += tl.where(there, g_b * b, 0.0)
+    step: tl.constexpr = 2 if INTERLEAVED else 1
+    tl.store(sums + step * pair, tl.sum(sum_a, 0))
+    tl.store(sums + step * pair + (1 if INTERLEAVED else PAIRS), tl.sum(sum_b, 0))
+
+
+@triton.jit
 def _backward(
     q_grad, k_grad, q, k, q_out, k_out, q_weight, k_weight, q_sums, k_sums, cos, sin,
-    first_row, q_eps, k_eps, seq,
+    seq,
     q_grad_batch, q_grad_head, q_grad_token, k_grad_batch, k_grad_head, k_grad_token,
     q_batch, q_head, q_token, k_batch, k_head, k_token,
     q_out_batch, q_out_head, q_out_token, k_out_batch, k_out_head, k_out_token,
     table_batch, table_row, q_heads, k_heads,
-    PAIRS: tl.constexpr, Q_HEADS: tl.constexpr, K_HEADS: tl.constexpr,
-    INTERLEAVED: tl.constexpr, SHARES: tl.constexpr, TOKENS: tl.constexpr,
+    PAIRS: tl.constexpr, HEADS: tl.constexpr, INTERLEAVED: tl.constexpr,
+    SHARES: tl.constexpr, Q_SHARES: tl.constexpr,
+    Q_EPS: tl.constexpr, K_EPS: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
     """A share of the heads of TOKENS tokens, and their sums for the weights."""
     share = (tl.program_id(0) % SHARES).to(tl.int64)
-    first = (tl.program_id(0) // SHARES).to(tl.int64) * TOKENS
+    block = (tl.program_id(0) // SHARES).to(tl.int64)
     batch = tl.program_id(1).to(tl.int64)
-    q_first, k_first = share * Q_HEADS, share * K_HEADS
-    q_grad += batch * q_grad_batch + q_first * q_grad_head
-    k_grad += batch * k_grad_batch + k_first * k_grad_head
-    q += batch * q_batch + q_first * q_head
-    k += batch * k_batch + k_first * k_head
-    q_out += batch * q_out_batch + q_first * q_out_head
-    k_out += batch * k_out_batch + k_first * k_out_head
-    pair = tl.arange(0, PAIRS)
-    table = batch * table_batch + first_row * table_row + pair
-    q_sum_a = tl.zeros((Q_HEADS, PAIRS), tl.float32)
-    q_sum_b, k_sum_a = q_sum_a, tl.zeros((K_HEADS, PAIRS), tl.float32)
-    k_sum_b = k_sum_a
-    for token in range(first, tl.minimum(first + TOKENS, seq)):
-        at = table + token * table_row
-        c = tl.load(cos + at, eviction_policy="evict_last")[None, :]
-        s = tl.load(sin + at, eviction_policy="evict_last")[None, :]
-        a, b = _turn_back(
-            q_grad + token * q_grad_token, q + token * q_token,
-            q_out + token * q_out_token, q_weight, q_grad_head, q_head, q_out_head,
-            q_heads - q_first, q_eps, c, s, PAIRS, Q_HEADS, INTERLEAVED,
+    start = block * TOKENS
+    end = tl.minimum(start + TOKENS, seq)
+    cos += batch * table_batch
+    sin += batch * table_batch
+    # One row of sums a program, added up afterwards: the same sum on every run.
+    block += batch * (tl.num_programs(0) // SHARES)
+    if share < Q_SHARES:
+        row = (block * Q_SHARES + share) * 2 * PAIRS
+        _turn_back(
+            q_grad, q, q_out, q_weight, q_sums + row, cos, sin, batch, start,
+            end, share * HEADS, table_row,
+            q_grad_batch, q_grad_head, q_grad_token, q_batch, q_head, q_token,
+            q_out_batch, q_out_head, q_out_token, q_heads,
+            Q_EPS, PAIRS, HEADS, INTERLEAVED,
         )  # fmt: skip
-        q_sum_a += a
-        q_sum_b += b
-        a, b = _turn_back(
-            k_grad + token * k_grad_token, k + token * k_token,
-            k_out + token * k_out_token, k_weight, k_grad_head, k_head, k_out_head,
-            k_heads - k_first, k_eps, c, s, PAIRS, K_HEADS, INTERLEAVED,
+    else:
+        share -= Q_SHARES
+        row = (block * (SHARES - Q_SHARES) + share) * 2 * PAIRS
+        _turn_back(
+            k_grad, k, k_out, k_weight, k_sums + row, cos, sin, batch, start,
+            end, share * HEADS, table_row,
+            k_grad_batch, k_grad_head, k_grad_token, k_batch, k_head, k_token,
+            k_out_batch, k_out_head, k_out_token, k_heads,
+            K_EPS, PAIRS, HEADS, INTERLEAVED,
         )  # fmt: skip
-        k_sum_a += a
-        k_sum_b += b
-    # One row a program, added up afterwards: the same sum on every run.
-    row = (batch * tl.num_programs(0) + tl.program_id(0)) * 2 * PAIRS
-    step: tl.constexpr = 2 if INTERLEAVED else 1
-    other: tl.constexpr = 1 if INTERLEAVED else PAIRS
-    tl.store(q_sums + row + step * pair, tl.sum(q_sum_a, 0))
-    tl.store(q_sums + row + step * pair + other, tl.sum(q_sum_b, 0))
-    tl.store(k_sums + row + step * pair, tl.sum(k_sum_a, 0))
-    tl.store(k_sums + row + step * pair + other, tl.sum(k_sum_b, 0))
 
 
 # ------------------------------------------------------------------- their launch
 
-# Bytes of q that one program takes, there with one warp and back: measured.
-ROW, ROW_BACK = 2048, 4096
 TOKENS = 32  # of one program on the way back: few rows of sums, yet many programs
 
 
@@ -187,51 +210,65 @@ def _launch(
         k_weight.data_ptr() & 15,
     )  # fmt: skip
     if known := _LAUNCHES.get(key):
-        return known[0](q, k, first_row, q_weight, k_weight, cos, sin)
+        return known[0](q, k, first_row, cos, sin, q_weight, k_weight)
     given = q, k, cos, sin
     q, k, cos, sin = _readable(*given)
+    q_out, k_out, started = _start(
+        _forward, q, k, q_weight, k_weight, cos, sin,
+        q_eps, k_eps, interleaved, first_row,
+    )  # fmt: skip
+    if all(x is y for x, y in zip((q, k, cos, sin), given, strict=True)):
+        _remember(key, started, q_out, k_out, cos)
+    return q_out, k_out
+
+
+def _start(
+    kernel: Any, q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor,
+    sin: Tensor, q_eps: float, k_eps: float, interleaved: bool, first_row: int,
+) -> tuple[Any, ...]:  # fmt: skip
+    """Start the kernel on new tensors; also return what starts it again."""
     out = torch.empty_like(q), torch.empty_like(k)
-    grid, numbers, choices, _ = _plan(q, k, *out, cos, interleaved, False, ROW)
-    choices = _named(choices)
+    grid, numbers, choices, _ = _plan(q, k, *out, cos, interleaved, False)
+    choices = _named(choices, q_eps, k_eps)
+    if kernel is _forward:  # torch's compiler takes plain numbers alone
+        numbers = _compiled_in(numbers, q, k, *out)
     with torch.cuda.device_of(q):
-        compiled = _forward[grid](
-            q, k, *out, q_weight, k_weight, cos, sin, first_row, q_eps, k_eps,
+        compiled = kernel[grid](
+            q, k, *out, *_from_row(first_row, cos, sin), q_weight, k_weight,
             *numbers, **choices, num_warps=1,
         )  # fmt: skip
-    if all(x is y for x, y in zip((q, k, cos, sin), given, strict=True)):
-        arguments = (q_eps, k_eps, *numbers, *choices.values())
-        _remember(key, compiled, grid, arguments, *out)
-    return out
+    return *out, (compiled, grid, (*numbers, *choices.values()))
 
 
-def _launch_back(
-    q_grad: Tensor, k_grad: Tensor, q: Tensor, k: Tensor, q_weight: Tensor,
+def _start_back(
+    kernel: Any, q_grad: Tensor, k_grad: Tensor, q: Tensor, k: Tensor, q_weight: Tensor,
     k_weight: Tensor, cos: Tensor, sin: Tensor,
     q_eps: float, k_eps: float, interleaved: bool, first_row: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of q, k and the two weights."""
+    """Start the kernel on new tensors: gradients of q, k and the two weights."""
     q_grad, k_grad = _unit_stride(q_grad), _unit_stride(k_grad)
     q, k, cos, sin = _readable(q, k, cos, sin)
     out = torch.empty_like(q), torch.empty_like(k)
-    (_, batch, _), numbers, choices, warps = _plan(
-        q, k, *out, cos, interleaved, False, ROW_BACK
+    (_, batch, _), numbers, choices, warps = _plan(q, k, *out, cos, interleaved, False)
+    blocks, shares = -(-q.shape[2] // TOKENS), choices["SHARES"]
+    q_sum, k_sum = (
+        q.new_empty(batch * blocks * rows, q.shape[-1], dtype=torch.float32)
+        for rows in (choices["Q_SHARES"], shares - choices["Q_SHARES"])
     )
-    programs = -(-q.shape[2] // TOKENS) * choices["SHARES"]
-    sums = q.new_empty(2, batch * programs, q.shape[-1], dtype=torch.float32)
     with torch.cuda.device_of(q):
-        _backward[(programs, batch)](
-            q_grad, k_grad, q, k, *out, q_weight, k_weight, *sums, cos, sin, first_row,
-            q_eps, k_eps, q.shape[2], *q_grad.stride()[:3], *k_grad.stride()[:3],
-            *numbers, **_named(choices), TOKENS=TOKENS, num_warps=warps,
+        kernel[(blocks * shares, batch)](
+            q_grad, k_grad, q, k, *out, q_weight, k_weight, q_sum, k_sum,
+            *_from_row(first_row, cos, sin), q.shape[2],
+            *_steps(q_grad), *_steps(k_grad), *numbers,
+            **_named(choices, q_eps, k_eps), TOKENS=TOKENS, num_warps=warps,
         )  # fmt: skip
-    q_sum, k_sum = sums
     return *out, q_sum.sum(0).to(q_weight.dtype), k_sum.sum(0).to(k_weight.dtype)
 
 
-def _named(choices: dict[str, Any]) -> dict[str, Any]:
-    """Those choices of a plan that these kernels have, too."""
-    names = ("PAIRS", "Q_HEADS", "K_HEADS", "INTERLEAVED", "SHARES")
-    return {name: choices[name] for name in names}
+def _named(choices: dict[str, Any], q_eps: float, k_eps: float) -> dict[str, Any]:
+    """Those choices of a plan that these kernels have, too, and their own."""
+    names = ("PAIRS", "HEADS", "INTERLEAVED", "SHARES", "Q_SHARES")
+    return {name: choices[name] for name in names} | {"Q_EPS": q_eps, "K_EPS": k_eps}
 
 
 # ------------------------------------------------------- as an operation of torch
@@ -312,24 +349,44 @@ class _NormaliseAndRotate(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
         inputs = ctx.saved_tensors
         if not torch.is_grad_enabled():
-            return *_launch_back(*grads, *inputs, *ctx.numbers), *[None] * 6
+            slopes = _start_back(_backward, *grads, *inputs, *ctx.numbers)
+            return *slopes, *[None] * 6
         # For second derivatives. Views, or what one input gets through another would
         # be counted twice: k made from q, one norm for both.
         inputs = [x.view_as(x) for x in inputs]
         turned = _in_steps(*inputs, *ctx.numbers)
         pairs = [(x, g) for x, g in zip(turned, grads, strict=True) if x.requires_grad]
         asked = [x for x in inputs if x.requires_grad]
-        outputs, slopes = zip(*pairs, strict=True)
-        found = iter(torch.autograd.grad(outputs, asked, slopes, create_graph=True))
+        outputs, given = zip(*pairs, strict=True)
+        found = iter(torch.autograd.grad(outputs, asked, given, create_graph=True))
         return *(next(found) if x.requires_grad else None for x in inputs), *[None] * 4
 
 
-_operator = torch.library.custom_op(
-    "rope_teach::normalise_and_rotate", _launch, mutates_args=()
-)
-_operator_back = torch.library.custom_op(
-    "rope_teach::normalise_and_rotate_back", _launch_back, mutates_args=()
-)
+@register("rope_teach::normalise_and_rotate", mutates_args=())
+def _operator(
+    q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, sin: Tensor,
+    q_eps: float, k_eps: float, interleaved: bool, first_row: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """What :func:`_launch` does, as torch's compiler sees it."""
+    q, k, cos, sin = _readable(q, k, cos, sin)
+    q_out, k_out, _ = _start(
+        wrap_triton(_forward), q, k, q_weight, k_weight, cos, sin,
+        q_eps, k_eps, interleaved, first_row,
+    )  # fmt: skip
+    return q_out, k_out
+
+
+@register("rope_teach::normalise_and_rotate_back", mutates_args=())
+def _operator_back(
+    q_grad: Tensor, k_grad: Tensor, q: Tensor, k: Tensor, q_weight: Tensor,
+    k_weight: Tensor, cos: Tensor, sin: Tensor,
+    q_eps: float, k_eps: float, interleaved: bool, first_row: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """What :func:`_start_back` does, likewise."""
+    return _start_back(
+        wrap_triton(_backward), q_grad, k_grad, q, k, q_weight, k_weight, cos, sin,
+        q_eps, k_eps, interleaved, first_row,
+    )  # fmt: skip
 
 
 @_operator.register_fake

@@ -104,6 +104,17 @@ def test_a_decode_loop_asks_once(starts, layout, pairing):
     assert_turned(rope(q, k, start=2048), (q, k), rope, 2048)  # a longer table
 
 
+def test_rows_at_other_addresses_get_a_launch_of_their_own(starts):
+    """Rows of 12 bytes: where one begins decides how wide a load may be."""
+    rope = RotaryEmbedding(16, rotary_dim=6)
+    for start in (0, 1, 2, 3, 4, 9):
+        q, k = tensors()
+        turned = [x[..., :6] for x in rope(q, k, start=start)]
+        assert_turned(turned, [x[..., :6] for x in (q, k)], rope, start)
+    assert len({key[-2:] for key in kernels._LAUNCHES}) == 4
+    assert starts == ["first"] * 4 + ["again"] * 2
+
+
 @pytest.mark.parametrize("layout", ["bhsd", "bshd"])
 def test_what_differs_from_the_call_before_is_served_right(starts, layout):
     rope = RotaryEmbedding(16, layout=layout)

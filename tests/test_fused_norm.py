@@ -13,7 +13,6 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from rope_teach import (
     RotaryEmbedding,
     cos_sin,
-    fused_norm,
     inverse_frequencies,
     kernels,
     rotate,
@@ -65,8 +64,7 @@ def error(got, expected):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("case", ["plain", "packed", "uneven", "rows of a sequence"])
 def test_equals_the_norm_and_then_the_rotation(pairing, dtype, case, monkeypatch):
-    monkeypatch.setattr(fused_norm, "ROW", 64)  # more than one program a token
-    monkeypatch.setattr(fused_norm, "ROW_BACK", 64)
+    monkeypatch.setattr(kernels, "LARGEST_ROW", 64)  # several programs a token
     torch.manual_seed(0)
     q, k = tensors(dtype, heads=5 if case == "uneven" else 4)
     if case == "packed":

@@ -1,5 +1,7 @@
 """The CUDA path on a real GPU: `pytest -m gpu`. Skipped where there is none."""
 
+import io
+import itertools
 import os
 import random
 import shutil
@@ -165,6 +167,33 @@ def test_a_decode_loop_compiles_once_and_never_waits():
     assert len(compiled) == before
 
 
+def test_prompts_of_any_length_compile_few_kernels():
+    """Numbers that grow with the prompt are arguments, not constants."""
+    rope = RotaryEmbedding(48).cuda()
+    compiled = kernels._rotate_token.device_caches[torch.cuda.current_device()][0]
+    before = len(compiled)
+    for n in range(1, 50):
+        for shape in ((1, n, 4, 48), (n, 1, 4, 48), (3, n, 4, 48)):
+            x = torch.randn(shape, device="cuda").transpose(1, 2)
+            for y in (x, x.contiguous()):
+                got, _ = rope(y, y[:, :1], start=n)
+                positions = torch.arange(n, n + shape[1], device="cuda")
+                assert_one_rounding(got, y, rope, positions)
+    assert len(compiled) - before <= 12
+
+
+@pytest.mark.parametrize("rotary_dim", [6, 10, 34])
+def test_rows_that_no_wide_load_may_begin_with(rotary_dim):
+    """Rows of these tables begin at addresses that are no multiple of 16."""
+    rope = RotaryEmbedding(40, rotary_dim=rotary_dim).cuda()
+    for start in (*range(9), *reversed(range(9))):
+        q, k = tensors(2, 3, 4, 2, 40)
+        positions = torch.arange(start, start + 3, device="cuda")
+        for got, x in zip(rope(q, k, start=start), (q, k), strict=True):
+            got, x = got[..., :rotary_dim], x[..., :rotary_dim]
+            assert_one_rounding(got, x, rope, positions)
+
+
 @pytest.mark.parametrize("pairing", PAIRINGS)
 def test_tensors_that_begin_anywhere(pairing):
     """A launch that was planned for aligned addresses must not serve other ones."""
@@ -265,6 +294,38 @@ def test_compiled_under_autocast_with_gradients(pairing):
     (expected,) = torch.autograd.grad(block(x), x)
     (got,) = torch.autograd.grad(torch.compile(block, fullgraph=True)(x), x)
     assert torch.allclose(got, expected, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_compiled_while_lengths_and_heads_change(pairing):
+    rope = RotaryEmbedding(64, pairing=pairing).cuda()
+    compiled = torch.compile(rope, fullgraph=True)
+    for heads, batch, seq in itertools.product((8, 6), (2, 3), (5, 9, 33)):
+        given = [
+            torch.randn(batch, seq, h, 64, device="cuda").transpose(1, 2)
+            for h in (heads, 2)
+        ]
+        found = []
+        for module in (compiled, rope):
+            q, k = (x.clone().requires_grad_() for x in given)
+            turned = module(q, k, start=seq)
+            loss = sum((x**3).sum() for x in turned)
+            found.append([*turned, *torch.autograd.grad(loss, (q, k))])
+        for got, expected in zip(*found, strict=True):
+            assert torch.allclose(got, expected, atol=1e-4)
+
+
+def test_exports_with_its_operator():
+    q, k = tensors(2, 5, 4, 2, 64)
+    rope = RotaryEmbedding(64).cuda()
+    exported = torch.export.export(rope, (q, k))
+    assert "rope_teach.rotate_qk" in str(exported.graph)
+    file = io.BytesIO()
+    torch.export.save(exported, file)
+    file.seek(0)
+    again = torch.export.load(file).module()
+    for got, expected in zip(again(q, k), rope(q, k), strict=True):
+        assert torch.equal(got, expected)
 
 
 def test_tables_that_learn_take_the_torch_form():
