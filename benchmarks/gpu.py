@@ -333,6 +333,7 @@ def alone(shape: Shape) -> Iterator[dict[str, object]]:
             row["trouble"] = ran.stderr.splitlines()[-1][:120]
         else:
             row["gpu"] = float(ran.stdout.splitlines()[-1])
+        print(row, file=sys.stderr)  # each takes seconds, and is not to be lost
         yield row
 
 
