@@ -45,7 +45,7 @@ def _load_pairs(
 ):  # fmt: skip
     """Load the pairs (a, b) of up to HEADS heads, in float32; x points at the first.
 
-    What is written leaves the cache before what was read: 1 to 2 % faster, measured.
+    They are marked to leave the cache last, for which most shapes take 1 to 2 % less.
     """
     head = tl.arange(0, HEADS)[:, None].to(tl.int64)
     x += head * step
