@@ -325,12 +325,13 @@ def in_turn(shape: Shape, visits: int = 10) -> list[dict[str, object]]:
 
 def alone(shape: Shape) -> Iterator[dict[str, object]]:
     """Yield GPU times, each of a process that captures no other graph."""
-    for name in SINGLE_LAUNCH:
+    here = {name for name, _, _ in contestants(shape)}
+    for name in (name for name in SINGLE_LAUNCH if name in here):
         command = [sys.executable, __file__, "--first", shape.name, name]
         ran = subprocess.run(command, capture_output=True, text=True, check=False)
         row: dict[str, object] = {"shape": shape.name, "name": name}
         if ran.returncode:
-            row["trouble"] = ran.stderr.splitlines()[-1][:120]
+            row["trouble"] = (ran.stderr.splitlines() or ["no word"])[-1][:120]
         else:
             row["gpu"] = float(ran.stdout.splitlines()[-1])
         print(row, file=sys.stderr)  # each takes seconds, and is not to be lost

@@ -19,6 +19,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from rope_teach.rotation import Again, Norms, is_recorded, is_transformed
 
@@ -129,6 +130,17 @@ def _rotate_heads(
 
 
 @triton.jit
+def _place(SHARES: tl.constexpr):
+    """Which share of the heads of which token of which sequence a program has."""
+    # Neighbouring programs take the shares of one token, so that they read one stretch
+    # of memory together. 64-bit numbers: offsets may pass 2**31 elements.
+    share = (tl.program_id(0) % SHARES).to(tl.int64)
+    token = (tl.program_id(0) // SHARES).to(tl.int64)
+    batch = tl.program_id(1).to(tl.int64)
+    return share, token, batch
+
+
+@triton.jit
 def _rotate_token(
     q, k, q_out, k_out, cos, sin,
     q_batch, q_head, q_token, k_batch, k_head, k_token,
@@ -139,11 +151,7 @@ def _rotate_token(
     BACK: tl.constexpr, SHARES: tl.constexpr, Q_SHARES: tl.constexpr,
 ):  # fmt: skip
     """Rotate a share of the heads of one token of one sequence."""
-    # Neighbouring programs take the shares of one token, so that they read one stretch
-    # of memory together. 64-bit numbers: offsets may pass 2**31 elements.
-    share = (tl.program_id(0) % SHARES).to(tl.int64)
-    token = (tl.program_id(0) // SHARES).to(tl.int64)
-    batch = tl.program_id(1).to(tl.int64)
+    share, token, batch = _place(SHARES)
     row = batch * table_batch + token * table_row
     if share < Q_SHARES:
         _rotate_heads(
@@ -178,7 +186,8 @@ def _key(
     back: bool,
 ) -> tuple[Any, ...]:
     """All that a launch depends on, but for what differs between decode steps."""
-    skipped = 4 * first_row * cos.stride(-2)  # bytes, up to the first token's row
+    # Bytes up to the first token's row; of one row alone none are skipped.
+    skipped = 4 * first_row * cos.stride(-2) if first_row else 0
     return (
         q.shape, q.stride(), k.shape, k.stride(), cos.shape, cos.stride(), sin.stride(),
         q.dtype, k.dtype, cos.dtype, cos.requires_grad or sin.requires_grad, q.device,
@@ -206,8 +215,8 @@ def _launch(
     q_out, k_out, started = _start(
         _rotate_token, *readable, interleaved, first_row, back
     )
-    if started and all(x is y for x, y in zip(readable, given, strict=True)):
-        _remember(key, started, q_out, k_out, cos)
+    if started:
+        _remember(key, started, given, readable, q_out, k_out)
     return q_out, k_out
 
 
@@ -217,7 +226,8 @@ def _start(
 ) -> tuple[Tensor, Tensor, tuple[Any, ...] | None]:  # fmt: skip
     """Start the kernel on new tensors; also return what starts it again."""
     q_out, k_out = torch.empty_like(q), torch.empty_like(k)
-    if not q_out.numel() + k_out.numel():
+    # Where only the data tell a size, a compiler takes it for more than nothing.
+    if statically_known_true(q_out.numel() + k_out.numel() == 0):
         return q_out, k_out, None
     grid, numbers, choices, warps = _plan(q, k, q_out, k_out, cos, interleaved, back)
     if kernel is _rotate_token:  # torch's compiler takes plain numbers alone
@@ -242,24 +252,26 @@ def _readable(
 
 def _from_row(first_row: int, *tables: Tensor) -> list[Tensor]:
     """The rows of tables from the first token's on."""
-    return [table[..., first_row:, :] if first_row else table for table in tables]
+    rows = tables[0].shape[-2] - first_row
+    return [table.narrow(-2, first_row, rows) for table in tables]
 
 
 def _remember(
     key: tuple[Any, ...],
     started: tuple[Any, tuple[int, int, int], tuple[Any, ...]],
+    given: tuple[Tensor, ...],
+    readable: tuple[Tensor, ...],
     q_out: Tensor,
     k_out: Tensor,
-    cos: Tensor,
 ) -> None:
     """Keep what serves the next launch of this kind, as Triton would work it out."""
-    if INTERPRETED:
+    if INTERPRETED or any(x is not y for x, y in zip(given, readable, strict=True)):
         return
     if len(_LAUNCHES) >= MOST_LAUNCHES:  # of prompts that are never as long again
         _LAUNCHES.clear()
     compiled, grid, arguments = started
     run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
-    device, row_bytes = q_out.device.index, 4 * cos.stride(-2)
+    device, row_bytes = q_out.device.index, 4 * readable[2].stride(-2)  # of cos
 
     def prepare(q_like: Tensor, k_like: Tensor) -> Launch:
         q_form = tuple(q_like.shape), q_like.stride(), q_like.dtype
@@ -307,7 +319,8 @@ def _plan(
     interleaved: bool, back: bool,
 ) -> tuple[tuple[int, int, int], tuple[int, ...], dict[str, Any], int]:  # fmt: skip
     """Grid, strides and sizes, compile-time choices, and warps of one launch."""
-    batch, seq = q.shape[0], q.shape[2]  # a compiler may leave these two open
+    # A compiler may leave the first two open; the kernel is compiled for the others.
+    batch, seq = q.shape[0], q.shape[2]
     q_heads, k_heads, head_dim = int(q.shape[1]), int(k.shape[1]), int(q.shape[3])
     pairs = int(cos.shape[-1])
     head_bytes = head_dim * max(q.element_size(), k.element_size())
@@ -318,7 +331,7 @@ def _plan(
     q_shares, k_shares = -(-q_heads // heads), -(-k_heads // heads)
     shares = q_shares + k_shares
     numbers = (
-        *_steps(q), *_steps(k), *_steps(q_out), *_steps(k_out),
+        *q.stride()[:3], *k.stride()[:3], *q_out.stride()[:3], *k_out.stride()[:3],
         cos.stride(0) if cos.ndim == 3 and cos.shape[0] > 1 else 0, cos.stride(-2),
         q_heads, k_heads,
     )  # fmt: skip
@@ -338,22 +351,28 @@ def _plan(
     return (seq * shares, batch, 1), numbers, choices, warps
 
 
-def _steps(x: Tensor) -> list[int]:
-    """Strides of batch, heads and tokens; 0 where nobody takes a step."""
-    sizes = zip(x.shape[:3], x.stride(), strict=False)
-    return [0 if size == 1 else step for size, step in sizes]
-
-
 def _compiled_in(numbers: tuple[int, ...], *tensors: Tensor) -> tuple[Any, ...]:
-    """The numbers of a short launch as constants, where they are the same next time.
+    """The numbers of a short launch as constants, where no length is among them.
 
     The fewer arguments a kernel has, the sooner it starts: 0.2 of 2.4 microseconds.
     Where they grow with the prompt, each length would be compiled anew.
     """
-    batch, _, seq, _ = tensors[0].shape
+    batch, _, seq, head_dim = tensors[0].shape
+    taken = [
+        0 if size == 1 else step  # nobody takes it
+        for x in tensors
+        for size, step in zip(x.shape[:3], x.stride(), strict=False)
+    ]
+    numbers = (*taken, *numbers[len(taken) :])
     token_by_token = all(x.stride(1) <= x.stride(2) for x in tensors)
-    steady = seq == 1 or (batch == 1 and token_by_token)
-    if steady and batch * seq <= SHORT:
+    # Steps in a slice of something long are long. Packed projections stay below this.
+    row = 4 * sum(x.shape[1] for x in tensors[:2]) * head_dim
+    if (
+        token_by_token
+        and min(batch, seq) == 1
+        and batch * seq <= SHORT
+        and max(numbers) <= row
+    ):
         return tuple(tl.constexpr(number) for number in numbers)
     return numbers
 

@@ -13,6 +13,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from rope_teach import (
     RotaryEmbedding,
     cos_sin,
+    fused_norm,
     inverse_frequencies,
     kernels,
     rotate,
@@ -134,12 +135,15 @@ def test_a_call_like_the_one_before_finds_what_has_changed(layout):
         both[0].weight.data.add_(0.5)  # as a step of training does
 
 
-def test_more_tokens_than_one_program_adds_up():
+@pytest.mark.parametrize("row", [64, 2048])
+def test_more_tokens_than_one_program_adds_up(row, monkeypatch):
+    monkeypatch.setattr(fused_norm, "TOKENS", 4)
+    monkeypatch.setattr(kernels, "LARGEST_ROW", row)
     torch.manual_seed(0)
-    q, k = (x.requires_grad_() for x in tensors(batch=1, seq=19, heads=1, kv_heads=1))
+    q, k = (x.requires_grad_() for x in tensors(batch=2, seq=11, heads=3, kv_heads=2))
     both = norms()
     weights = [norm.weight for norm in both]
-    cos, sin = tables(19)
+    cos, sin = tables(11)
     turned = normalise_and_rotate(q, k, both, cos, sin, False)
     plain = [
         rotate(norm(x), cos, sin, "half") for norm, x in zip(both, (q, k), strict=True)
