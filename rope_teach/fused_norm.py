@@ -15,6 +15,7 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from rope_teach import rotation
 from rope_teach.kernels import (
@@ -290,7 +291,7 @@ def normalise_and_rotate(
         or not _usable(q, k, cos, sin)
         or 2 * cos.shape[-1] != head_dim
         or head_dim & (head_dim - 1)
-        or not q.numel() * k.numel()
+        or statically_known_true(q.numel() * k.numel() == 0)
     ):
         return None
     weights = [norm.weight for norm in norms]

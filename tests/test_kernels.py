@@ -392,9 +392,12 @@ for name, function, *arguments in (
      q, torch.tensor(7)),
     ("with norms", lambda q, k: fused_norm.normalise_and_rotate(
         q, k, norms, *tables, True), q, k),
+    ("with norms, length in the data", lambda x, m: fused_norm.normalise_and_rotate(
+        x[:, :, m], x[:, :, m], norms, *tables, True), long, mask),
 ):
-    found = traced(function, *arguments)
-    assert found == [both], (name, found)
+    there, *back = traced(function, *arguments)
+    assert there == both, (name, there)
+    assert back in ([], [[*both, "q_sums", "k_sums"]]), (name, back)
 print("all", end="")
 """
 
