@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import sys
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -362,6 +363,8 @@ def _rotate_plainly(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Te
 
     Three ways to the same numbers; `benchmarks/README.md` has what each costs.
     """
+    if torch.compiler.is_compiling() and _is_packed(x, cos, pairing):
+        return _formula_packed(x, cos, sin)
     if torch.compiler.is_compiling() or not (pairing == "half" or _holds_complex(x)):
         return _formula(x, cos, sin, pairing)
     if x.dtype != cos.dtype and not (x.is_cpu and x.numel() > BLOCK):
@@ -469,6 +472,41 @@ def _formula(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Tensor:
         return torch.cat([first, second, rest], dim=-1)
     turned = torch.stack([first, second], dim=-1).flatten(-2)
     return torch.cat([turned, rest], dim=-1) if rest.shape[-1] else turned
+
+
+def _is_packed(x: Tensor, cos: Tensor, pairing: Pairing) -> bool:
+    """Whether a compiler for CPUs should see each pair as one number of 32 bits."""
+    return (
+        pairing == "interleaved"
+        and x.is_cpu
+        and x.dtype == torch.bfloat16
+        and cos.dtype == torch.float32
+        and sys.byteorder == "little"
+        and not torch.compiler._is_exporting_flag  # other runtimes read a formula
+    )
+
+
+def _formula_packed(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """:func:`_formula` for neighbours in bfloat16, in half of its time.
+
+    Compilers for CPUs cannot vectorise steps of 2. Seen as one number of 32 bits, a
+    pair needs none: a bfloat16 is the upper half of a float32, so that the second
+    feature is there already, and the first moves up.
+    """
+
+    def upper(x: Tensor) -> Tensor:
+        """The bits of ``x`` after rounding to the nearest, or even, bfloat16."""
+        bits = x.view(torch.int32)
+        return bits + 0x7FFF + ((bits >> 16) & 1)
+
+    head, rest = x.tensor_split([2 * cos.shape[-1]], dim=-1)
+    # "Or 0" makes a copy: what begins in the middle of 32 bits cannot be seen as pairs,
+    # and where a tensor begins cannot be asked inside a graph.
+    pairs = (head.view(torch.int16) | 0).view(torch.int32)
+    a, b = (pairs << 16).view(torch.float32), (pairs & ~0xFFFF).view(torch.float32)
+    first, second = upper(a * cos - b * sin), upper(a * sin + b * cos)
+    turned = ((first >> 16) & 0xFFFF) | (second & ~0xFFFF)
+    return torch.cat([turned.view(x.dtype), rest], dim=-1)
 
 
 class _Rotation(torch.autograd.Function):
