@@ -408,7 +408,7 @@ def rotate_qk(
     """Rotate ``q`` and ``k`` by one table in one launch, or None if it cannot.
 
     ``q`` ``(batch, heads, seq, head_dim)`` and ``k`` ``(batch, kv_heads, seq,
-    head_dim)`` in any memory layout; ``kv_heads`` may be 0. ``cos`` and ``sin``
+    head_dim)`` in any memory layout; either may have no heads. ``cos`` and ``sin``
     ``(rows, r/2)``, of which rows ``first_row`` to ``first_row + seq`` are used, or
     ``(batch, seq, r/2)``; float32. The results have the inputs' dtype and memory
     layout. What :mod:`rope_teach.rotation` checks must have been checked. The kernel

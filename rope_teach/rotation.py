@@ -361,7 +361,7 @@ def _rotate_all(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Tensor
 def _rotate_plainly(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Tensor:
     """Rotate where no gradient is asked for, the way that costs least.
 
-    Three ways to the same numbers; `benchmarks/README.md` has what each costs.
+    Four ways to the same numbers; `benchmarks/README.md` has what each costs.
     """
     if torch.compiler.is_compiling() and _is_packed(x, cos, pairing):
         return _formula_packed(x, cos, sin)

@@ -402,21 +402,23 @@ print("all", end="")
 """
 
 
+def without_interpreter(monkeypatch, program, *arguments):
+    """What a program prints in a process that does not interpret its kernels."""
+    monkeypatch.delenv("TRITON_INTERPRET")
+    command = [sys.executable, "-c", program, *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    return ran.stdout
+
+
 def test_torch_compiler_sees_the_kernel_and_what_it_writes(monkeypatch):
     """With sizes that are known, that change, and that only the data tell."""
-    monkeypatch.delenv("TRITON_INTERPRET")
-    command = [sys.executable, "-c", TRACE]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ran.stdout == "all", ran.stderr[-2000:]
+    assert without_interpreter(monkeypatch, TRACE) == "all"
 
 
 def compiled_for_hopper(monkeypatch, *paths):
     """PTX and registers of both pairings of each kernel, compiled without a GPU."""
-    monkeypatch.delenv("TRITON_INTERPRET")
-    command = [sys.executable, "-c", COMPILE, *map(str, paths)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    return json.loads(ran.stdout)
+    return json.loads(without_interpreter(monkeypatch, COMPILE, *map(str, paths)))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ptxas ships for Linux")
