@@ -234,16 +234,20 @@ def gpu_microseconds(
     # some of them there on the next replay, which no model does.
     sets = min(512, max(3, math.ceil(L2_TIMES_FOUR / shape.bytes)))
     data = [inputs(shape, backward) for _ in range(sets)]
-    grads = [torch.randn_like(x) for x in data[0]] if backward else None
-    step(rotate, *data[0], grads, weights)
+    # Gradients of its own for each set: one that is written in place would stay cached.
+    grads = [[torch.randn_like(x) for x in qk] if backward else None for qk in data]
+    step(rotate, *data[0], grads[0], weights)
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
-        for q, k in data[:2]:
-            step(rotate, q, k, grads, weights)
+        for qk, given in zip(data[:2], grads, strict=False):
+            step(rotate, *qk, given, weights)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        kept = [step(rotate, q, k, grads, weights) for q, k in data]
+        kept = [
+            step(rotate, *qk, given, weights)
+            for qk, given in zip(data, grads, strict=True)
+        ]
     times = []
     for _ in range(24):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -327,23 +331,25 @@ def alone(shape: Shape) -> Iterator[dict[str, object]]:
     """Yield GPU times, each of a process that captures no other graph."""
     here = {name for name, _, _ in contestants(shape)}
     for name in (name for name in SINGLE_LAUNCH if name in here):
-        command = [sys.executable, __file__, "--first", shape.name, name]
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
         row: dict[str, object] = {"shape": shape.name, "name": name}
-        if ran.returncode:
-            row["trouble"] = (ran.stderr.splitlines() or ["no word"])[-1][:120]
-        else:
-            row["gpu"] = float(ran.stdout.splitlines()[-1])
+        for column in ("gpu", "gpu_both") if shape.backward else ("gpu",):
+            command = [sys.executable, __file__, "--first", shape.name, name, column]
+            ran = subprocess.run(command, capture_output=True, text=True, check=False)
+            if ran.returncode:
+                row["trouble"] = (ran.stderr.splitlines() or ["no word"])[-1][:120]
+            else:
+                row[column] = float(ran.stdout.splitlines()[-1])
         print(row, file=sys.stderr)  # each takes seconds, and is not to be lost
         yield row
 
 
-def first(shape_name: str, name: str) -> float:
+def first(shape_name: str, name: str, column: str) -> float:
     """GPU time of one contestant, in this process's first graph."""
     (shape,) = [shape for shape in SHAPES if shape.name == shape_name]
-    (rotate,) = [call for n, _, call in contestants(shape) if n == name]
-    with torch.no_grad():
-        return gpu_microseconds(rotate, shape, False)
+    rotate = next(call for n, _, call in contestants(shape) if n == name)
+    backward = column == "gpu_both"
+    with torch.set_grad_enabled(backward):
+        return gpu_microseconds(rotate, shape, backward)
 
 
 def write(rows: list[dict[str, object]], command: str, path: str | None) -> None:
@@ -375,7 +381,7 @@ if __name__ == "__main__":
     parser.add_argument("out", nargs="?", help="where to write the figures as JSON")
     parser.add_argument("--wall", action="store_true", help="wall times in turn")
     parser.add_argument("--alone", action="store_true", help="one process for each")
-    parser.add_argument("--first", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--first", nargs=3, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     torch.manual_seed(0)
     if asked.first:
