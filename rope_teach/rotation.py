@@ -234,7 +234,7 @@ def rotate_qk(
         rows = slice(first, first + q.shape[-2 if layout == "bhsd" else -3])
         cos, sin = cos[rows], sin[rows]
     heads_axis = -3 if layout == "bhsd" else -2
-    if cos.ndim == 3 or layout == "bshd":
+    if cos.ndim == 3 or (layout == "bshd" and cos.shape[0] > 1):  # one row suits all
         cos, sin = cos.unsqueeze(heads_axis), sin.unsqueeze(heads_axis)
     if _are_small(q, k, cos, pairing):
         return _rotate_small(q, k, cos, sin, pairing)
@@ -397,14 +397,16 @@ def _rotate_small(
     else:
         cos, sin = torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
-    def turn(x: Tensor, own: bool = False) -> Tensor:
-        if x.dtype.itemsize == 2:
-            return turn(x.float(), own=True).to(x.dtype)
+    def turn(x: Tensor) -> Tensor:
+        wide = x.float() if x.dtype.itemsize == 2 else x
+        own = wide is not x  # a copy, to be written over
         if pairing == "interleaved":
-            pairs = x.view(phases.dtype)
-            return (pairs.mul_(phases) if own else pairs * phases).view(x.dtype)
-        swapped = x.roll(x.shape[-1] // 2, dims=-1)
-        return (x.mul_(cos) if own else x * cos).addcmul_(swapped, sin)
+            pairs = wide.view(phases.dtype)
+            turned = (pairs.mul_(phases) if own else pairs * phases).view(wide.dtype)
+        else:
+            swapped = wide.roll(wide.shape[-1] // 2, dims=-1)
+            turned = (wide.mul_(cos) if own else wide * cos).addcmul_(swapped, sin)
+        return turned.type_as(x)  # to() would take longer
 
     return turn(q), turn(k)
 
@@ -500,13 +502,24 @@ def _formula_packed(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         return bits + 0x7FFF + ((bits >> 16) & 1)
 
     head, rest = x.tensor_split([2 * cos.shape[-1]], dim=-1)
-    # "Or 0" makes a copy: what begins in the middle of 32 bits cannot be seen as pairs,
-    # and where a tensor begins cannot be asked inside a graph.
-    pairs = (head.view(torch.int16) | 0).view(torch.int32)
+    pairs = _as_pairs(head)
     a, b = (pairs << 16).view(torch.float32), (pairs & ~0xFFFF).view(torch.float32)
     first, second = upper(a * cos - b * sin), upper(a * sin + b * cos)
     turned = ((first >> 16) & 0xFFFF) | (second & ~0xFFFF)
     return torch.cat([turned.view(x.dtype), rest], dim=-1)
+
+
+# Elsewhere in a graph it cannot be asked where a tensor begins.
+@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
+def _as_pairs(x: Tensor) -> Tensor:
+    """Two features of 16 bits as one of 32; a copy where they do not lie that way.
+
+    A graph keeps the answer of its first call, and torch does not ask again where a
+    tensor begins: made for an even place, the graph refuses an odd one.
+    """
+    if not _holds_complex(x):
+        x = x.view(torch.int16).contiguous() | 0  # a mere copy would be optimised away
+    return x.view(torch.int32)
 
 
 class _Rotation(torch.autograd.Function):

@@ -393,9 +393,10 @@ def test_compiled_bfloat16_pairs_are_the_eager_ones(rotary_dim):
     rope = RotaryEmbedding(8, rotary_dim=rotary_dim)
     compiled = torch.compile(rope, fullgraph=True, backend=BACKEND)
     x = sample(2, 3, 5, 8, dtype=torch.bfloat16)
-    flat = sample(1 + x.numel(), seed=1, dtype=torch.bfloat16)
     wide = sample(2, 5, 3, 11, seed=2, dtype=torch.bfloat16)
-    views = x, flat[1:].view_as(x), wide[..., 1:9].transpose(1, 2)
+    features_first = sample(8, 2, 3, 5, seed=3, dtype=torch.bfloat16).movedim(0, -1)
+    every_other = sample(2, 3, 5, 16, seed=4, dtype=torch.bfloat16)[..., ::2]
+    views = x, wide[..., 1:9].transpose(1, 2), features_first, every_other
     extreme = x.clone()
     extreme[0, 0, :, 0] = torch.tensor([torch.inf, -torch.inf, torch.nan, 3e38, 1e-40])
     for view in (*views, extreme):
@@ -409,6 +410,24 @@ def test_compiled_bfloat16_pairs_are_the_eager_ones(rotary_dim):
     assert torch.equal(*results)
     exported = str(torch.export.export(rope, (x, x)).graph)
     assert "int32" not in exported  # other runtimes read the formula
+
+
+def test_compiled_bfloat16_pairs_that_begin_in_the_middle_of_32_bits():
+    """torch's guards do not ask where a tensor begins; no order may misread one."""
+    rope = RotaryEmbedding(8)
+    even = sample(2, 3, 5, 8, dtype=torch.bfloat16)
+    odd = sample(1 + even.numel(), seed=1, dtype=torch.bfloat16)[1:].view_as(even)
+
+    def compiled(x):
+        return torch.compile(rope, fullgraph=True, backend=BACKEND)(x, x)
+
+    torch.compiler.reset()
+    for x in (odd, even):
+        assert torch.equal(compiled(x)[0], rope(x, x)[0])
+    torch.compiler.reset()
+    assert torch.equal(compiled(even)[0], rope(even, even)[0])
+    with pytest.raises(RuntimeError, match="storage_offset"):
+        compiled(odd)
 
 
 @both_pairings
