@@ -288,7 +288,7 @@ def rotate_complex(x: Tensor, phases: Tensor, layout: Layout = "bhsd") -> Tensor
     phases = align_table(phases, x, layout)
     head, rest = x.tensor_split([2 * phases.shape[-1]], dim=-1)
     wide = head.to(torch.promote_types(x.dtype, phases.real.dtype))
-    if torch.compiler.is_compiling() or not _holds_complex(wide):
+    if torch.compiler.is_compiling() or not holds_pairs(wide):
         wide = wide.clone(memory_format=torch.contiguous_format)
     turned = torch.view_as_complex(wide.unflatten(-1, (-1, 2))) * phases
     rotated = torch.view_as_real(turned).flatten(-2).to(x.dtype)
@@ -364,8 +364,10 @@ def _rotate_plainly(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Te
     Four ways to the same numbers; `benchmarks/README.md` has what each costs.
     """
     if torch.compiler.is_compiling() and _is_packed(x, cos, pairing):
-        return _formula_packed(x, cos, sin)
-    if torch.compiler.is_compiling() or not (pairing == "half" or _holds_complex(x)):
+        from rope_teach import packed  # needs torch's compiler, which takes a second
+
+        return packed.rotate(x, cos, sin)
+    if torch.compiler.is_compiling() or not (pairing == "half" or holds_pairs(x)):
         return _formula(x, cos, sin, pairing)
     if x.dtype != cos.dtype and not (x.is_cpu and x.numel() > BLOCK):
         return _rotate_eagerly(x.to(cos.dtype), cos, sin, pairing).to(x.dtype)
@@ -380,7 +382,7 @@ def _are_small(q: Tensor, k: Tensor, cos: Tensor, pairing: Pairing) -> bool:
         and q.numel() <= SMALL
         and k.numel() <= SMALL
         and q.shape[-1] == k.shape[-1] == 2 * cos.shape[-1]
-        and (pairing == "half" or (_holds_complex(q) and _holds_complex(k)))
+        and (pairing == "half" or (holds_pairs(q) and holds_pairs(k)))
         and not (
             (q.requires_grad or k.requires_grad or cos.requires_grad)
             and torch.is_grad_enabled()
@@ -488,40 +490,6 @@ def _is_packed(x: Tensor, cos: Tensor, pairing: Pairing) -> bool:
     )
 
 
-def _formula_packed(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """:func:`_formula` for neighbours in bfloat16, in half of its time.
-
-    Compilers for CPUs cannot vectorise steps of 2. Seen as one number of 32 bits, a
-    pair needs none: a bfloat16 is the upper half of a float32, so that the second
-    feature is there already, and the first moves up.
-    """
-
-    def upper(x: Tensor) -> Tensor:
-        """The bits of ``x`` after rounding to the nearest, or even, bfloat16."""
-        bits = x.view(torch.int32)
-        return bits + 0x7FFF + ((bits >> 16) & 1)
-
-    head, rest = x.tensor_split([2 * cos.shape[-1]], dim=-1)
-    pairs = _as_pairs(head)
-    a, b = (pairs << 16).view(torch.float32), (pairs & ~0xFFFF).view(torch.float32)
-    first, second = upper(a * cos - b * sin), upper(a * sin + b * cos)
-    turned = ((first >> 16) & 0xFFFF) | (second & ~0xFFFF)
-    return torch.cat([turned.view(x.dtype), rest], dim=-1)
-
-
-# Elsewhere in a graph it cannot be asked where a tensor begins.
-@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
-def _as_pairs(x: Tensor) -> Tensor:
-    """Two features of 16 bits as one of 32; a copy where they do not lie that way.
-
-    A graph keeps the answer of its first call, and torch does not ask again where a
-    tensor begins: made for an even place, the graph refuses an odd one.
-    """
-    if not _holds_complex(x):
-        x = x.view(torch.int16).contiguous() | 0  # a mere copy would be optimised away
-    return x.view(torch.int32)
-
-
 class _Rotation(torch.autograd.Function):
     """:func:`_rotate_plainly`; its gradient is the rotation by the opposite angle."""
 
@@ -579,8 +547,8 @@ def _turn(x: Tensor, out: Tensor, *tables: Tensor) -> None:
     out[..., half:].addcmul_(x[..., :half], sin)
 
 
-def _holds_complex(x: Tensor) -> bool:
-    """Whether the pairs of ``x`` can be seen as complex numbers where they lie."""
+def holds_pairs(x: Tensor) -> bool:
+    """Whether neighbours in ``x`` can be seen as one number each, where they lie."""
     steps = (x.shape[-1], *x.stride()[:-1], x.storage_offset())
     return x.stride(-1) == 1 and all(step % 2 == 0 for step in steps)
 
