@@ -6,9 +6,10 @@
 
 GPU time: a CUDA graph that runs over sets of inputs larger than the L2 cache is
 replayed, and the median is taken. Wall time: eager calls one after another, as a decode
-loop makes them, the best round. Every contestant is compared with float64 before it is
-timed. Libraries that are not installed are left out. The speed of a host changes from
-second to second: --wall visits the eager calls of small shapes in turn, ten times.
+loop makes them, the best round. In the whole table every contestant is compared with
+float64 before it is timed. Libraries that are not installed are left out. The speed of
+a host changes from second to second: --wall visits the eager calls of small shapes in
+turn, ten times.
 The first CUDA graph of a process replays small kernels faster than all later ones do:
 --alone gives each contestant a process of its own, and measures their GPU time.
 """
