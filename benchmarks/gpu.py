@@ -196,6 +196,14 @@ def inputs(shape: Shape, gradients: bool = False) -> tuple[Tensor, Tensor]:
     )  # type: ignore[return-value]
 
 
+def inputs_and_gradients(
+    shape: Shape, backward: bool
+) -> tuple[Tensor, Tensor, list[Tensor] | None]:
+    """What :func:`step` takes: q, k, and gradients where it is to go back."""
+    q, k = inputs(shape, backward)
+    return q, k, [torch.randn_like(x) for x in (q, k)] if backward else None
+
+
 def error(
     rotate: Rotate, pairing: str, shape: Shape, norms: Sequence[Norm] = (same, same)
 ) -> float:
@@ -234,21 +242,17 @@ def gpu_microseconds(
     # Three sets at least, or a kernel that asks the L2 to hold its inputs would find
     # some of them there on the next replay, which no model does.
     sets = min(512, max(3, math.ceil(L2_TIMES_FOUR / shape.bytes)))
-    data = [inputs(shape, backward) for _ in range(sets)]
-    # Gradients of its own for each set: one that is written in place would stay cached.
-    grads = [[torch.randn_like(x) for x in qk] if backward else None for qk in data]
-    step(rotate, *data[0], grads[0], weights)
+    # Each has gradients of its own: what is written over in place would stay cached.
+    data = [inputs_and_gradients(shape, backward) for _ in range(sets)]
+    step(rotate, *data[0], weights)
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
-        for qk, given in zip(data[:2], grads, strict=False):
-            step(rotate, *qk, given, weights)
+        for each in data[:2]:
+            step(rotate, *each, weights)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        kept = [
-            step(rotate, *qk, given, weights)
-            for qk, given in zip(data, grads, strict=True)
-        ]
+        kept = [step(rotate, *each, weights) for each in data]
     times = []
     for _ in range(24):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -266,14 +270,13 @@ def wall_microseconds(rotate: Rotate, shape: Shape, backward: bool) -> float:
 
     The best, because other work on the host only ever adds to it.
     """
-    q, k = inputs(shape, backward)
-    grads = [torch.randn_like(x) for x in (q, k)] if backward else None
+    each = inputs_and_gradients(shape, backward)
     rounds, calls = [], max(3, min(200, 2**31 // shape.bytes))
     for _ in range(16):
         torch.cuda.synchronize()
         started = time.perf_counter()
         for _ in range(calls):
-            step(rotate, q, k, grads)
+            step(rotate, *each)
         torch.cuda.synchronize()
         rounds.append((time.perf_counter() - started) * 1e6 / calls)
     return min(rounds)

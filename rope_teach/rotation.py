@@ -489,7 +489,7 @@ def _is_packed(x: Tensor, cos: Tensor, pairing: Pairing) -> bool:
 
 
 def _formula_packed(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """:func:`_formula` for neighbours in bfloat16, in half of its time.
+    """:func:`_formula` for neighbours in bfloat16, in half of its time by one thread.
 
     Compilers for CPUs cannot vectorise steps of 2. Seen as one number of 32 bits, a
     pair needs none: a bfloat16 is the upper half of a float32, so that the second

@@ -394,8 +394,10 @@ def test_compiled_bfloat16_pairs_are_the_eager_ones(rotary_dim):
     x = sample(2, 3, 5, 8, dtype=torch.bfloat16)
     flat = sample(1 + x.numel(), seed=1, dtype=torch.bfloat16)
     wide = sample(2, 5, 3, 11, seed=2, dtype=torch.bfloat16)
-    views = [x, flat[1:].view_as(x), wide[..., 1:9].transpose(1, 2)]
-    views += [
+    views = [
+        x,
+        flat[1:].view_as(x),
+        wide[..., 1:9].transpose(1, 2),
         sample(8, 2, 3, 5, seed=3, dtype=torch.bfloat16).movedim(0, -1),
         sample(2, 3, 5, 16, seed=4, dtype=torch.bfloat16)[..., ::2],
         sample(2, 8, 1, 1, seed=5, dtype=torch.bfloat16).movedim(1, -1),
