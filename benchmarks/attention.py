@@ -19,7 +19,7 @@ from statistics import quantiles
 import torch
 from common import processor
 
-from rope_teach.models import LanguageModel
+from rope_teach.course.models import LanguageModel
 
 SETTINGS = {"dim": 512, "layers": 1, "heads": 8, "max_len": 4096}
 ENCODINGS = {

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 
 from rope_teach import cos_sin, inverse_frequencies, rotate, wavelengths
 from rope_teach.attention import window_mask
-from rope_teach.models import LanguageModel, generate
-from rope_teach.tasks import (
+from rope_teach.course.models import LanguageModel, generate
+from rope_teach.course.tasks import (
     TEST_MODULES,
     TRAIN_MODULES,
     python_text,
     text_batches,
     text_windows,
 )
-from rope_teach.training import bits_by_position, fit, seed_everything
+from rope_teach.course.training import bits_by_position, fit, seed_everything
 
 MEASURED, BIN, STEPS, BYTES, LR = 512, 8, 400, 1024, 1e-2
 SEEDS = (0, 1, 2)

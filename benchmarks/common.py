@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from rope_teach.tasks import Batch
+from rope_teach.course.tasks import Batch
+from rope_teach.course.training import RESULTS
 
-RESULTS = Path(__file__).parent / "results"
 Run = dict[str, Any]
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch._inductor.cpu_vec_isa import pick_vec_isa
 
 from rope_teach import RotaryEmbedding, inverse_frequencies, rotate_matrix
-from rope_teach.rotation import angles
+from rope_teach.tables import angles
 
 PREFILL, DECODE = (4, 16, 2048, 64), (16, 16, 1, 64)  # batch, heads, seq, head_dim
 HEAD_DIM, LONGEST = 64, 2048

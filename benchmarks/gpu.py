@@ -33,8 +33,10 @@ import torch
 from torch import Tensor
 from torch._functorch import config as functorch
 
-from rope_teach import RotaryEmbedding, cos_sin, full_table, inverse_frequencies
-from rope_teach.rotation import angles, rotate_complex, rotate_matrix
+from rope_teach import RotaryEmbedding, cos_sin, inverse_frequencies
+from rope_teach.pairing import full_table
+from rope_teach.rotation import rotate_complex, rotate_matrix
+from rope_teach.tables import angles
 
 # Up to torch 2.11 a compiled function expects contiguous gradients and copies others
 # first. Inside a compiled model there is no such border to cross.

@@ -16,18 +16,17 @@ import torch.nn.functional as F
 from common import run_all, write
 from torch import Tensor
 
-from rope_teach import (
-    RotaryEmbedding,
+from rope_teach import RotaryEmbedding, inverse_frequencies
+from rope_teach.axes import (
     axial_frequencies,
     grid_positions,
-    inverse_frequencies,
     mixed_frequencies,
     pixel_frequencies,
     pixel_positions,
 )
-from rope_teach.models import LanguageModel, PictureReader
-from rope_teach.tasks import picture_batches
-from rope_teach.training import accuracy, fit, seed_everything
+from rope_teach.course.models import LanguageModel, PictureReader
+from rope_teach.course.tasks import picture_batches
+from rope_teach.course.training import accuracy, fit, seed_everything
 
 TRAINED, MEASURED, PICTURES = 6, (6, 7, 9, 12), 100
 STEPS, LR, SEEDS = 200, 1e-2, (0, 1, 2, 3, 4)

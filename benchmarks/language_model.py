@@ -38,21 +38,20 @@ import torch
 from common import RESULTS, Run, processor, rounded, save
 from torch import Tensor
 
-from rope_teach import (
-    RotaryEmbedding,
+from rope_teach import RotaryEmbedding, inverse_frequencies
+from rope_teach.attention import ENCODINGS
+from rope_teach.course import training
+from rope_teach.course.models import LanguageModel
+from rope_teach.course.tasks import Batch
+from rope_teach.frequencies import (
+    Scaling,
     dynamic_ntk,
-    inverse_frequencies,
     llama3,
     longrope,
     ntk_aware,
     position_interpolation,
-    training,
     yarn,
 )
-from rope_teach.attention import ENCODINGS
-from rope_teach.frequencies import Scaling
-from rope_teach.models import LanguageModel
-from rope_teach.tasks import Batch
 
 RULES = (
     "none",

@@ -14,23 +14,23 @@ from typing import Any
 
 from common import rounded, run_all, write
 
-from rope_teach import (
-    dynamic_ntk,
-    llama3,
-    ntk_aware,
-    position_interpolation,
-    yarn,
-)
-from rope_teach.frequencies import Scaling
-from rope_teach.models import LanguageModel
-from rope_teach.tasks import (
+from rope_teach.course.models import LanguageModel
+from rope_teach.course.tasks import (
     TEST_MODULES,
     TRAIN_MODULES,
     python_text,
     text_batches,
     text_windows,
 )
-from rope_teach.training import bits_by_position, fit, seed_everything
+from rope_teach.course.training import bits_by_position, fit, seed_everything
+from rope_teach.frequencies import (
+    Scaling,
+    dynamic_ntk,
+    llama3,
+    ntk_aware,
+    position_interpolation,
+    yarn,
+)
 
 TRAINED, LONGER, BIN = 64, 256, 8
 STEPS, LR = 400, 1e-2

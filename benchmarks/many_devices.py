@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,10 +28,11 @@ from torch.distributed.tensor.experimental import context_parallel
 from torch.distributed.tensor.experimental._attention import _cp_options
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from rope_teach import parallel
-from rope_teach.models import LanguageModel
+from rope_teach.course import parallel
+from rope_teach.course.models import LanguageModel
+from rope_teach.course.training import RESULTS
 
-RESULT = Path(__file__).parent / "results" / "many_devices.json"
+RESULT = RESULTS / "many_devices.json"
 SMALL = {"dim": 256, "layers": 4, "heads": 4, "encoding": "rope"}
 SMALL_SEQ = 2048
 LARGE = {"dim": 1024, "layers": 4, "heads": 8, "encoding": "rope"}

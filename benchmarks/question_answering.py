@@ -16,9 +16,15 @@ import torch
 from common import run_all, write
 
 from rope_teach.attention import segment_mask
-from rope_teach.models import QuestionAnswerer
-from rope_teach.tasks import START, STORY_WORDS, stories, story_batch, story_batches
-from rope_teach.training import AnyBatch, exact_match, f1, fit, seed_everything
+from rope_teach.course.models import QuestionAnswerer
+from rope_teach.course.tasks import (
+    START,
+    STORY_WORDS,
+    stories,
+    story_batch,
+    story_batches,
+)
+from rope_teach.course.training import AnyBatch, exact_match, f1, fit, seed_everything
 
 TRAINED, MEASURED, DEPTHS = 4, (4, 8, 16), 4  # sentences, of 4 or 5 tokens
 STEPS, LR, STORIES, SEEDS = 800, 3e-3, 75, (0, 1, 2)

@@ -19,17 +19,18 @@ import torch
 from common import rounded, run_all, with_another_past, write
 from torch import Tensor, nn
 
-from rope_teach import RotaryEmbedding, proportional
+from rope_teach import RotaryEmbedding
 from rope_teach.attention import blockwise_mask
-from rope_teach.models import LanguageModel
-from rope_teach.tasks import (
+from rope_teach.course.models import LanguageModel
+from rope_teach.course.tasks import (
     TEST_MODULES,
     copy_batches,
     python_text,
     text_batches,
     text_windows,
 )
-from rope_teach.training import bits_by_position, fit, seed_everything
+from rope_teach.course.training import bits_by_position, fit, seed_everything
+from rope_teach.frequencies import proportional
 
 TRAINED, MEASURED, BIN = 64, 512, 8
 BATCH, LR, SEEDS = 16, 1e-2, (0, 1, 2)

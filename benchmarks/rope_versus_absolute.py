@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from common import rounded, run_all, write
 
-from rope_teach.models import LanguageModel
-from rope_teach.tasks import Batch, copy_batches, place_batches
-from rope_teach.training import accuracy, fit, seed_everything
+from rope_teach.course.models import LanguageModel
+from rope_teach.course.tasks import Batch, copy_batches, place_batches
+from rope_teach.course.training import accuracy, fit, seed_everything
 
 TRAINED, MEASURED, EVERY = 32, 128, 5
 STEPS, BATCH, VOCAB = 200, 32, 10

@@ -17,15 +17,15 @@ from typing import Any
 import torch
 from common import RESULTS, processor, rounded, with_another_past
 
-from rope_teach.models import LanguageModel
-from rope_teach.tasks import (
+from rope_teach.course.models import LanguageModel
+from rope_teach.course.tasks import (
     TEST_MODULES,
     TRAIN_MODULES,
     python_text,
     text_batches,
     text_windows,
 )
-from rope_teach.training import fit, loss_by_position, seed_everything
+from rope_teach.course.training import fit, loss_by_position, seed_everything
 
 RESULT = RESULTS / "six_encodings.json"
 TRAINED, MEASURED, BIN = 64, 512, 8

@@ -18,10 +18,17 @@ from common import run_all, write
 from torch import Tensor
 
 from rope_teach.attention import Attention, KeyValueCache
-from rope_teach.models import Summarizer, summarize
+from rope_teach.course.models import Summarizer, summarize
+from rope_teach.course.tasks import REPORT_WORDS, padded, report_batches, reports
+from rope_teach.course.training import (
+    AnyBatch,
+    exact_match,
+    f1,
+    fit,
+    rouge_l,
+    seed_everything,
+)
 from rope_teach.rotary import RotaryEmbedding
-from rope_teach.tasks import REPORT_WORDS, padded, report_batches, reports
-from rope_teach.training import AnyBatch, exact_match, f1, fit, rouge_l, seed_everything
 
 TRAINED, MEASURED, FACT = 8, (8, 16, 32), 3  # sentences; a sentence has 3 tokens
 STEPS, BATCH, LR, REPORTS, SEEDS = 300, 32, 5e-3, 300, (0, 1, 2)

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from rope_teach import doctor
 from rope_teach.identify import identify
 from rope_teach.identify.probe import LAYOUTS
 
@@ -48,8 +47,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     probe.add_argument("--json", action="store_true", help="print the data")
     given = parser.parse_args(arguments)
     if given.command == "doctor":
-        return doctor.main()
+        return _doctor()
     return _identify(given)
+
+
+def _doctor() -> int:
+    try:
+        from rope_teach.course import (
+            doctor,  # needs the course extra; the rest does not
+        )
+    except ModuleNotFoundError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return doctor.main()
 
 
 def _identify(given: argparse.Namespace) -> int:

@@ -10,18 +10,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-from rope_teach.frequencies import (
+from rope_teach.checks import (
     check_base,
     check_count,
+    check_embeddings,
     check_rotary_dim,
-    inverse_frequencies,
 )
-from rope_teach.rotation import (
-    angles,
-    check_floating,
-    check_positions,
-    check_start,
-)
+from rope_teach.frequencies import inverse_frequencies
+from rope_teach.tables import angles
 
 __all__ = [
     "sinusoidal",
@@ -166,25 +162,3 @@ def alibi_bias(
     keys = torch.arange(k_len, device=device)
     distance = (keys[k_len - q_len :, None] - keys).abs()
     return -alibi_slopes(heads).to(device)[:, None, None] * distance
-
-
-def check_embeddings(
-    x: Tensor, dim: int, start: int, positions: Tensor | None = None
-) -> None:
-    """Raise unless ``x`` is floating ``(..., seq, dim)`` and its positions fit it."""
-    check_floating("x", x)
-    if x.ndim < 2 or x.shape[-1] != dim:
-        raise ValueError(
-            f"x must be (batch, seq, dim) with dim={dim}, got {tuple(x.shape)}"
-        )
-    check_start("start", start)
-    if positions is None:
-        return
-    check_positions("positions", positions)
-    if start != 0:
-        raise ValueError("give positions, or start, not both")
-    if positions.shape not in (x.shape[-2:-1], x.shape[:-1]):
-        raise ValueError(
-            f"positions must be (seq,) or (batch, seq) for x of shape "
-            f"{tuple(x.shape)}, got {tuple(positions.shape)}"
-        )

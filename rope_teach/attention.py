@@ -12,9 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rope_teach.absolute import alibi_bias
+from rope_teach.checks import (
+    check_choice,
+    check_divides,
+    check_floating,
+    check_mask,
+    check_start,
+)
 from rope_teach.frequencies import Scaling
 from rope_teach.rotary import RotaryEmbedding
-from rope_teach.rotation import check_choice, check_floating, check_start
 
 __all__ = [
     "ENCODINGS",
@@ -381,28 +387,3 @@ def blockwise_mask(seq: int, block: int) -> Tensor:
     number = torch.arange(seq) // block
     near = number[:, None] - number <= 1
     return near.tril()
-
-
-def check_mask(mask: Tensor, shape: tuple[int, int, int, int]) -> None:
-    """Raise unless ``mask`` is boolean and broadcasts to ``shape``."""
-    if mask.dtype != torch.bool:
-        raise TypeError(f"mask must be boolean, got {mask.dtype}")
-    padded = (1,) * (4 - mask.ndim) + tuple(mask.shape)
-    if len(padded) > 4 or any(
-        got not in (1, size) for got, size in zip(padded, shape, strict=True)
-    ):
-        raise ValueError(
-            f"mask must broadcast to (batch, heads, queries, keys) = {shape}, got "
-            f"{tuple(mask.shape)}; cached tokens are keys too"
-        )
-
-
-def check_divides(name: str, whole: int, part_name: str, part: int) -> None:
-    """Raise ``ValueError`` unless ``whole`` divides into ``part`` equal parts."""
-    for label, size in ((name, whole), (part_name, part)):
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"{label} must be a positive int, got {size!r}")
-    if whole % part:
-        raise ValueError(
-            f"{name}={whole} does not divide into {part_name}={part} equal parts"
-        )

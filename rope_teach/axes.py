@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rope_teach.frequencies import check_count, check_rotary_dim
+from rope_teach.checks import check_count, check_rotary_dim
 
 __all__ = [
     "axial_frequencies",

@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from rope_teach.checks import check_base, check_count, check_factor, check_rotary_dim
+
 __all__ = [
     "Scaling",
     "inverse_frequencies",
@@ -86,19 +88,6 @@ def wavelengths(inv_freq: Tensor) -> Tensor:
     tensor([  6., 628.], dtype=torch.float64)
     """
     return 2 * math.pi / inv_freq
-
-
-def check_rotary_dim(rotary_dim: int, name: str = "rotary_dim") -> None:
-    """Raise unless ``rotary_dim`` is a positive even integer."""
-    if isinstance(rotary_dim, bool) or not isinstance(rotary_dim, int):
-        raise TypeError(
-            f"{name} must be an int, got {type(rotary_dim).__name__} ({rotary_dim!r})"
-        )
-    if rotary_dim <= 0 or rotary_dim % 2:
-        raise ValueError(
-            f"{name} must be even and positive, because features are rotated in "
-            f"pairs; got {rotary_dim}"
-        )
 
 
 # ------------------------------------------------------ rules for longer context
@@ -306,30 +295,3 @@ def _larger_base(rotary_dim: int, base: float, factor: float) -> float:
             f"rotary_dim >= 4, got {rotary_dim}"
         )
     return float(base * factor ** (rotary_dim / (rotary_dim - 2)))
-
-
-# ------------------------------------------------------------------------ guards
-
-
-def check_factor(factor: float) -> None:
-    """Raise ``ValueError`` unless ``factor`` is a finite number of at least 1."""
-    if not (math.isfinite(factor) and factor >= 1):
-        raise ValueError(f"factor must be finite and at least 1, got {factor}")
-
-
-def check_count(name: str, value: int) -> None:
-    """Raise unless ``value`` is a positive int."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(
-            f"{name} must be an int, got {type(value).__name__} ({value!r})"
-        )
-    if value < 1:
-        raise ValueError(f"{name} must be positive, got {value}")
-
-
-def check_base(base: float) -> None:
-    """Raise unless ``base`` is a positive finite number."""
-    if isinstance(base, bool) or not isinstance(base, (int, float)):
-        raise TypeError(f"base must be a number, got {type(base).__name__} ({base!r})")
-    if not (math.isfinite(base) and base > 0):
-        raise ValueError(f"base must be positive and finite, got {base}")

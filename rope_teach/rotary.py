@@ -9,28 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from rope_teach.axes import axial_frequencies
-from rope_teach.frequencies import (
-    Scaling,
-    check_base,
-    check_count,
-    check_rotary_dim,
-    inverse_frequencies,
-)
-from rope_teach.rotation import (
+from rope_teach.checks import (
     Layout,
-    Norms,
     Pairing,
+    check_base,
     check_choice,
+    check_count,
     check_floating,
     check_positions,
+    check_rotary_dim,
     check_start,
-    cos_sin,
-    normalise,
-    repeat_qk,
-    rotate,
-    rotate_qk,
-    xpos_scale,
 )
+from rope_teach.frequencies import Scaling, inverse_frequencies
+from rope_teach.rotation import Norms, normalise, repeat_qk, rotate, rotate_qk
+from rope_teach.tables import cos_sin, xpos_scale
 
 __all__ = ["RotaryEmbedding"]
 
@@ -98,7 +90,7 @@ class RotaryEmbedding(nn.Module):
 
     Patches of an image, 2 rows of 5:
 
-    >>> from rope_teach import grid_positions
+    >>> from rope_teach.axes import grid_positions
     >>> rope = RotaryEmbedding(64, axes=2, base=100)
     >>> q, k = rope(q, k, grid_positions(2, 5))
     """

@@ -6,7 +6,9 @@ cause where they depend on the function.
 
 import torch
 
-from rope_teach import pixel_frequencies, sinusoidal, yarn
+from rope_teach import sinusoidal
+from rope_teach.axes import pixel_frequencies
+from rope_teach.frequencies import yarn
 
 
 def inv_freq(d, base=10_000.0):

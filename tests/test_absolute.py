@@ -9,12 +9,12 @@ from rope_teach import (
     LearnedEncoding,
     SinusoidalEncoding,
     alibi_bias,
-    alibi_slopes,
     inverse_frequencies,
     rotate,
     sinusoidal,
 )
-from rope_teach.rotation import cos_sin
+from rope_teach.absolute import alibi_slopes
+from rope_teach.tables import cos_sin
 
 F64 = torch.float64
 

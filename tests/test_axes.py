@@ -12,19 +12,21 @@ from torch import nn
 from rope_teach import (
     RotaryEmbedding,
     angles,
+    inverse_frequencies,
+    rotate,
+    rotate_matrix,
+)
+from rope_teach.axes import (
     axial_frequencies,
     constant_frequencies,
     grid_positions,
-    inverse_frequencies,
     mixed_frequencies,
     multimodal_frequencies,
     multimodal_positions,
     pixel_frequencies,
     pixel_positions,
-    position_interpolation,
-    rotate,
-    rotate_matrix,
 )
+from rope_teach.frequencies import position_interpolation
 from tests.test_peers import peer
 
 D = 16

@@ -7,6 +7,8 @@ from statistics import mean
 
 import pytest
 
+from rope_teach.course.training import RESULTS
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -16,7 +18,7 @@ def scripts_can_be_imported(monkeypatch):
 
 
 def kept(name):
-    return json.loads((BENCHMARKS / "results" / f"{name}.json").read_text())
+    return json.loads((RESULTS / f"{name}.json").read_text())
 
 
 def plain(value):

@@ -6,7 +6,8 @@ from importlib import metadata
 import pytest
 import torch
 
-from rope_teach import __main__, doctor
+from rope_teach import __main__
+from rope_teach.course import doctor
 
 
 def failures(check):

@@ -13,15 +13,16 @@ import pytest
 import torch
 
 import rope_teach
-from rope_teach import exercises, laws
-from rope_teach.exercises import EXERCISES, Feedback, feedback, find, is_stub
+from rope_teach import laws
+from rope_teach.course import exercises
+from rope_teach.course.exercises import EXERCISES, Feedback, feedback, find, is_stub
 
 SEEDED = {
     path.stem: importlib.import_module(f"tests.exercises.{path.stem}")
     for path in sorted((Path(__file__).parent / "exercises").glob("lesson_*.py"))
 }
 for module in SEEDED:
-    importlib.import_module(f"rope_teach.exercises.{module}")
+    importlib.import_module(f"rope_teach.course.exercises.{module}")
 
 KEYS = sorted(EXERCISES, key=lambda key: [int(part) for part in key.split(".")])
 WRONG = [

@@ -17,7 +17,7 @@ if torch.cuda.is_available():
     pytest.skip("test_gpu.py asks the real one", allow_module_level=True)
 
 from rope_teach import RotaryEmbedding, fused_norm, kernels, rotate_matrix
-from rope_teach.rotation import angles
+from rope_teach.tables import angles
 
 pytestmark = pytest.mark.skipif(
     not kernels.INTERPRETED, reason="needs TRITON_INTERPRET=1"

@@ -20,7 +20,7 @@ from rope_teach import (
     rotate,
     rotate_matrix,
 )
-from rope_teach.rotation import angles
+from rope_teach.tables import angles
 
 if not torch.cuda.is_available():
     pytest.skip("no CUDA device on this machine", allow_module_level=True)

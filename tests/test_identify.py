@@ -19,18 +19,20 @@ from rope_teach import (
     RotaryEmbedding,
     convert_projection,
     inverse_frequencies,
+    rotate,
+    rotate_complex,
+    rotate_matrix,
+)
+from rope_teach.__main__ import main
+from rope_teach.attention import Attention
+from rope_teach.frequencies import (
     llama3,
     longrope,
     ntk_aware,
     position_interpolation,
     proportional,
-    rotate,
-    rotate_complex,
-    rotate_matrix,
     yarn,
 )
-from rope_teach.__main__ import main
-from rope_teach.attention import Attention
 from rope_teach.identify import FAULTS, CannotProbe, Report, conversion, identify
 from rope_teach.identify.faults import meaning
 from tests import broken

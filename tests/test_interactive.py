@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-from rope_teach import angles, interactive, rotation_matrix
+from rope_teach import angles
+from rope_teach.course import interactive
+from rope_teach.rotation import rotation_matrix
 from tests.browser import visit
 
 pytestmark = pytest.mark.browser

@@ -24,14 +24,14 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from rope_teach import (
     cos_sin,
-    full_table,
     inverse_frequencies,
     kernels,
     laws,
     rotate,
     rotate_matrix,
 )
-from rope_teach.rotation import angles
+from rope_teach.pairing import full_table
+from rope_teach.tables import angles
 
 pytestmark = pytest.mark.skipif(
     not kernels.INTERPRETED, reason="needs TRITON_INTERPRET=1"

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from rope_teach.models import LanguageModel
+from rope_teach.course.models import LanguageModel
+from rope_teach.course.training import RESULTS
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-RESULT = BENCHMARKS / "results" / "language_model.json"
+RESULT = RESULTS / "language_model.json"
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rope_teach import RotaryEmbedding, convert_projection, grid_positions
+from rope_teach import RotaryEmbedding, convert_projection
 from rope_teach.attention import (
     ENCODINGS,
     KeyValueCache,
@@ -9,14 +9,15 @@ from rope_teach.attention import (
     segment_positions,
     window_mask,
 )
-from rope_teach.models import (
+from rope_teach.axes import grid_positions
+from rope_teach.course.models import (
     LanguageModel,
     PictureReader,
     QuestionAnswerer,
     Summarizer,
     generate,
 )
-from rope_teach.training import seed_everything
+from rope_teach.course.training import seed_everything
 
 
 def small(**kwargs):

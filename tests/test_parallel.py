@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rope_teach import parallel
 from rope_teach.attention import Attention
-from rope_teach.models import LanguageModel
-from rope_teach.parallel import (
+from rope_teach.course import parallel
+from rope_teach.course.models import LanguageModel
+from rope_teach.course.parallel import (
     SCHEMES,
     ParallelAttention,
     launch,
@@ -282,7 +282,7 @@ def torchrun(*program: str) -> tuple[list[float], str]:
 
 
 def test_torchrun_trains_on_two_processes():
-    losses, report = torchrun("-m", "rope_teach.parallel", "--steps", "3")
+    losses, report = torchrun("-m", "rope_teach.course.parallel", "--steps", "3")
     if len(losses) > 3:
         warnings.warn(f"it was started again:\n{report}", stacklevel=1)
     # The last start's: one that failed at its very end has printed its losses too.
@@ -293,7 +293,7 @@ def test_torchrun_starts_again_where_a_process_died(tmp_path):
     program = tmp_path / "dies_once.py"
     program.write_text(
         "import os\n"
-        "from rope_teach.parallel import main\n"
+        "from rope_teach.course.parallel import main\n"
         "main()\n"
         "if os.environ['RANK'] + os.environ['TORCHELASTIC_RESTART_COUNT'] == '10':\n"
         "    os._exit(1)\n"

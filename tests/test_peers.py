@@ -17,12 +17,12 @@ from rope_teach import (
     RotaryEmbedding,
     convert_projection,
     cos_sin,
-    full_table,
     inverse_frequencies,
     rotate,
     rotate_matrix,
 )
-from rope_teach.rotation import angles
+from rope_teach.pairing import full_table
+from rope_teach.tables import angles
 
 SEQ, DIM, BASE = 300, 16, 256  # past 256, where positions in bfloat16 collide
 POSITIONS = torch.arange(SEQ)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rope_teach import plots
+from rope_teach.course import plots
 
 FIGURES = {
     "lines": lambda: plots.lines(

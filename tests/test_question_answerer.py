@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from rope_teach.attention import ENCODINGS
-from rope_teach.models import QuestionAnswerer
-from rope_teach.tasks import (
+from rope_teach.course.models import QuestionAnswerer
+from rope_teach.course.tasks import (
     PAD,
     START,
     STORY_WORDS,
@@ -17,7 +17,14 @@ from rope_teach.tasks import (
     story_batch,
     story_batches,
 )
-from rope_teach.training import fit, load, loss_of, save, seed_everything
+from rope_teach.course.training import (
+    RESULTS,
+    fit,
+    load,
+    loss_of,
+    save,
+    seed_everything,
+)
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -216,7 +223,7 @@ def test_bad_stories_are_named(refuses, kwargs, message):
 
 @pytest.fixture(scope="module")
 def results():
-    return json.loads((BENCHMARKS / "results/question_answering.json").read_text())
+    return json.loads((RESULTS / "question_answering.json").read_text())
 
 
 def exact(results, kind, encoding, sentences):

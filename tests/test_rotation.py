@@ -13,8 +13,6 @@ from rope_teach import (
     angles,
     convert_projection,
     cos_sin,
-    full_table,
-    half_table,
     half_to_interleaved,
     interleaved_to_half,
     inverse_frequencies,
@@ -22,8 +20,9 @@ from rope_teach import (
     rotate,
     rotate_complex,
     rotate_matrix,
-    rotation_matrix,
 )
+from rope_teach.pairing import full_table, half_table
+from rope_teach.rotation import rotation_matrix
 
 F64 = torch.float64
 PAIRINGS = ("interleaved", "half")

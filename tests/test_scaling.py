@@ -12,10 +12,11 @@ from statistics import mean
 import pytest
 import torch
 
-from rope_teach import (
-    RotaryEmbedding,
+from rope_teach import RotaryEmbedding, inverse_frequencies
+from rope_teach.course.models import LanguageModel
+from rope_teach.course.training import RESULTS
+from rope_teach.frequencies import (
     dynamic_ntk,
-    inverse_frequencies,
     llama3,
     longrope,
     ntk_aware,
@@ -23,7 +24,6 @@ from rope_teach import (
     proportional,
     yarn,
 )
-from rope_teach.models import LanguageModel
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 D, BASE = 128, 10_000.0
@@ -289,7 +289,7 @@ def script(monkeypatch):
 
 @pytest.fixture(scope="module")
 def result():
-    return json.loads((BENCHMARKS / "results" / "longer_context.json").read_text())
+    return json.loads((RESULTS / "longer_context.json").read_text())
 
 
 def test_result_file_is_of_this_script(script, result):

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from rope_teach.attention import ENCODINGS
-from rope_teach.models import LanguageModel, Summarizer, summarize
-from rope_teach.tasks import (
+from rope_teach.course.models import LanguageModel, Summarizer, summarize
+from rope_teach.course.tasks import (
     END,
     IGNORE,
     PAD,
@@ -23,7 +23,8 @@ from rope_teach.tasks import (
     report_batches,
     reports,
 )
-from rope_teach.training import (
+from rope_teach.course.training import (
+    RESULTS,
     exact_match,
     f1,
     fit,
@@ -398,7 +399,7 @@ def script(monkeypatch):
 
 @pytest.fixture(scope="module")
 def result():
-    return json.loads((BENCHMARKS / "results" / "summarization.json").read_text())
+    return json.loads((RESULTS / "summarization.json").read_text())
 
 
 def test_result_file_is_of_this_script(script, result):

@@ -5,7 +5,7 @@ from itertools import islice
 import pytest
 import torch
 
-from rope_teach.tasks import (
+from rope_teach.course.tasks import (
     IGNORE,
     TEST_MODULES,
     TRAIN_MODULES,

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from rope_teach import llama3, longrope, ntk_aware, yarn
-from rope_teach.models import LanguageModel
-from rope_teach.tasks import IGNORE, copy_batches, order_batches
-from rope_teach.training import (
+from rope_teach.course.models import LanguageModel
+from rope_teach.course.tasks import IGNORE, copy_batches, order_batches
+from rope_teach.course.training import (
+    RESULTS,
     accuracy,
     bits_by_position,
     fit,
@@ -24,6 +24,7 @@ from rope_teach.training import (
     seed_everything,
     stored_result,
 )
+from rope_teach.frequencies import llama3, longrope, ntk_aware, yarn
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -187,7 +188,7 @@ def encodings():
 
 @pytest.fixture(scope="module")
 def result():
-    return json.loads((BENCHMARKS / "results" / "six_encodings.json").read_text())
+    return json.loads((RESULTS / "six_encodings.json").read_text())
 
 
 def test_result_file_is_of_this_script(encodings, result):
@@ -216,7 +217,7 @@ def test_result_file_says_what_a_new_run_says(encodings, result):
 
 
 def test_stored_result_reads_what_the_benchmark_wrote(tmp_path, monkeypatch):
-    stored = json.loads((BENCHMARKS / "results" / "cliff.json").read_text())
+    stored = json.loads((RESULTS / "cliff.json").read_text())
     assert stored_result("cliff") == stored
     monkeypatch.chdir(tmp_path)  # a copy of the lesson elsewhere finds it too
     assert stored_result("cliff") == stored

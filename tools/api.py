@@ -14,7 +14,7 @@ import pdoc
 import rope_teach
 
 OUT = Path(__file__).resolve().parent.parent / "build" / "api"
-FOR_LESSONS_ALONE = ("rope_teach.exercises", "rope_teach.__main__")
+FOR_LESSONS_ALONE = ("rope_teach.course.exercises", "rope_teach.__main__")
 
 
 def public_modules() -> list[str]:

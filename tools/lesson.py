@@ -25,7 +25,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-from rope_teach.exercises import find
+from rope_teach.course.exercises import find
 
 LESSONS = Path(__file__).resolve().parent.parent / "lessons"
 SECTIONS = ("Predict", "The rule", "Caveats", "Summary", "What breaks next")

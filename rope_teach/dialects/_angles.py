@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rope_teach.checks import Pairing, check_floating
 from rope_teach.frequencies import inverse_frequencies, ntk_aware
+from rope_teach.pairing import half_table
 from rope_teach.rotary import XPOS_BITS, inside_a_transform
-from rope_teach.rotation import Pairing, check_floating, half_table, rotate
+from rope_teach.rotation import rotate
 
 
 def language_frequencies(dim: int, base: float, name: str, rescale: float) -> Tensor:

@@ -12,16 +12,16 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from rope_teach.frequencies import check_count
-from rope_teach.rotary import RotaryEmbedding
-from rope_teach.rotation import (
+from rope_teach.checks import (
     Layout,
     Pairing,
+    check_count,
     check_floating,
     check_positions,
-    cos_sin,
-    rotate,
 )
+from rope_teach.rotary import RotaryEmbedding
+from rope_teach.rotation import rotate
+from rope_teach.tables import cos_sin
 
 __all__ = ["rotary_embedding", "exportable", "ExportableRotary"]
 

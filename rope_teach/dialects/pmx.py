@@ -8,8 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rope_teach.checks import check_positions, check_start
 from rope_teach.frequencies import inverse_frequencies
-from rope_teach.rotation import check_positions, check_start, cos_sin, rotate
+from rope_teach.rotation import rotate
+from rope_teach.tables import cos_sin
 
 __all__ = ["rotary_position_embedding"]
 

@@ -11,20 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rope_teach.checks import check_floating, check_rotary_dim, check_start
 from rope_teach.dialects._angles import (
     apply_angles,
     check_at_least_one,
     drop_saved,
     language_frequencies,
 )
-from rope_teach.frequencies import check_rotary_dim
-from rope_teach.rotation import (
-    angles,
-    check_floating,
-    check_start,
-    full_table,
-    xpos_scale,
-)
+from rope_teach.pairing import full_table
+from rope_teach.tables import angles, xpos_scale
 
 __all__ = ["RotaryEmbedding", "apply_rotary_pos_emb", "rotate_half"]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from rope_teach.identify.faults import Broken
 from rope_teach.identify.probe import SEQ, CannotProbe, Probe
 from rope_teach.identify.rules import too_fast
-from rope_teach.rotation import half_to_interleaved, interleaved_to_half
+from rope_teach.pairing import half_to_interleaved, interleaved_to_half
 
 __all__ = ["Hands", "follow_hands", "read_pairs", "rounded_by_bfloat16", "wrap"]
 

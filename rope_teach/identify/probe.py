@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from rope_teach.frequencies import inverse_frequencies
-from rope_teach.rotation import angles, full_table
+from rope_teach.pairing import full_table
+from rope_teach.tables import angles
 
 __all__ = ["TABLES", "CannotProbe", "Probe", "Subject", "find", "role_of"]
 

@@ -10,7 +10,7 @@ import warnings
 import pytest
 import torch
 
-from rope_teach import RotaryEmbedding, cos_sin, full_table, inverse_frequencies, rotate
+from rope_teach import RotaryEmbedding, cos_sin, inverse_frequencies, rotate
 from rope_teach.dialects.hugging_face import (
     apply_rotary_pos_emb,
     apply_rotary_pos_emb_gptj,
@@ -19,6 +19,7 @@ from rope_teach.dialects.hugging_face import (
     swap,
 )
 from rope_teach.dialects.hugging_face.configuration import FLAGGED, INTERLEAVED
+from rope_teach.pairing import full_table
 
 if importlib.util.find_spec("transformers") is None:
     pytest.skip("the peers extra has transformers", allow_module_level=True)

@@ -7,8 +7,9 @@ import warnings
 import pytest
 import torch
 
-from rope_teach import RotaryEmbedding, cos_sin, inverse_frequencies, yarn
+from rope_teach import RotaryEmbedding, cos_sin, inverse_frequencies
 from rope_teach.dialects.onnx import ExportableRotary, exportable, rotary_embedding
+from rope_teach.frequencies import yarn
 
 CASES = [
     f"test_rotary_embedding{name}{form}"

@@ -9,7 +9,7 @@ import torch
 
 from rope_teach import inverse_frequencies, rotate_matrix
 from rope_teach.dialects.pmx import rotary_position_embedding
-from rope_teach.rotation import angles
+from rope_teach.tables import angles
 
 BATCH, SEQ, HEADS, KEY_HEADS, DIM = 2, 5, 4, 2, 16
 

@@ -15,7 +15,7 @@ from rope_teach.dialects.zeta import (
     apply_rotary_pos_emb,
     rotate_half,
 )
-from rope_teach.rotation import angles
+from rope_teach.tables import angles
 
 REFERENCES = Path(__file__).parents[1] / "references"
 ZETA = json.loads((REFERENCES / "zetascale.json").read_text())

@@ -1,6 +1,6 @@
 """Seeded answers for lesson 19: misconceptions with their message, another solution."""
 
-SET_UP = "from rope_teach.parallel import shard_positions"
+SET_UP = "from rope_teach.course.parallel import shard_positions"
 ZIGZAG = "def zigzag(seq, rank, world):\n    "
 PIECES = ZIGZAG + "p = torch.arange(seq).chunk(2 * world)\n    return "
 ORDER = "def in_order(shards):\n    "

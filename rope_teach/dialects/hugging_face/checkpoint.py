@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from rope_teach.frequencies import check_count
-from rope_teach.rotation import Pairing, convert_projection
+from rope_teach.checks import Pairing, check_count
+from rope_teach.pairing import convert_projection
 
 # What lies between the input and the rotation, in transformers' words and in Meta's.
 ROTATED = re.compile(

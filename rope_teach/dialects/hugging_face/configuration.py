@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from rope_teach.axes import multimodal_frequencies
+from rope_teach.checks import Layout, Pairing
 from rope_teach.dialects.hugging_face.scaling import Read, scaling_rule
 from rope_teach.rotary import RotaryEmbedding
-from rope_teach.rotation import Layout, Pairing
 
 # Values of model_type that rotate (0, 1)(2, 3)... A configuration does not say so.
 INTERLEAVED = {

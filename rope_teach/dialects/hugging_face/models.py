@@ -12,12 +12,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from rope_teach.checks import Pairing
 from rope_teach.dialects.hugging_face.configuration import rotary_embedding
 from rope_teach.dialects.hugging_face.functions import (
     apply_rotary_pos_emb_gptj,
     apply_tables,
 )
-from rope_teach.rotation import Pairing, cos_sin
+from rope_teach.tables import cos_sin
 
 NAME = "apply_rotary_pos_emb"
 PAIRINGS: tuple[Pairing, ...] = ("half", "interleaved")

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rope_teach.checks import check_floating, check_start
 from rope_teach.dialects._angles import apply_angles
-from rope_teach.rotation import check_floating, check_start, full_table
+from rope_teach.pairing import full_table
 
 
 def apply_rotary_emb(

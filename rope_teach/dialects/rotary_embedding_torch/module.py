@@ -14,6 +14,7 @@ from rope_teach.axes import (
     pixel_frequencies,
     pixel_positions,
 )
+from rope_teach.checks import check_choice, check_floating, check_rotary_dim
 from rope_teach.dialects._angles import (
     check_at_least_one,
     drop_saved,
@@ -23,14 +24,8 @@ from rope_teach.dialects.rotary_embedding_torch.functions import (
     apply_rotary_emb,
     broadcat,
 )
-from rope_teach.frequencies import check_rotary_dim
-from rope_teach.rotation import (
-    angles,
-    check_choice,
-    check_floating,
-    full_table,
-    xpos_scale,
-)
+from rope_teach.pairing import full_table
+from rope_teach.tables import angles, xpos_scale
 
 
 class RotaryEmbedding(nn.Module):

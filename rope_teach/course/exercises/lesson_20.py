@@ -10,7 +10,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from rope_teach.exercises import Wrong, as_tensor, close, exercise, expect, number
+from rope_teach.checks import Pairing
+from rope_teach.course.exercises import (
+    Wrong,
+    as_tensor,
+    close,
+    exercise,
+    expect,
+    number,
+)
 from rope_teach.frequencies import (
     Scaling,
     inverse_frequencies,
@@ -18,8 +26,10 @@ from rope_teach.frequencies import (
     position_interpolation,
     yarn,
 )
+from rope_teach.pairing import convert_projection
 from rope_teach.rotary import RotaryEmbedding
-from rope_teach.rotation import Pairing, convert_projection, cos_sin, rotate
+from rope_teach.rotation import rotate
+from rope_teach.tables import cos_sin
 
 T = TypeVar("T")
 Turn = Callable[[Tensor, Tensor], Tensor]

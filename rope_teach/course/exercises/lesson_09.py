@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from rope_teach.attention import Attention, segment_mask, segment_positions
-from rope_teach.exercises import as_tensor, close, exercise, expect, expect_shape
-from rope_teach.exercises import number as one_number
+from rope_teach.course.exercises import as_tensor, close, exercise, expect, expect_shape
+from rope_teach.course.exercises import number as one_number
 from rope_teach.rotary import RotaryEmbedding
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from rope_teach.exercises import as_tensor, close, exercise, expect, number
+from rope_teach.course.exercises import as_tensor, close, exercise, expect, number
 
 
 def _turn(a: float, b: float, angle: float) -> tuple[float, float]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rope_teach import angles, inverse_frequencies, rotate
-from rope_teach.exercises import (
+from rope_teach.course.exercises import (
     Wrong,
     as_tensor,
     exercise,
@@ -17,9 +17,9 @@ from rope_teach.exercises import (
     expect_shape,
     number,
 )
-from rope_teach.training import f1
+from rope_teach.course.training import f1
 
-START, END = 1, 2  # as in rope_teach.tasks
+START, END = 1, 2  # as in rope_teach.course.tasks
 
 
 @exercise(

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from rope_teach import laws
+from rope_teach.checks import Pairing
 from rope_teach.rotary import RotaryEmbedding
-from rope_teach.rotation import Pairing
 
 __all__ = ["CHECKS", "Finding", "examine", "main"]
 

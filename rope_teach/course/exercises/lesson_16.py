@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rope_teach.exercises import (
+from rope_teach.course.exercises import (
     as_tensor,
     close,
     exercise,
@@ -18,7 +18,7 @@ from rope_teach.exercises import (
     number,
 )
 from rope_teach.frequencies import inverse_frequencies, proportional, wavelengths
-from rope_teach.rotation import xpos_scale
+from rope_teach.tables import xpos_scale
 
 
 @exercise(

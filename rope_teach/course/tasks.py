@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rope_teach.rotation import check_choice
+from rope_teach.checks import check_choice
 
 __all__ = [
     "END",

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from rope_teach.exercises import (
+from rope_teach.course.exercises import (
     Wrong,
     as_tensor,
     close,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rope_teach.exercises import (
+from rope_teach.course.exercises import (
     as_tensor,
     close,
     exercise,
@@ -17,7 +17,7 @@ from rope_teach.exercises import (
     expect_shape,
     number,
 )
-from rope_teach.parallel import shard_positions
+from rope_teach.course.parallel import shard_positions
 
 
 @exercise(

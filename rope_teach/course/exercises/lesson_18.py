@@ -9,9 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rope_teach.exercises import Wrong, as_tensor, close, exercise, expect, number
+from rope_teach.course.exercises import (
+    Wrong,
+    as_tensor,
+    close,
+    exercise,
+    expect,
+    number,
+)
 from rope_teach.frequencies import inverse_frequencies
-from rope_teach.rotation import cos_sin, rotate
+from rope_teach.rotation import rotate
+from rope_teach.tables import cos_sin
 
 
 @exercise(

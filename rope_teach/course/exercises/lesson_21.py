@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from rope_teach import laws
-from rope_teach.exercises import as_tensor, close, exercise, expect, expect_shape
+from rope_teach.course.exercises import as_tensor, close, exercise, expect, expect_shape
 from rope_teach.frequencies import inverse_frequencies
-from rope_teach.rotation import angles, cos_sin, rotate
+from rope_teach.rotation import rotate
+from rope_teach.tables import angles, cos_sin
 
 Measured = dict[str, dict[str, float]]
 

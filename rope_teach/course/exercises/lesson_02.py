@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from rope_teach import inverse_frequencies, sinusoidal
-from rope_teach.exercises import Wrong, as_tensor, close, exercise, expect, number
+from rope_teach.course.exercises import (
+    Wrong,
+    as_tensor,
+    close,
+    exercise,
+    expect,
+    number,
+)
 
 
 @exercise(

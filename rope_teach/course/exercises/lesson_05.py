@@ -9,9 +9,18 @@ import torch
 from torch import Tensor
 
 from rope_teach import laws
-from rope_teach.exercises import Wrong, as_tensor, close, exercise, expect, expect_shape
+from rope_teach.course.exercises import (
+    Wrong,
+    as_tensor,
+    close,
+    exercise,
+    expect,
+    expect_shape,
+)
 from rope_teach.frequencies import inverse_frequencies
-from rope_teach.rotation import cos_sin, full_table, rotate
+from rope_teach.pairing import full_table
+from rope_teach.rotation import rotate
+from rope_teach.tables import cos_sin
 
 
 def _features(*shape: int) -> Tensor:

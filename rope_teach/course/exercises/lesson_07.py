@@ -9,16 +9,23 @@ import torch
 from torch import Tensor
 
 from rope_teach import laws
-from rope_teach.exercises import Wrong, as_tensor, close, exercise, expect, expect_shape
+from rope_teach.checks import Pairing
+from rope_teach.course.exercises import (
+    Wrong,
+    as_tensor,
+    close,
+    exercise,
+    expect,
+    expect_shape,
+)
 from rope_teach.frequencies import inverse_frequencies
-from rope_teach.rotation import (
-    Pairing,
+from rope_teach.pairing import (
     convert_projection,
-    cos_sin,
     half_to_interleaved,
     interleaved_to_half,
-    rotate,
 )
+from rope_teach.rotation import rotate
+from rope_teach.tables import cos_sin
 
 
 @exercise(

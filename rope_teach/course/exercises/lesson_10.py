@@ -8,9 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rope_teach.exercises import Wrong, as_tensor, close, exercise, expect, number
+from rope_teach.course.exercises import (
+    Wrong,
+    as_tensor,
+    close,
+    exercise,
+    expect,
+    number,
+)
 from rope_teach.frequencies import inverse_frequencies
-from rope_teach.rotation import cos_sin
+from rope_teach.tables import cos_sin
 
 
 @exercise(

@@ -4,7 +4,7 @@ A process is one device: a GPU, or on a laptop a share of the CPU. In context pa
 each holds a shard of the sequence, and attention gathers the keys and values of all.
 In data parallel each holds some rows of the batch, and gradients are averaged::
 
-    torchrun --standalone --nproc-per-node 2 -m rope_teach.parallel
+    torchrun --standalone --nproc-per-node 2 -m rope_teach.course.parallel
 
 Without a network add ``--local-addr localhost``, which looks up no name. Built in
 lesson 19.
@@ -34,10 +34,10 @@ from torch.multiprocessing.spawn import ProcessRaisedException, start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from rope_teach.attention import Attention, KeyValueCache
-from rope_teach.models import LanguageModel
-from rope_teach.rotation import check_choice
-from rope_teach.tasks import Batch, python_text, text_batches
-from rope_teach.training import fit, seed_everything
+from rope_teach.checks import check_choice
+from rope_teach.course.models import LanguageModel
+from rope_teach.course.tasks import Batch, python_text, text_batches
+from rope_teach.course.training import fit, seed_everything
 
 __all__ = [
     "SCHEMES",
@@ -320,8 +320,8 @@ def process() -> tuple[int, int]:
     """Rank of this process, and how many there are."""
     if not dist.is_initialized():
         raise RuntimeError(
-            "there is no process group: start this with rope_teach.parallel.launch or "
-            "torchrun"
+            "there is no process group: start this with "
+            "rope_teach.course.parallel.launch or torchrun"
         )
     return dist.get_rank(), dist.get_world_size()
 
@@ -427,7 +427,7 @@ def group(store: Store, rank: int, world: int) -> Iterator[None]:
 def main() -> None:
     """Train on as many processes as torchrun started, and print the losses."""
     parser = argparse.ArgumentParser(
-        prog="torchrun --standalone --nproc-per-node N -m rope_teach.parallel",
+        prog="torchrun --standalone --nproc-per-node N -m rope_teach.course.parallel",
         description="Data-parallel training of a small language model.",
     )
     parser.add_argument("--steps", type=int, default=20)

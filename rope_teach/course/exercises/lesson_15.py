@@ -8,7 +8,14 @@ from typing import Any
 
 import torch
 
-from rope_teach.exercises import Wrong, as_tensor, close, exercise, expect, number
+from rope_teach.course.exercises import (
+    Wrong,
+    as_tensor,
+    close,
+    exercise,
+    expect,
+    number,
+)
 
 
 def _pair(answer: Any) -> tuple[int, int]:

@@ -7,7 +7,14 @@ from typing import Any
 
 import torch
 
-from rope_teach.exercises import Wrong, as_tensor, close, exercise, expect, number
+from rope_teach.course.exercises import (
+    Wrong,
+    as_tensor,
+    close,
+    exercise,
+    expect,
+    number,
+)
 
 
 @exercise(

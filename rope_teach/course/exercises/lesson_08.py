@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rope_teach.exercises import (
+from rope_teach.course.exercises import (
     as_tensor,
     close,
     exercise,
@@ -19,7 +19,8 @@ from rope_teach.exercises import (
     number,
 )
 from rope_teach.frequencies import inverse_frequencies, wavelengths
-from rope_teach.rotation import angles, cos_sin, rotate
+from rope_teach.rotation import rotate
+from rope_teach.tables import angles, cos_sin
 
 
 def _near(got: float, expected: float) -> bool:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from rope_teach.absolute import LearnedEncoding, SinusoidalEncoding
 from rope_teach.attention import Attention, KeyValueCache, segment_positions
+from rope_teach.course.tasks import END, PAD, START
 from rope_teach.frequencies import Scaling
-from rope_teach.tasks import END, PAD, START
 
 __all__ = [
     "LanguageModel",

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from rope_teach.exercises import as_tensor, close, exercise, expect, expect_shape
+from rope_teach.course.exercises import as_tensor, close, exercise, expect, expect_shape
 
 
 @exercise(

@@ -21,11 +21,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rope_teach import frequencies, models
+from rope_teach import frequencies
+from rope_teach.course import models
+from rope_teach.course.tasks import IGNORE, Batch
 from rope_teach.frequencies import Scaling
-from rope_teach.tasks import IGNORE, Batch
 
 __all__ = [
+    "RESULTS",
     "accuracy",
     "best_device",
     "bits_by_position",
@@ -41,6 +43,8 @@ __all__ = [
     "seed_everything",
     "stored_result",
 ]
+
+RESULTS = Path(__file__).parent / "results"  # what the scripts in benchmarks/ measured
 
 # What the model is given may be several tensors: a document and its summary so far.
 AnyBatch = tuple[Tensor | tuple[Tensor, ...], Tensor]
@@ -307,21 +311,17 @@ def bits_by_position(model: nn.Module, batch: Batch) -> Tensor:
 def stored_result(name: str) -> dict[str, Any]:
     """What ``benchmarks/<name>.py`` measured: its command, machine and figures.
 
-    The files lie beside the course, in ``benchmarks/results``; a package installed
-    without the course has none. Raises ``FileNotFoundError`` for a name that is not
-    there, with those that are. Lesson 03.
+    The files are in ``RESULTS`` and are installed with the package. Raises
+    ``FileNotFoundError`` for an unknown name and lists those that exist. Lesson 03.
     """
-    above = [Path(__file__).parents[1], Path.cwd(), *Path.cwd().parents]
-    folders = [folder / "benchmarks" / "results" for folder in above]
-    for folder in folders:
-        if (path := folder / f"{name}.json").exists():
-            result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return result
-    found = sorted({path.stem for folder in folders for path in folder.glob("*.json")})
-    raise FileNotFoundError(
-        f"name must be one of the results in {folders[0]} or above this folder, got "
-        f"{name!r}; found {found or 'none: open the course from its checkout'}"
-    )
+    path = RESULTS / f"{name}.json"
+    if not path.is_file():
+        found = ", ".join(sorted(path.stem for path in RESULTS.glob("*.json")))
+        raise FileNotFoundError(
+            f"name must be one of the stored results ({found}), got {name!r}"
+        )
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return result
 
 
 def exact_match(predicted: str, reference: str) -> float:

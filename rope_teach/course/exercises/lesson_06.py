@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rope_teach.exercises import Wrong, exercise, expect, expect_shape, number
+from rope_teach.course.exercises import Wrong, exercise, expect, expect_shape, number
 from rope_teach.frequencies import inverse_frequencies
-from rope_teach.rotation import phases, rotate_complex
+from rope_teach.rotation import rotate_complex
+from rope_teach.tables import phases
 
 
 def _as_complex(value: Any) -> Tensor:

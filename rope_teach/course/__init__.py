@@ -1,0 +1,15 @@
+"""What only the lessons use: figures, tasks, models, training, exercises.
+
+The package under it needs torch alone; this needs the ``course`` extra.
+"""
+
+from importlib.util import find_spec
+
+_NEEDED = ("IPython", "matplotlib", "numpy", "safetensors", "tqdm")
+_MISSING = [name for name in _NEEDED if find_spec(name) is None]
+if _MISSING:
+    raise ModuleNotFoundError(
+        f"rope_teach.course needs {', '.join(_MISSING)}; "
+        "install what the lessons use with: pip install 'rope-teach[course]'",
+        name=_MISSING[0],
+    )
