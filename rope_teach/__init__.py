@@ -12,13 +12,14 @@ from rope_teach.absolute import (
     sinusoidal,
 )
 from rope_teach.frequencies import inverse_frequencies, wavelengths
+from rope_teach.ops import rotate
 from rope_teach.pairing import (
     convert_projection,
     half_to_interleaved,
     interleaved_to_half,
 )
 from rope_teach.rotary import RotaryEmbedding
-from rope_teach.rotation import rotate, rotate_complex, rotate_matrix
+from rope_teach.rotation import rotate_complex, rotate_matrix
 from rope_teach.tables import angles, cos_sin, phases
 
 __version__ = "0.2.0.dev0"

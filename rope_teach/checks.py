@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Pairing = Literal["interleaved", "half"]
-Layout = Literal["bhsd", "bshd"]
+Layout = Literal["bhsd", "bshd", "sbhd"]
+
+FLOATS = frozenset([torch.float16, torch.bfloat16, torch.float32, torch.float64])
+# Which axes are batch, heads and seq, counted from the last one.
+AXES = {"bhsd": (-4, -3, -2), "bshd": (-4, -2, -3), "sbhd": (-3, -2, -4)}
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -143,9 +148,9 @@ def align_table(table: Tensor, x: Tensor, layout: Layout) -> Tensor:
     """View ``table`` so that it broadcasts against the pairs of ``x``, or raise.
 
     ``(seq, r/2)`` and ``(batch, seq, r/2)`` are laid along the axes of ``x`` that
-    they name, never along the heads by accident of an equal size.
+    they name, never along the heads because the sizes happen to agree.
     """
-    check_choice("layout", layout, ("bhsd", "bshd"))
+    check_choice("layout", layout, tuple(AXES))
     if table.device != x.device:
         raise ValueError(f"the table is on {table.device}, but x is on {x.device}")
     if table.ndim < 1 or x.ndim < 1:
@@ -157,43 +162,272 @@ def align_table(table: Tensor, x: Tensor, layout: Layout) -> Tensor:
         raise ValueError(
             f"the table is {table.shape[-1]} wide, enough for {2 * table.shape[-1]} "
             f"features, but x has head_dim {x.shape[-1]}; tables hold one column a "
-            "pair (rope_teach.half_table narrows a repeated one)"
+            "pair (rope_teach.pairing.half_table narrows a repeated one)"
         )
     if table.ndim == 1:
         return table
     if table.ndim == x.ndim and x.ndim > 3:
-        _check_axes(table, x, range(x.ndim - 1), layout)
-        return table
-    seq_axis = x.ndim - (3 if layout == "bshd" and x.ndim > 2 else 2)
-    if table.ndim == 2 and x.ndim >= 2:
-        _check_seq(table.shape[0], x.shape[seq_axis], x, layout)
-        return table.unsqueeze(1) if seq_axis == x.ndim - 3 else table
-    if table.ndim == 3 and x.ndim == 4:
-        if table.shape[0] not in (1, x.shape[0]):
+        if any(table.shape[axis] not in (1, x.shape[axis]) for axis in range(3)):
             raise ValueError(
-                f"the table has batch {table.shape[0]}, but x of shape "
-                f"{tuple(x.shape)} has batch {x.shape[0]}"
+                f"a table of shape {tuple(table.shape)} does not align with x of "
+                f"shape {tuple(x.shape)} (layout={layout!r})"
             )
-        _check_seq(table.shape[1], x.shape[seq_axis], x, layout)
-        return table.unsqueeze(1 if layout == "bhsd" else 2)
-    raise ValueError(
-        f"a table of shape {tuple(table.shape)} does not fit x of shape "
-        f"{tuple(x.shape)}: expected (seq, r/2) or, for a 4-D x, (batch, seq, r/2)"
-    )
+        return table
+    if not (table.ndim == 2 and x.ndim >= 2) and not (table.ndim == 3 and x.ndim == 4):
+        raise ValueError(
+            f"a table of shape {tuple(table.shape)} does not fit x of shape "
+            f"{tuple(x.shape)}: expected (seq, r/2) or, for a 4-D x, (batch, seq, r/2)"
+        )
+    batch_axis, _, seq_axis = axes_of(x.ndim, layout)
+    if table.ndim == 3 and table.shape[0] not in (1, x.shape[batch_axis]):
+        raise ValueError(
+            f"the table has batch {table.shape[0]}, but x of shape {tuple(x.shape)} "
+            f"has batch {x.shape[batch_axis]} (layout={layout!r})"
+        )
+    if table.shape[-2] != x.shape[seq_axis]:
+        raise ValueError(
+            f"the table has {table.shape[-2]} positions, but x of shape "
+            f"{tuple(x.shape)} with layout={layout!r} has {x.shape[seq_axis]}; is x "
+            f"in layout={'bshd' if layout == 'bhsd' else 'bhsd'!r}?"
+        )
+    return lay_out(table, layout, x.ndim)
 
 
-def _check_seq(got: int, expected: int, x: Tensor, layout: Layout) -> None:
-    if got != expected:
+def axes_of(ndim: int, layout: Layout) -> tuple[int, int, int]:
+    """Which axes of an input are batch, heads and seq, counted from the last one."""
+    if ndim == 4:
+        return AXES[layout]
+    if ndim == 3 and layout != "bhsd":
+        return -4, -2, -3  # (seq, heads, head_dim)
+    return AXES["bhsd"]
+
+
+def lay_out(table: Tensor, layout: Layout, ndim: int) -> Tensor:
+    """View ``(seq, r/2)`` or ``(batch, seq, r/2)`` along the axes of an input.
+
+    ``ndim`` is the input's. Unlike :func:`align_table`, this checks nothing.
+    """
+    if layout == "bhsd" or ndim < 3:
+        return table.unsqueeze(-3) if table.ndim == 3 else table
+    if layout == "sbhd" and ndim == 4:
+        rows = table.transpose(0, 1) if table.ndim == 3 else table.unsqueeze(-2)
+        return rows.unsqueeze(-2)
+    return table.unsqueeze(-2)
+
+
+# ------------------------------------------------------- of the rotary module
+
+
+def check_head(name: str, x: Tensor, head_dim: int, layout: Layout) -> None:
+    """Raise unless ``x`` is floating, with heads of ``head_dim`` features."""
+    check_floating(name, x)
+    if x.ndim not in (3, 4):
+        raise ValueError(
+            f"{name} must be (batch, heads, seq, head_dim) in the order of "
+            f"layout={layout!r}, with or without batch; got {tuple(x.shape)}"
+        )
+    if x.shape[-1] != head_dim:
+        raise ValueError(
+            f"{name} must end in head_dim={head_dim}, got {tuple(x.shape)}"
+        )
+
+
+def check_one_length(q_seq: int, k_seq: int, layout: Layout) -> None:
+    """Raise unless q and k have as many tokens."""
+    if q_seq != k_seq:
         other = "bshd" if layout == "bhsd" else "bhsd"
         raise ValueError(
-            f"the table has {got} positions, but x of shape {tuple(x.shape)} with "
-            f"layout={layout!r} has {expected}; is x in layout={other!r}?"
+            f"q has {q_seq} positions and k has {k_seq} (layout={layout!r}). "
+            "If that is meant, say where each stands: positions=(q_positions, "
+            f"k_positions). If those are heads, the layout is {other!r}"
         )
 
 
-def _check_axes(table: Tensor, x: Tensor, axes: range, layout: Layout) -> None:
-    if any(table.shape[axis] not in (1, x.shape[axis]) for axis in axes):
+def check_pair(positions: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the positions of q and of k, or raise unless there are two."""
+    if len(positions) != 2:
         raise ValueError(
-            f"a table of shape {tuple(table.shape)} does not align with x of shape "
-            f"{tuple(x.shape)} (layout={layout!r})"
+            "positions must be a tensor or a pair (q_positions, k_positions), got "
+            f"{len(positions)} items"
         )
+    return positions[0], positions[1]
+
+
+def check_per_sequence(name: str, value: Tensor, batch: int | None) -> Tensor:
+    """Return ``value``, or raise unless it has one number, or one for each sequence."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{name} must be a (batch,) tensor, got {type(value).__name__} ({value!r})"
+        )
+    check_positions(name, value)
+    if value.ndim > 1 or (value.ndim == 1 and batch not in (None, *value.shape)):
+        sizes = "an input without a batch" if batch == -1 else f"batch={batch}"
+        raise ValueError(
+            f"{name} must be an int or have shape (batch,); got {tuple(value.shape)} "
+            f"for {sizes}"
+        )
+    return value
+
+
+def check_norms(norms: Any) -> None:
+    """Raise ``TypeError`` unless ``norms`` is a pair of modules."""
+    if not (
+        isinstance(norms, (tuple, list))
+        and len(norms) == 2
+        and all(isinstance(norm, nn.Module) for norm in norms)
+    ):
+        raise TypeError(
+            "norms must be a pair of modules (q_norm, k_norm), got "
+            f"{type(norms).__name__} ({norms!r})"
+        )
+
+
+def check_inv_freq(inv_freq: Tensor, pairs: int, axes: int) -> Tensor:
+    """Return given frequencies as float64 on the CPU, ``(r/2,)`` or ``(axes, r/2)``."""
+    check_floating("inv_freq", inv_freq)
+    found = inv_freq.shape if inv_freq.ndim == 2 else (1, *inv_freq.shape)
+    if len(found) != 2 or found[1] != pairs or axes not in (1, found[0]):
+        raise ValueError(
+            f"inv_freq must be (r/2,) or (axes, r/2) with r/2 = rotary_dim / 2 = "
+            f"{pairs}, got {tuple(inv_freq.shape)} with axes={axes}"
+        )
+    if inv_freq.is_meta:
+        raise ValueError("inv_freq must have values, got a tensor on meta")
+    if not inv_freq.isfinite().all():
+        raise ValueError("inv_freq must be finite")
+    kept = inv_freq.detach().to(device="cpu", dtype=torch.float64)
+    return kept.flatten() if found[0] == 1 else kept
+
+
+def check_learned(frequencies: Tensor) -> None:
+    """Raise ``TypeError`` if learned frequencies were rounded to 16 bits."""
+    if frequencies.dtype.itemsize == 2:
+        raise TypeError(
+            f"frequencies must be float32, got {frequencies.dtype}: angles would be "
+            "wrong by whole turns; keep them out of mixed precision"
+        )
+
+
+def fit_positions(
+    positions: Tensor,
+    seq: int | None,
+    batch: int | None,
+    axes: int,
+    takes_text: bool,
+    device: torch.device,
+) -> Tensor:
+    """Return positions as ``(seq,)`` or ``(batch, seq)``, or raise; axes come last.
+
+    ``seq`` and ``batch`` are the input's: None if unknown, a batch of -1 if absent.
+    """
+    check_positions("positions", positions)
+    shape = tuple(positions.shape)
+
+    def fits(sizes: tuple[int, ...]) -> bool:
+        if len(sizes) == 2 and (batch == -1 or batch not in (None, *sizes[:1])):
+            return sizes[0] == 1 and batch != -1 and seq in (None, sizes[1])
+        return len(sizes) in (1, 2) and seq in (None, sizes[-1])
+
+    if axes == 1:
+        forms = {"": fits(shape)}
+    else:
+        forms = {
+            "(..., seq, axes)": shape[-1:] == (axes,) and fits(shape[:-1]),
+            "(axes, batch, seq)": (
+                len(shape) == 3 and shape[0] == axes and fits(shape[1:])
+            ),
+            "(..., seq) of text": takes_text and fits(shape),
+        }
+    found = [form for form, it_fits in forms.items() if it_fits]
+    if len(found) > 1:
+        raise ValueError(
+            f"positions of shape {shape} can be read as {' and as '.join(found)}: give "
+            "(batch, seq, axes) with a batch of 1 or more"
+        )
+    if not found:
+        one, more = ("(seq,)", "") if axes == 1 else ("(seq, axes)", ", axes")
+        raise ValueError(
+            f"positions must be {one} or (batch, seq{more}) with seq={seq}"
+            + ("" if batch in (None, -1) else f", batch={batch}")
+            + (f" and axes={axes}" if axes > 1 else "")
+            + f"; got {shape}"
+        )
+    if positions.device != device:
+        raise ValueError(
+            f"positions must be on the input's device, {device}; got {positions.device}"
+        )
+    if found[0] == "(axes, batch, seq)":
+        return positions.movedim(0, -1)
+    if found[0] == "(..., seq) of text":
+        return positions.unsqueeze(-1).expand(*shape, axes)
+    return positions
+
+
+def check_table(cos: Tensor, x: Tensor, rotary_dim: int, batch: int, seq: int) -> None:
+    """Raise unless a ready table fits ``x``, which has ``batch`` and ``seq``."""
+    shape = cos.shape
+    if (
+        2 * shape[-1] != rotary_dim
+        or shape[-2] != seq
+        or (len(shape) == 3 and (batch == -1 or shape[0] not in (1, batch)))
+    ):
+        raise ValueError(
+            f"tables were made for {tuple(shape)}, but an input of shape "
+            f"{tuple(x.shape)} needs (seq, r/2) or (batch, seq, r/2) with seq={seq}, "
+            f"r/2={rotary_dim // 2}"
+        )
+    if cos.device != x.device:
+        raise ValueError(
+            f"tables are on {cos.device}, but the input is on {x.device}: make them "
+            "with tables(..., device=...)"
+        )
+
+
+def check_out(out: Sequence[Tensor | None], xs: Sequence[Tensor]) -> None:
+    """Raise unless each of ``out`` can take what the rotation of ``xs`` gives."""
+    taken = [*xs]
+    for into, x in zip(out, xs, strict=True):
+        if into is None:
+            continue
+        if not isinstance(into, Tensor):
+            raise TypeError(f"out must hold tensors, got {type(into).__name__}")
+        for what in ("shape", "dtype", "device"):
+            if getattr(into, what) != getattr(x, what):
+                raise ValueError(
+                    f"out must have the input's {what}, {getattr(x, what)}, got "
+                    f"{getattr(into, what)}"
+                )
+        steps = zip(into.shape, into.stride(), strict=True)
+        twice = any(size > 1 and step == 0 for size, step in steps)
+        if into.numel() and (into.stride(-1) != 1 or twice):
+            raise ValueError(
+                "out must have a last stride of 1 and a place of its own for each "
+                f"feature, got strides {into.stride()}"
+            )
+        if not torch.compiler.is_compiling() and any(overlaps(into, t) for t in taken):
+            raise ValueError(
+                "out shares memory with an input or the other out; what is overwritten "
+                "could be read again"
+            )
+        taken.append(into)
+
+
+def overlaps(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors share an element; exact, whatever their strides."""
+    if not (a.numel() and b.numel()) or a.device.type == "meta":
+        return False
+    if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
+        return False
+    if a.element_size() != b.element_size():
+        return True  # one storage with two dtypes: not worth telling apart
+    if _last(a) <= b.storage_offset() or _last(b) <= a.storage_offset():
+        return False
+    seen = torch.zeros(max(_last(a), _last(b)), dtype=torch.bool, device="cpu")
+    seen.as_strided(a.shape, a.stride(), a.storage_offset()).fill_(True)
+    return bool(seen.as_strided(b.shape, b.stride(), b.storage_offset()).any())
+
+
+def _last(x: Tensor) -> int:
+    """One past the last element of ``x`` in its storage."""
+    steps = zip(x.shape, x.stride(), strict=True)
+    return int(x.storage_offset()) + sum((size - 1) * step for size, step in steps) + 1

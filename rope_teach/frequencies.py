@@ -77,6 +77,42 @@ def inverse_frequencies(
     return float(base) ** (-2.0 * pair / rotary_dim)
 
 
+def scaled_frequencies(
+    rotary_dim: int, base: float, scaling: Scaling | None = None
+) -> tuple[Tensor, float]:
+    """Inverse frequencies and attention factor: by a rule, or plain ones and 1.
+
+    Returns ``(rotary_dim / 2,)`` float64 on the CPU. Raises ``TypeError`` if
+    ``scaling`` cannot be called, ``ValueError`` if it returns anything else. Lesson 13.
+
+    >>> scaled_frequencies(4, 10_000.0)
+    (tensor([1.0000, 0.0100], dtype=torch.float64), 1.0)
+    """
+    with torch.device("cpu"):  # values are needed where a module is made on meta
+        if scaling is None:
+            return inverse_frequencies(rotary_dim, base), 1.0
+        if not callable(scaling):
+            raise TypeError(
+                "scaling must be a rule such as partial(yarn, factor=4, "
+                f"trained_length=4096), got {type(scaling).__name__}"
+            )
+        answer = scaling(rotary_dim, base)
+    inv_freq, factor = answer if isinstance(answer, tuple) else (answer, None)
+    if (
+        not isinstance(inv_freq, Tensor)
+        or inv_freq.shape != (rotary_dim // 2,)
+        or not inv_freq.isfinite().all()
+        or not isinstance(factor, (int, float))
+        or not math.isfinite(factor)
+    ):
+        raise ValueError(
+            "scaling must return a tuple of rotary_dim / 2 = "
+            f"{rotary_dim // 2} finite inverse frequencies and a finite attention "
+            f"factor; it returned {answer!s:.200}"
+        )
+    return inv_freq.double().cpu(), float(factor)
+
+
 def wavelengths(inv_freq: Tensor) -> Tensor:
     """Tokens until each hand is back where it started: ``2 pi / inv_freq``.
 

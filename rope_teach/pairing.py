@@ -79,7 +79,8 @@ def half_table(table: Tensor, pairing: Pairing) -> Tensor:
     """Undo :func:`full_table`; refuse a table that was repeated the other way.
 
     ``(..., r)`` gives ``(..., r/2)``. Raises ``ValueError`` if the two columns of
-    a pair differ. Lesson 07.
+    a pair differ; inside a graph or a transform, where values cannot be compared, it
+    takes the first. Lesson 07.
 
     >>> half_table(torch.tensor([10, 20, 10, 20]), "half")
     tensor([10, 20])
@@ -90,12 +91,22 @@ def half_table(table: Tensor, pairing: Pairing) -> Tensor:
         first, second = table[..., 0::2], table[..., 1::2]
     else:
         first, second = table.chunk(2, dim=-1)
-    if not torch.equal(first, second):
+    if not _agree(first, second):
         raise ValueError(
             f"this table was not repeated for pairing={pairing!r}: the two columns "
             "of a pair differ; was it built for the other pairing?"
         )
     return first
+
+
+def _agree(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors are equal; True where nobody can know."""
+    if torch.compiler.is_compiling():
+        return True
+    try:
+        return torch.equal(first, second)
+    except RuntimeError:  # a batch inside vmap, or a fake tensor
+        return True
 
 
 def convert_projection(

@@ -3,34 +3,127 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
+from weakref import WeakValueDictionary
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rope_teach import ops
 from rope_teach.axes import axial_frequencies
 from rope_teach.checks import (
+    AXES,
+    FLOATS,
     Layout,
     Pairing,
+    axes_of,
     check_base,
     check_choice,
     check_count,
-    check_floating,
-    check_positions,
+    check_head,
+    check_inv_freq,
+    check_learned,
+    check_norms,
+    check_one_length,
+    check_out,
+    check_pair,
+    check_per_sequence,
     check_rotary_dim,
     check_start,
+    check_table,
+    fit_positions,
+    lay_out,
 )
-from rope_teach.frequencies import Scaling, inverse_frequencies
-from rope_teach.rotation import Norms, normalise, repeat_qk, rotate, rotate_qk
-from rope_teach.tables import cos_sin, xpos_scale
+from rope_teach.frequencies import Scaling, scaled_frequencies
+from rope_teach.tables import cos_sin, held_scale, xpos_scale
 
-__all__ = ["RotaryEmbedding"]
+__all__ = ["RotaryEmbedding", "Tables"]
 
 Role = Literal["query", "key"]
+Norms = tuple[nn.Module, nn.Module]
+Values = tuple[float, ...] | tuple[tuple[float, ...], ...]  # an axis: one tuple
 
 SMALLEST_TABLE = 2_048
 LARGEST_TABLE = 131_072  # positions; beyond, rows are computed when they are needed
-XPOS_BITS = {torch.float16: 12, torch.float64: 960}  # of scale; 4 are left for features
+
+
+class Tables(NamedTuple):
+    """Cos and sin for the tokens of one call, made once and used by every layer.
+
+    ``(seq, r/2)``, or ``(batch, seq, r/2)`` where sequences differ. Keys have a table
+    of their own if their positions differ from the queries', or their scale (xPos).
+    Made by :meth:`RotaryEmbedding.tables`. Lesson 09.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    key_cos: Tensor | None = None
+    key_sin: Tensor | None = None
+
+    def of_keys(self) -> tuple[Tensor, Tensor]:
+        """The cos and sin that keys are rotated by."""
+        if self.key_cos is None or self.key_sin is None:
+            return self.cos, self.sin
+        return self.key_cos, self.key_sin
+
+
+class SharedRows:
+    """Cos and sin of positions 0, 1, ... on one device, for all that rotate alike.
+
+    Thirty layers hold one of these, which lives as long as one of them does. Rows are
+    added by doubling; ``inv_freq`` is there for positions that have no row.
+    """
+
+    _all: ClassVar[WeakValueDictionary[Any, SharedRows]] = WeakValueDictionary()
+
+    def __init__(self, values: Values, factor: float, device: torch.device) -> None:
+        self.device, self.factor = device, factor
+        # Outside inference mode, so that training may use what inference made.
+        with torch.inference_mode(False), torch.no_grad():
+            self.inv_freq = torch.tensor(values, dtype=torch.float64, device=device)
+            self.table = torch.empty(0, 2, self.inv_freq.shape[-1], device=device)
+
+    @classmethod
+    def of(cls, values: Values, factor: float, device: torch.device) -> SharedRows:
+        """The rows for these frequencies, which another module may have made."""
+        key = values, factor, device
+        rows = cls._all.get(key)
+        if rows is None:
+            rows = cls(values, factor, device)
+            if _is_real(rows.inv_freq):
+                cls._all[key] = rows
+        return rows
+
+    def reach(self, end: int) -> Tensor | None:
+        """At least ``end`` rows, ``(rows, 2, r/2)``, or None where none can be kept."""
+        if end <= self.table.shape[0]:
+            return self.table
+        on_gpu = self.device.type == "cuda"
+        if on_gpu and torch.cuda.is_current_stream_capturing():
+            return None  # what a graph computes is there only after its replay
+        length = max(SMALLEST_TABLE, 1 << (end - 1).bit_length())
+        with torch.inference_mode(False), torch.no_grad():
+            positions = torch.arange(length, device=self.device)
+            table = ops.cos_sin(positions, self.inv_freq, self.factor)
+        if not _is_real(table):
+            return None
+        if on_gpu:  # other streams read these rows, and may still read the old ones
+            torch.cuda.synchronize(self.device)
+        self.table = table
+        return table
+
+
+def _is_real(x: Tensor) -> bool:
+    """Whether ``x`` may be kept: not a fake, nor of a transform that will end."""
+    if type(x) is not Tensor or x.is_meta:
+        return False
+    try:
+        x.data_ptr()
+    except RuntimeError:
+        return False
+    return True
 
 
 class RotaryEmbedding(nn.Module):
@@ -41,42 +134,47 @@ class RotaryEmbedding(nn.Module):
     head_dim
         Features of one attention head.
     base
-        Sets the slowest frequency; configurations call it ``rope_theta``.
+        Sets the lowest frequency; configurations call it ``rope_theta``.
     rotary_dim
-        How many leading features are rotated (default: all); even.
+        How many features are rotated (default: all); even. The leading ones, or the
+        last ones with ``trailing=True``.
     pairing
         ``"interleaved"``: pairs (0, 1)(2, 3)..., as RoFormer, GPT-J, Meta's Llama.
         ``"half"``: pairs (0, r/2)(1, r/2 + 1)..., as GPT-NeoX, Hugging Face's Llama.
         It must be the one that the weights were trained with.
     layout
         ``"bhsd"``: tensors are ``(batch, heads, seq, head_dim)``, as PyTorch's
-        attention wants them; ``"bshd"``: ``(batch, seq, heads, head_dim)``.
+        attention wants them; ``"bshd"``: ``(batch, seq, heads, head_dim)``; ``"sbhd"``:
+        ``(seq, batch, heads, head_dim)``.
     scaling
         A rule for longer context: ``(rotary_dim, base)`` to inverse frequencies and
         attention factor, such as ``partial(yarn, factor=4, trained_length=4096)``.
-    inv_freq
-        Frequencies of your own in place of ``base`` and ``scaling``: ``(r/2,)``, or
-        ``(axes, r/2)`` when positions have several coordinates.
+    inv_freq, attention_factor
+        Frequencies of your own in place of ``base`` and ``scaling``, in radians per
+        token: ``(r/2,)``, or ``(axes, r/2)`` when positions have several coordinates;
+        and the factor that cos and sin are multiplied by.
     axes
         How many coordinates a position has, 2 for images: each gets an equal share
         of the pairs, by ``base`` and ``scaling``. ``rotary_dim`` must divide by
         ``2 * axes``, and every call needs ``positions``. See :mod:`rope_teach.axes`.
     learned
         Make the frequencies a parameter, ``frequencies``. It stays float32.
+    clockwise
+        Rotate by the opposite angles, for weights that were trained so (nanochat).
     xpos_scale_base
         Tokens over which xPos lets scores fade; 512 in its paper. Past
         ``xpos_origin``, in tokens, queries shrink and keys grow, before it the
         reverse. The origin is one for the life of the module, so cached keys stay
-        valid. For causal attention alone.
+        valid. For causal attention only.
 
     Notes
     -----
     Unless ``learned``, there are no parameters; there are never buffers. Angles are
     computed in float64, and tables are float32 (float64 for float64 inputs) whatever
     ``.half()``, ``.bfloat16()`` or autocast surrounds them. Rows already computed are
-    kept, and can never change a result: up to 64 MB at 131,072 positions and head_dim
-    128, so layers of one model may share one module. With several axes, learned
-    frequencies or xPos nothing is kept: every call computes its rows.
+    kept, up to 131,072 positions, and shared by all modules that rotate alike; they can
+    never change a result. Rows for several axes, learned frequencies and xPos are
+    computed on each call: share them among layers with :meth:`tables`.
 
     Source: Su et al., RoFormer (2104.09864). Built in lessons 04 to 08; scaling in
     13, xPos in 16, axes and learned frequencies in 17.
@@ -95,21 +193,21 @@ class RotaryEmbedding(nn.Module):
     >>> q, k = rope(q, k, grid_positions(2, 5))
     """
 
-    _table: tuple[Tensor, Tensor]
-    _last_call: tuple[Any, int, Any]
-
     def __init__(
         self,
         head_dim: int,
         *,
         base: float = 10_000.0,
         rotary_dim: int | None = None,
+        trailing: bool = False,
         pairing: Pairing = "interleaved",
         layout: Layout = "bhsd",
         scaling: Scaling | None = None,
         inv_freq: Tensor | None = None,
+        attention_factor: float | None = None,
         axes: int = 1,
         learned: bool = False,
+        clockwise: bool = False,
         xpos_scale_base: float | None = None,
         xpos_origin: float = 0.0,
     ) -> None:
@@ -126,58 +224,117 @@ class RotaryEmbedding(nn.Module):
         check_base(base)
         check_count("axes", axes)
         check_choice("pairing", pairing, ("interleaved", "half"))
-        check_choice("layout", layout, ("bhsd", "bshd"))
+        check_choice("layout", layout, tuple(AXES))
         self.head_dim, self._base, self.rotary_dim = head_dim, float(base), rotary_dim
         self._pairing, self._layout = pairing, layout
+        self.trailing, self.clockwise = trailing, clockwise
         self._scaling, self.axes = scaling, axes
         self.xpos_scale_base, self.xpos_origin = xpos_scale_base, xpos_origin
-        self._seq_axis = -2 if layout == "bhsd" else -3
-        self.frequencies: Tensor | None = None  # None: by the rule, when needed
-        self._factor = 1.0
-        self._ruled: Tensor | None = None  # what the scaling rule gives
-        if inv_freq is None:
-            self._ask_rule()
-        else:
-            self._take(inv_freq)
-        if learned:
-            begin, self._factor = self._scaled()
-            begin = begin.to(torch.get_default_device(), torch.float32)
-            self.frequencies = nn.Parameter(begin)
         if xpos_scale_base is not None:
-            xpos_scale(torch.zeros(1), rotary_dim, xpos_scale_base)  # checks it
-        # A table has a row for each position, and holds what no training step moves.
+            xpos_scale(torch.zeros(1, device="cpu"), rotary_dim, xpos_scale_base)
+        self._given = inv_freq is not None
+        if inv_freq is None:
+            if attention_factor is not None:
+                raise ValueError(
+                    "attention_factor goes with inv_freq; a scaling rule has its own"
+                )
+            inv_freq, self._factor = self._by_rule()
+        else:
+            if scaling is not None:
+                raise ValueError("give inv_freq or scaling, not both")
+            inv_freq = check_inv_freq(inv_freq, rotary_dim // 2, axes)
+            self._factor = 1.0 if attention_factor is None else float(attention_factor)
+            self.axes = 1 if inv_freq.ndim == 1 else len(inv_freq)
+        if self.axes > 1 and xpos_scale_base is not None:
+            raise ValueError(f"xPos needs positions on one axis, got axes={self.axes}")
+        # Where one bank of frequencies is dealt out to the axes (M-RoPE), text may have
+        # one position, which counts on every axis.
+        dealt = inv_freq.ndim > 1 and bool(((inv_freq != 0).sum(0) <= 1).all())
+        self._takes_text = self._given and dealt
+        # Python numbers: no move, cast or fake tensor can change them.
+        sign = -1 if clockwise else 1
+        rows = (sign * inv_freq).reshape(self.axes, -1).tolist()
+        self._values: Values = tuple(tuple(row) for row in rows)
+        if self.axes == 1:
+            self._values = tuple(rows[0])
+        self.register_parameter("frequencies", None)
+        if learned:
+            empty = torch.empty(inv_freq.shape, device=torch.get_default_device())
+            self.frequencies = nn.Parameter(empty.float())
+            self.reset_parameters()
         self._keeps_rows = self.axes == 1 and not learned and xpos_scale_base is None
-        self._keep(self._build_table(SMALLEST_TABLE, torch.get_default_device()))
+        self._rows = SharedRows.of(
+            self._values, self._factor, torch.get_default_device()
+        )
+        self._rows.reach(SMALLEST_TABLE if self._keeps_rows else 0)
+
+    def reset_parameters(self) -> None:
+        """Set learned frequencies to what the module was made with."""
+        if self.frequencies is not None:
+            with torch.no_grad():
+                self.frequencies.copy_(self._constant("cpu"))
+
+    # ------------------------------------------------------------------ what it is
 
     @property
     def base(self) -> float:
-        """As it was given; another base is another module, since rows are kept."""
+        """As given; rows are kept, so another base needs another module."""
         return self._base
 
     @property
     def pairing(self) -> Pairing:
-        """As it was given."""
+        """As given."""
         return self._pairing
 
     @property
     def layout(self) -> Layout:
-        """As it was given."""
+        """As given."""
         return self._layout
 
     @property
     def scaling(self) -> Scaling | None:
-        """As it was given; the rule is asked once."""
+        """As given; the rule is evaluated once, then cached."""
         return self._scaling
 
     @property
     def inv_freq(self) -> Tensor:
-        """Radians per token: ``(r/2,)``, or ``(axes, r/2)`` with axes; float64."""
-        return self._scaled()[0]
+        """Radians per token: ``(r/2,)`` or ``(axes, r/2)``; float64, on the CPU.
+
+        Learned frequencies are on their parameter's device.
+        """
+        if self.frequencies is not None:
+            return self.frequencies.double()
+        return self._constant("cpu")
+
+    def _constant(self, device: torch.device | str) -> Tensor:
+        inv_freq = torch.tensor(self._values, dtype=torch.float64, device=device)
+        return -inv_freq if self.clockwise else inv_freq
 
     @property
     def attention_factor(self) -> float:
-        """By what cos and sin are multiplied: 1, but for some ``scaling`` rules."""
-        return self._scaled()[1]
+        """What cos and sin are multiplied by: 1, except for some ``scaling`` rules."""
+        return self._factor
+
+    def extra_repr(self) -> str:
+        factor = self._factor
+        said = {
+            "head_dim": self.head_dim,
+            "rotary_dim": self.rotary_dim,
+            "trailing": self.trailing or None,
+            "base": None if self._given else f"{self.base:g}",
+            "pairing": repr(self.pairing),
+            "layout": repr(self.layout),
+            "scaling": self.scaling,
+            "inv_freq": tuple(self.inv_freq.shape) if self._given else None,
+            "attention_factor": factor if self._given and factor != 1 else None,
+            "axes": self.axes if self.axes > 1 else None,
+            "learned": True if self.frequencies is not None else None,
+            "clockwise": self.clockwise or None,
+            "xpos_scale_base": self.xpos_scale_base,
+        }
+        return ", ".join(f"{k}={v}" for k, v in said.items() if v is not None)
+
+    # ------------------------------------------------------------------ what it does
 
     def forward(
         self,
@@ -187,7 +344,9 @@ class RotaryEmbedding(nn.Module):
         *,
         start: int | Tensor = 0,
         pad_len: Tensor | None = None,
+        tables: Tables | None = None,
         norms: Norms | None = None,
+        out: tuple[Tensor | None, Tensor | None] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Rotate queries and keys; both in their own dtype, as new tensors.
 
@@ -197,55 +356,62 @@ class RotaryEmbedding(nn.Module):
             In the module's layout; the numbers of heads may differ.
         positions
             ``(seq,)`` or ``(batch, seq)``, in tokens: integers or floats, negative
-            allowed; with several axes ``(seq, axes)`` or ``(batch, seq, axes)``.
-            A pair ``(q_positions, k_positions)`` when q and k stand at different
-            positions. Default: ``start``, ``start + 1``, ...
+            allowed. With several axes ``(seq, axes)`` or ``(batch, seq, axes)``, or
+            ``(axes, batch, seq)`` as transformers has them; text in a model for images
+            (M-RoPE) may leave the axes out. A pair ``(q_positions, k_positions)`` when
+            q and k have different positions. Default: ``start``, ``start + 1``, ...
         start
-            Position of the first token: an int, or ``(batch,)``, one a sequence.
+            Position of the first token: an int, or ``(batch,)``, one for each sequence.
         pad_len
-            ``(batch,)``: how many padding tokens stand left of each sequence. Its
+            ``(batch,)``: the number of padding tokens left of each sequence. Its
             first real token then has position ``start``.
+        tables
+            From :meth:`tables`, in place of all the positions above: layers that share
+            them compute them once.
         norms
             Two modules that q and k go through first, for models that normalise each
             head: ``(q_norm, k_norm)``. On a CUDA device two ``torch.nn.RMSNorm`` and
             the rotation are one kernel, which rounds once (lesson 18), where heads are
             a power of two wide and rotated whole, by one table for q and k.
+        out
+            ``(q_out, k_out)``, either of them None: where to write, such as a slot of a
+            preallocated cache. Same shape, dtype and device as what is rotated, a last
+            stride of 1, no memory shared with an input. It takes no gradient.
 
         Raises
         ------
         TypeError, ValueError
             If q or k is not floating, does not end in ``head_dim``, or lies on
             another device than its partner; if positions do not fit; if q and k
-            differ in length and no pair of positions says where each stands; if a
-            position is so far from ``xpos_origin`` that its scale leaves the dtype;
-            if norms are no pair of modules.
+            differ in length and no pair of positions says where each token is; if a
+            position is so far from ``xpos_origin`` that its scale leaves the dtype
+            (NaN where the position is known only on a GPU or inside a graph); if
+            norms are no pair of modules, or out does not fit.
         """
+        self._check(q, k)
+        if tables is None:
+            tables = self._tables(q, k, positions, start, pad_len)
+        else:
+            if positions is not None or pad_len is not None or start != 0:
+                raise ValueError("give tables, or positions, start and pad_len")
+            self._check_tables(tables, q, k)
         if norms is not None:
-            self._check_norms(norms)
-        kind = None
-        if positions is None and pad_len is None and not torch.compiler.is_compiling():
-            if type(q) is type(k) is Tensor and type(start) is int:
-                strides = q.is_cuda and (q.stride(), k.stride())  # the kernel asks them
-                kind = (
-                    q.shape, k.shape, q.dtype, k.dtype, q.device, k.device, strides
-                )  # fmt: skip
-                known, last_start, again = self._last_call
-                if kind == known and 0 <= start <= last_start:  # all is checked
-                    return again(q, k, start, norms)
-        q_positions, k_positions = self._check_partners(q, k, positions)
-        q_table = self._tables(q, q_positions, start, pad_len, "query")
-        if q_positions is k_positions and self._share_a_table(q, k):
-            cos, sin, first = q_table
-            turned = rotate_qk(q, k, cos, sin, first, self.pairing, self.layout, norms)
-            if kind is not None and cos is self._table[0]:
-                last_start = cos.shape[0] - q.shape[self._seq_axis]
-                again = repeat_qk(q, k, cos, sin, self.pairing, self.layout)
-                self._last_call = (kind, last_start, again)
-            return turned
-        k_table = self._tables(k, k_positions, start, pad_len, "key")
-        if norms is not None:
-            q, k = normalise(q, k, norms)
-        return self._rotate(q, *q_table), self._rotate(k, *k_table)
+            check_norms(norms)
+            if out is None and tables.key_cos is None and not self.trailing:
+                cos, sin = (lay_out(t, self._layout, q.ndim) for t in tables[:2])
+                turned = ops.normalise_and_rotate(
+                    q, k, norms, cos, sin, self._pairing, self._layout
+                )
+                if turned is not None:
+                    return turned
+            q, k = norms[0](q).to(q.dtype), norms[1](k).to(k.dtype)
+        q_out, k_out = out if out is not None else (None, None)
+        if tables.key_cos is None:
+            q, k = self._turn((q, k), tables.cos, tables.sin, (q_out, k_out))
+            return q, k
+        (q,) = self._turn((q,), tables.cos, tables.sin, (q_out,))
+        (k,) = self._turn((k,), *tables.of_keys(), (k_out,))
+        return q, k
 
     def rotate(
         self,
@@ -254,165 +420,316 @@ class RotaryEmbedding(nn.Module):
         *,
         start: int | Tensor = 0,
         pad_len: Tensor | None = None,
+        tables: Tables | None = None,
         role: Role | None = None,
     ) -> Tensor:
         """Rotate one tensor, as :meth:`forward` rotates each of its two.
 
         ``role``, ``"query"`` or ``"key"``, matters to xPos alone, which needs it.
         """
-        self._check_input("x", x)
+        check_head("x", x, self.head_dim, self._layout)
         if self.xpos_scale_base is not None and role not in ("query", "key"):
             raise ValueError(
-                f"xPos scales queries and keys apart: role must be 'query' or 'key', "
-                f"got {role!r}"
+                "xPos scales queries and keys differently: role must be 'query' or "
+                f"'key', got {role!r}"
             )
-        return self._rotate(x, *self._tables(x, positions, start, pad_len, role))
+        if tables is None:
+            tables = self._tables(x, x, positions, start, pad_len)
+        else:
+            self._check_tables(tables, x, x)
+        cos, sin = tables.of_keys() if role == "key" else tables[:2]
+        (turned,) = self._turn((x,), cos, sin, (None,))
+        return turned
 
-    def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor, first: int) -> Tensor:
-        rows = slice(first, first + x.shape[self._seq_axis])
-        cos, sin = (cos[rows], sin[rows]) if cos.ndim == 2 else (cos, sin)
-        return rotate(x, cos, sin, self.pairing, self.layout)
+    def tables(
+        self,
+        positions: Tensor | tuple[Tensor, Tensor] | None = None,
+        *,
+        seq: int | None = None,
+        start: int | Tensor = 0,
+        pad_len: Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Tables:
+        """Make cos and sin once, for every layer: ``rope(q, k, tables=tables)``.
 
-    def extra_repr(self) -> str:
-        learned = isinstance(self.frequencies, nn.Parameter)
-        given = self.frequencies is not None and not learned
-        said = {
-            "head_dim": self.head_dim,
-            "rotary_dim": self.rotary_dim,
-            "base": None if given else f"{self.base:g}",
-            "pairing": repr(self.pairing),
-            "layout": repr(self.layout),
-            "scaling": self.scaling,
-            "inv_freq": tuple(self.inv_freq.shape) if given else None,
-            "axes": self.axes if self.axes > 1 else None,
-            "learned": learned or None,
-            "xpos_scale_base": self.xpos_scale_base,
-        }
-        return ", ".join(f"{k}={v}" for k, v in said.items() if v is not None)
+        ``positions``, ``start`` and ``pad_len`` are as in :meth:`forward`; without
+        positions, ``seq`` tokens. ``dtype`` is that of q and k: tables are float64 for
+        float64 and float32 for all else. ``device`` is where q and k are (default:
+        where the positions are, or the module's rows). Lesson 09.
+
+        >>> rope = RotaryEmbedding(64)
+        >>> tables = rope.tables(seq=10)
+        >>> q, k = torch.randn(1, 8, 10, 64), torch.randn(1, 2, 10, 64)
+        >>> torch.equal(rope(q, k, tables=tables)[0], rope(q, k)[0])
+        True
+        """
+        if positions is None and seq is None:
+            raise ValueError("tables needs positions, or seq, the number of tokens")
+        if positions is not None and (start != 0 or pad_len is not None):
+            raise ValueError("give positions, or start and pad_len, not both")
+        if isinstance(positions, (tuple, list)):
+            q_rows, k_rows = (
+                self._tables_for(p, 0, None, None, None, dtype, p.device)
+                for p in check_pair(positions)
+            )
+            return Tables(*q_rows[:2], *k_rows.of_keys())
+        if device is None:
+            given = [x for x in (positions, start, pad_len) if isinstance(x, Tensor)]
+            device = given[0].device if given else self._rows.device
+        device = torch.device(device)
+        return self._tables_for(positions, start, pad_len, seq, None, dtype, device)
 
     # ------------------------------------------------------------------ tables
 
     def _tables(
         self,
-        x: Tensor,
+        q: Tensor,
+        k: Tensor,
+        positions: Tensor | tuple[Tensor, Tensor] | None,
+        start: int | Tensor,
+        pad_len: Tensor | None,
+    ) -> Tables:
+        """The tables for the tokens of ``q`` and ``k``."""
+        (q_batch, q_seq), (k_batch, k_seq) = self._sizes(q), self._sizes(k)
+        dtype = q.dtype if q.dtype == torch.float64 else k.dtype
+        if self.xpos_scale_base is not None and q.dtype == torch.float16:
+            dtype = q.dtype  # the smallest range decides
+        what = dtype, q.device, type(q)
+        pair: tuple[Tensor | None, Tensor | None]
+        if not isinstance(positions, (tuple, list)):
+            check_one_length(q_seq, k_seq, self._layout)
+            if q_batch == k_batch:
+                return self._tables_for(
+                    positions, start, pad_len, q_seq, q_batch, *what
+                )
+            pair = positions, positions
+        else:
+            pair = check_pair(positions)
+        q_positions, k_positions = pair
+        queries = self._tables_for(q_positions, start, pad_len, q_seq, q_batch, *what)
+        keys = self._tables_for(k_positions, start, pad_len, k_seq, k_batch, *what)
+        return Tables(*queries[:2], *keys.of_keys())
+
+    def _tables_for(
+        self,
         positions: Tensor | None,
         start: int | Tensor,
         pad_len: Tensor | None,
-        role: Role | None,
-    ) -> tuple[Tensor, Tensor, int]:
-        """Cos and sin for the positions of ``x``, and their first row to use."""
-        seq = x.shape[self._seq_axis]
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        seq: int | None,
+        batch: int | None,
+        dtype: torch.dtype,
+        device: torch.device,
+        kind: type = Tensor,
+    ) -> Tables:
+        """The tables of ``seq`` tokens; a size that is not known is None."""
         if positions is None and pad_len is None and not isinstance(start, Tensor):
             check_start("start", start, "an int or a (batch,) tensor")
-            kept = self._kept_table(start, start + seq, x, dtype)
-            if kept is not None:
-                return *kept, start
-        if positions is None:
-            if self.axes > 1:
+            assert seq is not None
+            rows = self._kept(start, start + seq, dtype, device, kind)
+            if rows is not None:
+                return Tables(*rows[start : start + seq].unbind(-2))
+            if self.axes > 1 and not self._takes_text:
                 raise ValueError(
                     f"a position has {self.axes} coordinates here: give positions "
-                    "(seq, axes), as from rope_teach.grid_positions"
+                    "(seq, axes), as from rope_teach.axes.grid_positions"
                 )
-            positions = torch.arange(seq, device=x.device)
-            positions = positions + self._per_sequence("start", start, x)
-            if pad_len is not None:
-                positions = positions - self._per_sequence("pad_len", pad_len, x)
-        else:
-            if pad_len is not None or isinstance(start, Tensor) or start != 0:
-                raise ValueError("give positions, or start and pad_len, not both")
-            self._check_positions_fit(positions, x)
-        cos, sin = self._cos_sin(positions, dtype)
-        if self.xpos_scale_base is not None:
-            scale = self._fade(positions, x.dtype, self.xpos_scale_base)
-            scale = (scale if role == "query" else 1 / scale).to(cos)
-            cos, sin = cos * scale, sin * scale
-        return cos, sin, 0
+            positions = torch.arange(start, start + seq, device=device)
+        elif positions is None:
+            given, first, sign = _starts(start, pad_len, batch, device)
+            plain = self.axes == 1 and dtype != torch.float64
+            if device.type == "cuda" and plain and self.xpos_scale_base is None:
+                both = ops.cos_sin(
+                    given, self._frequencies(device, kind), self._factor,
+                    first=first, sign=sign, count=seq,
+                )  # fmt: skip
+                return Tables(*both.unbind(-2))
+            tokens = torch.arange(seq or 0, device=device)
+            positions = first + sign * given.unsqueeze(-1) + tokens
+        elif pad_len is not None or isinstance(start, Tensor) or start != 0:
+            raise ValueError("give positions, or start and pad_len, not both")
+        positions = fit_positions(
+            positions, seq, batch, self.axes, self._takes_text, device
+        )
+        cos, sin = self._cos_sin(positions, dtype, kind)
+        if self.xpos_scale_base is None:
+            return Tables(cos, sin)
+        scale = self._fade(positions, dtype, self.xpos_scale_base).to(cos)
+        return Tables(cos * scale, sin * scale, cos / scale, sin / scale)
 
-    def _cos_sin(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        device = positions.device.type
-        inv_freq, factor = self._scaled("cpu" if device == "mps" else positions.device)
-        cos, sin = cos_sin(positions, inv_freq, dtype)
-        return (cos, sin) if factor == 1 else (cos * factor, sin * factor)
+    def _cos_sin(
+        self, positions: Tensor, dtype: torch.dtype, kind: type
+    ) -> tuple[Tensor, Tensor]:
+        """Rows for any positions: looked up, or computed."""
+        inv_freq = self._frequencies(positions.device, kind)
+        learning = inv_freq.requires_grad and torch.is_grad_enabled()
+        if dtype == torch.float64 or learning:
+            wide = dtype if dtype == torch.float64 else torch.float32
+            return cos_sin(positions, inv_freq, wide, self._factor)
+        if self._keeps_rows and kind is Tensor and positions.device.type == "cpu":
+            rows = self._look_up(positions)
+            if rows is not None:
+                return rows
+        cos, sin = ops.cos_sin(positions, inv_freq, self._factor).unbind(-2)
+        return cos, sin
 
-    def _scaled(self, device: torch.device | str | None = None) -> tuple[Tensor, float]:
-        """Inverse frequencies and attention factor: kept ones, or by the rule."""
+    def _look_up(self, positions: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Kept rows of integer positions, or None where one of them has no row."""
+        integers = positions.dtype in (torch.int64, torch.int32)
+        if not integers or torch.compiler.is_compiling():
+            return None
+        table = self._rows.table
+        try:
+            both = F.embedding(positions, table.flatten(-2))
+        except IndexError:
+            return None
+        cos, sin = both.unflatten(-1, table.shape[-2:]).unbind(-2)
+        return cos, sin
+
+    def _kept(
+        self, start: int, end: int, dtype: torch.dtype, device: torch.device, kind: type
+    ) -> Tensor | None:
+        """Kept rows that reach from ``start`` to ``end``, or None."""
+        if (
+            not self._keeps_rows
+            or start < 0
+            or end > LARGEST_TABLE
+            or dtype == torch.float64
+            or kind not in ops.PLAIN  # fake tensors mix with no real ones
+            or device.type == "meta"
+        ):
+            return None
+        rows = self._rows
+        if torch.compiler.is_compiling():
+            # An exported program computes its rows: it may be called with any length.
+            usable = torch.compiler.is_dynamo_compiling() and not _is_exporting()
+            if not usable or rows.device != device or end > rows.table.shape[0]:
+                return None
+            return rows.table
+        if rows.device != device:
+            self._rows = rows = self._rows_on(device)
+        return rows.reach(end)
+
+    def _rows_on(self, device: torch.device) -> SharedRows:
+        rows = SharedRows.of(self._values, self._factor, device)
+        rows.reach(max(self._rows.table.shape[0], SMALLEST_TABLE * self._keeps_rows))
+        return rows
+
+    def _frequencies(self, device: torch.device, kind: type) -> Tensor:
+        """What a position is multiplied by, on ``device``, in float64."""
         if self.frequencies is not None:
-            if self.frequencies.dtype.itemsize == 2:
-                raise TypeError(
-                    f"frequencies must be float32, got {self.frequencies.dtype}: "
-                    "angles would be wrong by turns; keep them out of mixed precision"
-                )
-            return self.frequencies.to(device=device, dtype=torch.float64), self._factor
-        if self._ruled is None:
-            share = self.rotary_dim // self.axes
-            inv_freq = inverse_frequencies(share, self.base, device=device)
-        else:
-            inv_freq = self._ruled.to(device=device)
-        if self.axes > 1:
-            inv_freq = axial_frequencies(*[inv_freq] * self.axes)
-        return inv_freq, self._factor
+            check_learned(self.frequencies)
+            inv_freq = self.frequencies.to(device=device, dtype=torch.float64)
+            return -inv_freq if self.clockwise else inv_freq
+        if torch.compiler.is_dynamo_compiling():
+            return self._rows.inv_freq.to(device)
+        if kind not in ops.PLAIN or device.type == "meta":
+            # A fake tensor mixes with no real one: make the constant anew.
+            return torch.tensor(self._values, dtype=torch.float64, device=device)
+        if self._rows.device != device:
+            self._rows = self._rows_on(device)
+        return self._rows.inv_freq
 
     def _fade(self, positions: Tensor, dtype: torch.dtype, scale_base: float) -> Tensor:
         """What xPos multiplies the table of a query by; see :func:`xpos_scale`."""
-        scale = xpos_scale(positions, self.rotary_dim, scale_base, self.xpos_origin)
-        bits = XPOS_BITS.get(dtype, 96)
-        fits = (scale.log2().abs() <= bits).all(dim=-1, keepdim=True)
-        if inside_a_transform():  # nothing may be raised here: NaN cannot be missed
-            return torch.where(fits, scale, math.nan)
-        if not fits.all():
-            reach = int(bits / -math.log2(0.4 / 1.4) * scale_base)
-            raise ValueError(
-                f"{dtype} holds the scale of xPos up to {reach} tokens from "
+        return held_scale(
+            xpos_scale(positions, self.rotary_dim, scale_base, self.xpos_origin),
+            dtype,
+            lambda bits: (
+                f"{dtype} holds the scale of xPos up to "
+                f"{int(bits / -math.log2(0.4 / 1.4) * scale_base)} tokens from "
                 f"xpos_origin={self.xpos_origin:g}, got a position "
                 f"{(positions - self.xpos_origin).abs().max():g} away: set xpos_origin "
                 "amid the positions that occur, once, or a larger xpos_scale_base"
+            ),
+        )
+
+    # ------------------------------------------------------------------ the rest
+
+    def _turn(
+        self,
+        xs: tuple[Tensor, ...],
+        cos: Tensor,
+        sin: Tensor,
+        out: tuple[Tensor | None, ...],
+    ) -> Sequence[Tensor]:
+        """Rotate what has the same tokens, into new tensors or those of ``out``."""
+        layout, ndim = self._layout, xs[0].ndim
+        if cos.ndim > 2 or layout != "bhsd":
+            cos, sin = lay_out(cos, layout, ndim), lay_out(sin, layout, ndim)
+        how = self._pairing, layout
+        rest = (self.head_dim - self.rotary_dim) * self.trailing
+        given = None
+        if any(into is not None for into in out):
+            check_out(out, xs)
+            given = [
+                torch.empty_like(x) if into is None else into
+                for x, into in zip(xs, out, strict=True)
+            ]
+        if not rest:
+            return ops.rotate_together(xs, cos, sin, *how, given)
+        parts = [x[..., rest:] for x in xs]
+        if given is None:
+            turned = ops.rotate_together(parts, cos, sin, *how)
+            both = zip(xs, turned, strict=True)
+            return [torch.cat([x[..., :rest], part], dim=-1) for x, part in both]
+        for x, into in zip(xs, given, strict=True):
+            into[..., :rest] = x[..., :rest]
+        ops.rotate_together(parts, cos, sin, *how, [into[..., rest:] for into in given])
+        return given
+
+    def _by_rule(self) -> tuple[Tensor, float]:
+        """Frequencies by ``base``, ``scaling`` and ``axes``, and attention factor."""
+        if self.rotary_dim % (2 * self.axes):
+            raise ValueError(
+                f"rotary_dim={self.rotary_dim} does not divide into pairs for "
+                f"axes={self.axes}"
             )
-        return scale
+        share = self.rotary_dim // self.axes
+        inv_freq, factor = scaled_frequencies(share, self._base, self._scaling)
+        if self.axes > 1:
+            inv_freq = axial_frequencies(*[inv_freq] * self.axes)
+        return inv_freq, factor
 
-    def _kept_table(
-        self, first: int, end: int, x: Tensor, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor] | None:
-        """Return the kept table, grown to have rows ``first`` to ``end``, or None."""
-        # is_exporting() is true under torch.compile too, up to torch 2.11.
-        if not self._keeps_rows or torch.compiler._is_exporting_flag:
-            return None
-        if first < 0 or end > LARGEST_TABLE:
-            return None
-        cos, sin = self._table
-        if dtype != cos.dtype or type(x) is not Tensor:  # fake tensors mix with no real
-            return None
-        if x.device != cos.device or end > cos.shape[0]:
-            if inside_a_transform():
-                return None
-            length = max(SMALLEST_TABLE, 1 << (end - 1).bit_length())
-            cos, sin = self._keep(self._build_table(length, x.device))
-        return cos, sin
+    def _sizes(self, x: Tensor) -> tuple[int, int]:
+        """Batch (-1 where there is no such axis) and seq of an input."""
+        batch_axis, _, seq_axis = axes_of(x.ndim, self._layout)
+        return x.shape[batch_axis] if x.ndim == 4 else -1, x.shape[seq_axis]
 
-    def _keep(self, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        # What the last call's kind was, and what serves the next of its kind: in a
-        # decode loop every check is skipped, half of what a call costs on a GPU.
-        self._last_call = (None, -1, None)
-        self._table = table
-        return table
+    def _check(self, q: Tensor, k: Tensor) -> None:
+        """Raise unless q and k are heads of this size on one device."""
+        for name, x in (("q", q), ("k", k)):
+            if (
+                not isinstance(x, Tensor)
+                or x.dtype not in FLOATS
+                or x.ndim not in (3, 4)
+                or x.shape[-1] != self.head_dim
+            ):
+                check_head(name, x, self.head_dim, self._layout)
+        if q.device != k.device:
+            raise ValueError(
+                f"q and k must be on one device, got {q.device} and {k.device}"
+            )
 
-    def _build_table(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        if not self._keeps_rows:
-            return torch.empty(0, device=device), torch.empty(0, device=device)
-        # Outside inference mode, so that training may use rows that inference made.
-        with torch.inference_mode(False), torch.no_grad():
-            positions = torch.arange(length, device="cpu")
-            cos, sin = self._cos_sin(positions, torch.float32)
-            return cos.to(device), sin.to(device)
+    def _check_tables(self, tables: Tables, q: Tensor, k: Tensor) -> None:
+        if not isinstance(tables, Tables):
+            raise TypeError(
+                "tables must come from RotaryEmbedding.tables, got "
+                f"{type(tables).__name__}"
+            )
+        check_table(tables.cos, q, self.rotary_dim, *self._sizes(q))
+        if tables.key_cos is not None or k.shape != q.shape:
+            check_table(tables.of_keys()[0], k, self.rotary_dim, *self._sizes(k))
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the rows out of files and copies: they are computed when needed."""
-        no_rows = tuple(table[:0].clone() for table in self._table)
-        return {**self.__dict__, "_table": no_rows, "_last_call": None}
+        return {**self.__dict__, "_rows": self._rows.device}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        device = state.pop("_rows")
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._keep(self._build_table(SMALLEST_TABLE, self._table[0].device))
+        self._rows = SharedRows.of(self._values, self._factor, device)
+        self._rows.reach(SMALLEST_TABLE if self._keeps_rows else 0)
 
     def _apply(self, fn: Any, recurse: bool = True) -> RotaryEmbedding:
         """Follow ``.to(device)``; a change of dtype never touches the frequencies."""
@@ -423,167 +740,28 @@ class RotaryEmbedding(nn.Module):
 
         super()._apply(move, recurse)  # type: ignore[no-untyped-call]
         device = fn(torch.empty(0)).device
-        if device.type != "meta" and device != self._table[0].device:
-            self._keep(self._build_table(self._table[0].shape[0], device))
+        if device.type != "meta" and device != self._rows.device:
+            self._rows = self._rows_on(device)
         return self
 
-    # ------------------------------------------------------------------ checks
 
-    def _check_partners(
-        self, q: Tensor, k: Tensor, positions: Tensor | tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Return the positions of ``q`` and of ``k``, once the two fit together."""
-        self._check_input("q", q)
-        self._check_input("k", k)
-        if q.device != k.device:
-            raise ValueError(
-                f"q and k must be on one device, got {q.device} and {k.device}"
-            )
-        if not isinstance(positions, (tuple, list)):
-            self._check_one_length(q, k)
-            return positions, positions
-        if len(positions) != 2:
-            raise ValueError(
-                "positions must be a tensor or a pair (q_positions, k_positions), got "
-                f"{len(positions)} items"
-            )
-        return positions[0], positions[1]
-
-    def _share_a_table(self, q: Tensor, k: Tensor) -> bool:
-        """Whether rows for the positions of ``q`` serve ``k`` as well."""
-        return (
-            self.xpos_scale_base is None
-            and q.dtype == k.dtype
-            and q.shape[:-3] == k.shape[:-3]
-            and q.shape[self._seq_axis] == k.shape[self._seq_axis]
-        )
-
-    def _check_norms(self, norms: Any) -> None:
-        if not (
-            isinstance(norms, (tuple, list))
-            and len(norms) == 2
-            and all(isinstance(norm, nn.Module) for norm in norms)
-        ):
-            raise TypeError(
-                "norms must be a pair of modules (q_norm, k_norm), got "
-                f"{type(norms).__name__} ({norms!r})"
-            )
-
-    def _take(self, inv_freq: Tensor) -> None:
-        """Keep given frequencies, out of reach of ``.half()`` and the state dict."""
-        check_floating("inv_freq", inv_freq)
-        if self.scaling is not None:
-            raise ValueError("give inv_freq or scaling, not both")
-        axes, pairs = (1, *inv_freq.shape)[-2:] if inv_freq.ndim in (1, 2) else (0, 0)
-        if pairs != self.rotary_dim // 2 or self.axes not in (1, axes):
-            raise ValueError(
-                f"inv_freq must be (r/2,) or (axes, r/2) with r/2 = rotary_dim / 2 = "
-                f"{self.rotary_dim // 2}, got {tuple(inv_freq.shape)} with "
-                f"axes={self.axes}"
-            )
-        if inv_freq.is_meta:
-            raise ValueError("inv_freq must have values, got a tensor on meta")
-        if not inv_freq.isfinite().all():
-            raise ValueError("inv_freq must be finite")
-        kept = inv_freq.detach().double()
-        self.frequencies = kept.flatten() if axes == 1 else kept.clone()
-        self.axes = axes
-
-    def _ask_rule(self) -> None:
-        """Check the rule, and keep what it says: it may not change its mind."""
-        if self.rotary_dim % (2 * self.axes):
-            raise ValueError(
-                f"rotary_dim={self.rotary_dim} does not divide into pairs for "
-                f"axes={self.axes}"
-            )
-        if self.scaling is None:
-            return
-        if not callable(self.scaling):
-            raise TypeError(
-                "scaling must be a rule such as partial(yarn, factor=4, "
-                f"trained_length=4096), got {type(self.scaling).__name__}"
-            )
-        share = self.rotary_dim // self.axes
-        with torch.device("cpu"):  # values are needed, where a module is made on meta
-            answer = self.scaling(share, self.base)
-        inv_freq, factor = answer if isinstance(answer, tuple) else (answer, None)
-        if (
-            not isinstance(inv_freq, Tensor)
-            or inv_freq.shape != (share // 2,)
-            or not inv_freq.isfinite().all()
-            or not isinstance(factor, (int, float))
-            or not math.isfinite(factor)
-        ):
-            raise ValueError(
-                "scaling must return a tuple of rotary_dim / 2 = "
-                f"{share // 2} finite inverse frequencies and a finite attention "
-                f"factor; it returned {answer!s:.200}"
-            )
-        self._ruled, self._factor = inv_freq.double(), float(factor)
-
-    def _check_input(self, name: str, x: Tensor) -> None:
-        check_floating(name, x)
-        if x.ndim not in (3, 4):
-            raise ValueError(
-                f"{name} must be (batch, heads, seq, head_dim) in the order of "
-                f"layout={self.layout!r}, with or without batch; got {tuple(x.shape)}"
-            )
-        if x.shape[-1] != self.head_dim:
-            raise ValueError(
-                f"{name} must end in head_dim={self.head_dim}, got {tuple(x.shape)}"
-            )
-
-    def _check_one_length(self, q: Tensor, k: Tensor) -> None:
-        q_len, k_len = q.shape[self._seq_axis], k.shape[self._seq_axis]
-        if q_len != k_len:
-            other = "bshd" if self.layout == "bhsd" else "bhsd"
-            raise ValueError(
-                f"q has {q_len} positions and k has {k_len} (layout={self.layout!r}). "
-                "If that is meant, say where each stands: positions=(q_positions, "
-                f"k_positions). If those are heads, the layout is {other!r}"
-            )
-
-    def _check_positions_fit(self, positions: Tensor, x: Tensor) -> None:
-        check_positions("positions", positions)
-        seq, shape = x.shape[self._seq_axis], positions.shape
-        if self.axes > 1:
-            shape = shape[:-1] if shape[-1:] == (self.axes,) else shape[:0]
-        fits = len(shape) in (1, 2) and shape[-1] == seq
-        if len(shape) == 2:
-            fits = fits and x.ndim == 4 and shape[0] in (1, x.shape[0])
-        if not fits:
-            one, more = ("(seq,)", "") if self.axes == 1 else ("(seq, axes)", ", axes")
-            raise ValueError(
-                f"positions must be {one} or (batch, seq{more}) with seq={seq}"
-                + (f" and axes={self.axes}" if self.axes > 1 else "")
-                + f" for an input of shape {tuple(x.shape)} in layout="
-                f"{self.layout!r}; got {tuple(positions.shape)}"
-            )
-        if positions.device != x.device:
-            raise ValueError(
-                f"positions must be on the input's device, {x.device}; got "
-                f"{positions.device}"
-            )
-
-    def _per_sequence(self, name: str, value: int | Tensor, x: Tensor) -> int | Tensor:
-        """An int as it is; ``(batch,)`` as ``(batch, 1)``, to add to positions."""
-        if not isinstance(value, Tensor):
-            check_start(name, value, "an int or a (batch,) tensor")
-            return value
-        check_positions(name, value)
-        if value.ndim == 0:
-            return value
-        if x.ndim != 4 or value.shape != x.shape[:1]:
-            raise ValueError(
-                f"{name} must be an int or have shape (batch,); got "
-                f"{tuple(value.shape)} for an input of shape {tuple(x.shape)}"
-            )
-        return value.to(x.device).unsqueeze(1)
+def _is_exporting() -> bool:
+    """Whether a graph is exported, as far as torch can tell: always, up to 2.11."""
+    return TORCH >= (2, 12) and torch.compiler.is_exporting()
 
 
-def inside_a_transform() -> bool:
-    """Whether tensors made now belong to a graph or transform, and must not be kept."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-    )
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+
+
+def _starts(
+    start: int | Tensor, pad_len: Tensor | None, batch: int | None, device: torch.device
+) -> tuple[Tensor, int, int]:
+    """Where sequences begin: ``(given, first, sign)`` for ``first + sign * given``."""
+    if pad_len is not None:
+        pad_len = check_per_sequence("pad_len", pad_len, batch).to(device)
+    if isinstance(start, Tensor):
+        start = check_per_sequence("start", start, batch).to(device)
+        return start if pad_len is None else start - pad_len, 0, 1
+    check_start("start", start, "an int or a (batch,) tensor")
+    assert pad_len is not None
+    return pad_len, start, -1

@@ -6,13 +6,16 @@ Built in lessons 04 (angles), 06 (phases), 10 (precision) and 16 (xPos).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from rope_teach.checks import check_floating, check_positions, check_rotary_dim
 
-__all__ = ["angles", "cos_sin", "phases", "xpos_scale"]
+__all__ = ["angles", "cos_sin", "held_scale", "phases", "xpos_scale"]
+
+XPOS_BITS = {torch.float16: 12, torch.float64: 960}  # of scale; 4 are left for features
 
 
 def angles(positions: Tensor, inv_freq: Tensor) -> Tensor:
@@ -46,19 +49,23 @@ def angles(positions: Tensor, inv_freq: Tensor) -> Tensor:
 
 
 def cos_sin(
-    positions: Tensor, inv_freq: Tensor, dtype: torch.dtype = torch.float32
+    positions: Tensor,
+    inv_freq: Tensor,
+    dtype: torch.dtype = torch.float32,
+    factor: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Cosine and sine tables, each ``(*positions.shape, r/2)``, in ``dtype``.
 
     The angles are computed in float64 and only the results are cast, so that an
-    error never grows with the position. Lessons 05 and 10.
+    error never grows with the position. Both are multiplied by ``factor``, the
+    attention factor of YaRN and LongRoPE. Lessons 05, 10 and 13.
 
     >>> cos, sin = cos_sin(torch.arange(3), torch.tensor([1.0]))
     >>> cos.squeeze()
     tensor([ 1.0000,  0.5403, -0.4161])
     """
     angle = angles(positions, inv_freq)
-    cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
+    cos, sin = (angle.cos() * factor).to(dtype), (angle.sin() * factor).to(dtype)
     return cos.to(positions.device), sin.to(positions.device)
 
 
@@ -101,3 +108,26 @@ def xpos_scale(
     pair = torch.arange(rotary_dim // 2, dtype=torch.float64, device=positions.device)
     zeta = (2 * pair + 0.4 * rotary_dim) / (1.4 * rotary_dim)
     return zeta ** ((positions.double().unsqueeze(-1) - origin) / scale_base)
+
+
+def held_scale(
+    scale: Tensor, dtype: torch.dtype, complaint: Callable[[int], str]
+) -> Tensor:
+    """Return a scale that ``dtype`` can hold, with room for features; or raise.
+
+    Raises ``ValueError`` with ``complaint(bits)`` for a scale past ``2**bits``. Where
+    nothing can be raised without a wait (on a GPU, in a graph, in a transform) such a
+    scale becomes NaN, which cannot be missed. Lesson 16.
+    """
+    bits = XPOS_BITS.get(dtype, 96)
+    fits = (scale.abs().log2().abs() <= bits).all(dim=-1, keepdim=True)
+    held = torch.where(fits, scale, math.nan)
+    if torch.compiler.is_compiling() or scale.device.type != "cpu":
+        return held
+    try:
+        holds = bool(fits.all())
+    except RuntimeError:  # a batch inside vmap, or a fake tensor
+        return held
+    if not holds:
+        raise ValueError(complaint(bits))
+    return scale

@@ -261,7 +261,7 @@ def test_text_cannot_tell_multimodal_from_plain():
 # ------------------------------------------------------------------------ messages
 
 BAD = {
-    "ValueError: positions must be (seq, axes) ... seq=20 and axes=2 ... got (20,)": (
+    "ValueError: positions must be (seq, axes) ... seq=20, batch=1 and axes=2 ... got (20,)": (
         lambda: RotaryEmbedding(D, axes=2).rotate(sample(1, 1, 20, D), torch.arange(20))
     ),
     "ValueError: a position has 2 coordinates ... grid_positions": lambda: (

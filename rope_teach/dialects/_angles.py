@@ -14,9 +14,9 @@ from torch import Tensor
 
 from rope_teach.checks import Pairing, check_floating
 from rope_teach.frequencies import inverse_frequencies, ntk_aware
+from rope_teach.ops import rotate
 from rope_teach.pairing import half_table
-from rope_teach.rotary import XPOS_BITS, inside_a_transform
-from rope_teach.rotation import rotate
+from rope_teach.tables import held_scale
 
 
 def language_frequencies(dim: int, base: float, name: str, rescale: float) -> Tensor:
@@ -48,12 +48,12 @@ def apply_angles(
             f"got {seq_dim}"
         )
     seq_axis = seq_dim if seq_dim < 0 else seq_dim - t.ndim
-    angle = _one_column_a_pair(freqs, pairing)
+    angle = half_table(freqs, pairing)
     angle = angle.to(torch.promote_types(angle.dtype, torch.float32))
     cos, sin = (_lay(x, t, seq_axis, freqs_seq_dim) for x in (angle.cos(), angle.sin()))
     if isinstance(scale, Tensor):
         if scale.shape[-1:] == freqs.shape[-1:]:
-            scale = _one_column_a_pair(scale, pairing)
+            scale = half_table(scale, pairing)
         scale = _held(_lay(scale, t, seq_axis, freqs_seq_dim), t.dtype)
     wide = torch.promote_types(t.dtype, torch.float32)
     cos, sin = ((x * scale).to(wide).to(t.device) for x in (cos, sin))
@@ -89,27 +89,17 @@ def check_at_least_one(name: str, value: float) -> None:
         raise ValueError(f"{name} must be finite and at least 1, got {value}")
 
 
-def _one_column_a_pair(table: Tensor, pairing: Pairing) -> Tensor:
-    if not inside_a_transform():
-        return half_table(table, pairing)
-    if pairing == "interleaved":  # values cannot be looked at here
-        return table[..., ::2]
-    return table[..., : table.shape[-1] // 2]
-
-
 def _held(scale: Tensor, dtype: torch.dtype) -> Tensor:
     """``scale``, if ``dtype`` can hold it and still leave room for features."""
-    bits = XPOS_BITS.get(dtype, 96)
-    fits = scale.abs().log2().abs() <= bits
-    if inside_a_transform():  # nothing may be raised here: NaN cannot be missed
-        return torch.where(fits, scale, math.nan)
-    if not fits.all():
-        raise ValueError(
+    return held_scale(
+        scale,
+        dtype,
+        lambda bits: (
             f"scale must lie between 2**-{bits} and 2**{bits} for {dtype}, got "
             f"{scale.min():.3g} to {scale.max():.3g}: set xpos_origin amid the "
             "positions that occur, once, or a larger scale base"
-        )
-    return scale
+        ),
+    )
 
 
 def _lay(table: Tensor, t: Tensor, seq_axis: int, table_axis: int | None) -> Tensor:

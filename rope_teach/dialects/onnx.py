@@ -19,8 +19,8 @@ from rope_teach.checks import (
     check_floating,
     check_positions,
 )
+from rope_teach.ops import rotate
 from rope_teach.rotary import RotaryEmbedding
-from rope_teach.rotation import rotate
 from rope_teach.tables import cos_sin
 
 __all__ = ["rotary_embedding", "exportable", "ExportableRotary"]

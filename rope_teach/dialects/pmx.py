@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rope_teach.checks import check_positions, check_start
 from rope_teach.frequencies import inverse_frequencies
-from rope_teach.rotation import rotate
+from rope_teach.ops import rotate
 from rope_teach.tables import cos_sin
 
 __all__ = ["rotary_position_embedding"]

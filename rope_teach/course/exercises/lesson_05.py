@@ -18,8 +18,8 @@ from rope_teach.course.exercises import (
     expect_shape,
 )
 from rope_teach.frequencies import inverse_frequencies
+from rope_teach.ops import rotate
 from rope_teach.pairing import full_table
-from rope_teach.rotation import rotate
 from rope_teach.tables import cos_sin
 
 

@@ -19,12 +19,12 @@ from rope_teach.course.exercises import (
     expect_shape,
 )
 from rope_teach.frequencies import inverse_frequencies
+from rope_teach.ops import rotate
 from rope_teach.pairing import (
     convert_projection,
     half_to_interleaved,
     interleaved_to_half,
 )
-from rope_teach.rotation import rotate
 from rope_teach.tables import cos_sin
 
 

@@ -19,7 +19,7 @@ from rope_teach.course.exercises import (
     number,
 )
 from rope_teach.frequencies import inverse_frequencies, ntk_aware, wavelengths
-from rope_teach.rotation import rotate
+from rope_teach.ops import rotate
 from rope_teach.tables import cos_sin
 
 

@@ -26,9 +26,9 @@ from rope_teach.frequencies import (
     position_interpolation,
     yarn,
 )
+from rope_teach.ops import rotate
 from rope_teach.pairing import convert_projection
 from rope_teach.rotary import RotaryEmbedding
-from rope_teach.rotation import rotate
 from rope_teach.tables import cos_sin
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from torch import Tensor
 from rope_teach import laws
 from rope_teach.course.exercises import as_tensor, close, exercise, expect, expect_shape
 from rope_teach.frequencies import inverse_frequencies
-from rope_teach.rotation import rotate
+from rope_teach.ops import rotate
 from rope_teach.tables import angles, cos_sin
 
 Measured = dict[str, dict[str, float]]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from rope_teach.checks import Layout, Pairing
+from rope_teach.ops import rotate
 from rope_teach.pairing import half_table
-from rope_teach.rotation import rotate
 
 
 def apply_rotary_pos_emb(

@@ -2,8 +2,9 @@
 
 Qwen 3, Gemma 3 and others normalise every head of q and k (RMSNorm, with a learned
 weight) just before they rotate it. Done one after the other, every feature is read and
-written twice; here once. The pass back needs the features again, so that they are kept,
-which a bare rotation does not ask for. Measured in benchmarks/fusion.py; lesson 18.
+written twice; here once. The pass back needs the features again, so they are kept,
+which a bare rotation does not ask for. Imported only when norms are given. Measured in
+benchmarks/fusion.py; lesson 18.
 """
 
 from __future__ import annotations
@@ -17,24 +18,17 @@ import triton.language as tl
 from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from rope_teach import rotation
-from rope_teach.kernels import (
-    _LAUNCHES,
+from rope_teach import ops
+from rope_teach.checks import Layout, Pairing
+from rope_teach.ops.cuda import (
     DTYPES,
-    _compiled_in,
-    _from_row,
-    _key,
+    Plan,
     _load_pairs,
     _place,
-    _plan,
-    _readable,
-    _remember,
     _store_pairs,
     _turn,
-    _unit_stride,
-    _usable,
-    register,
-    wrap_triton,
+    device_of,
+    plan_of,
 )
 
 __all__ = ["normalise_and_rotate"]
@@ -196,78 +190,126 @@ def _backward(
 TOKENS = 32  # of one program on the way back: few rows of sums, yet many programs
 
 
-def _launch(
+def launch(
     q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, sin: Tensor,
-    q_eps: float, k_eps: float, interleaved: bool, first_row: int,
+    q_eps: float, k_eps: float, pairing: Pairing, layout: Layout,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Normalise and rotate into new tensors."""
-    key = (
-        *_key(q, k, cos, sin, interleaved, first_row, False), q_eps, k_eps,
-        q_weight.dtype, k_weight.dtype, q_weight.data_ptr() & 15,
-        k_weight.data_ptr() & 15,
-    )  # fmt: skip
-    if known := _LAUNCHES.get(key):
-        return known[0](q, k, first_row, cos, sin, q_weight, k_weight)
-    given = q, k, cos, sin
-    q, k, cos, sin = readable = _readable(*given)
-    q_out, k_out, started = _start(
-        _forward, q, k, q_weight, k_weight, cos, sin,
-        q_eps, k_eps, interleaved, first_row,
-    )  # fmt: skip
-    _remember(key, started, given, readable, q_out, k_out)
-    return q_out, k_out
-
-
-def _start(
-    kernel: Any, q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor,
-    sin: Tensor, q_eps: float, k_eps: float, interleaved: bool, first_row: int,
-) -> tuple[Any, ...]:  # fmt: skip
-    """Start the kernel on new tensors; also return what starts it again."""
     out = torch.empty_like(q), torch.empty_like(k)
-    grid, numbers, choices, _ = _plan(q, k, *out, cos, interleaved, False)
-    choices = _named(choices, q_eps, k_eps)
-    if kernel is _forward:  # torch's compiler takes plain numbers alone
-        numbers = _compiled_in(numbers, q, k, *out)
-    with torch.cuda.device_of(q):
-        compiled = kernel[grid](  # of one warp: sums of a head need no other
-            q, k, *out, *_from_row(first_row, cos, sin), q_weight, k_weight,
-            *numbers, **choices, num_warps=1,
+    plan = plan_of((q, k), out, cos, layout)
+    assert plan is not None
+    with device_of(q):
+        _forward[plan.grid](  # one warp: sums of a head need no other
+            q, k, *out, cos, sin, q_weight, k_weight, *plan.numbers,
+            **_choices(plan, q_eps, k_eps, pairing), num_warps=1,
         )  # fmt: skip
-    return *out, (compiled, grid, (*numbers, *choices.values()))
+    return out
 
 
-def _start_back(
-    kernel: Any, q_grad: Tensor, k_grad: Tensor, q: Tensor, k: Tensor, q_weight: Tensor,
+def launch_back(
+    q_grad: Tensor, k_grad: Tensor, q: Tensor, k: Tensor, q_weight: Tensor,
     k_weight: Tensor, cos: Tensor, sin: Tensor,
-    q_eps: float, k_eps: float, interleaved: bool, first_row: int,
+    q_eps: float, k_eps: float, pairing: Pairing, layout: Layout,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Start the kernel on new tensors: gradients of q, k and the two weights."""
-    q_grad, k_grad = _unit_stride(q_grad), _unit_stride(k_grad)
-    q, k, cos, sin = _readable(q, k, cos, sin)
+    """Gradients of q, k and the two weights."""
+    q_grad, k_grad = (
+        x if x.stride(-1) == 1 else x.contiguous() for x in (q_grad, k_grad)
+    )
     out = torch.empty_like(q), torch.empty_like(k)
-    (_, batch, _), numbers, choices, warps = _plan(q, k, *out, cos, interleaved, False)
-    blocks, shares = -(-q.shape[2] // TOKENS), choices["SHARES"]
+    plan = plan_of((q, k), out, cos, layout)
+    grads = plan_of((q_grad, k_grad), out, cos, layout)
+    assert plan is not None and grads is not None
+    choices = _choices(plan, q_eps, k_eps, pairing)
+    shares, q_shares = choices["SHARES"], choices["Q_SHARES"]
+    seq, batch = plan.grid[0] // shares, plan.grid[1]
+    blocks = -(-seq // TOKENS)
     q_sum, k_sum = (
         q.new_empty(batch * blocks * rows, q.shape[-1], dtype=torch.float32)
-        for rows in (choices["Q_SHARES"], shares - choices["Q_SHARES"])
+        for rows in (q_shares, shares - q_shares)
     )
-    with torch.cuda.device_of(q):
-        kernel[(blocks * shares, batch)](
-            q_grad, k_grad, q, k, *out, q_weight, k_weight, q_sum, k_sum,
-            *_from_row(first_row, cos, sin), q.shape[2],
-            *q_grad.stride()[:3], *k_grad.stride()[:3], *numbers,
-            **_named(choices, q_eps, k_eps), TOKENS=TOKENS, num_warps=warps,
+    with device_of(q):
+        _backward[(blocks * shares, batch)](
+            q_grad, k_grad, q, k, *out, q_weight, k_weight, q_sum, k_sum, cos, sin, seq,
+            *grads.numbers[:6], *plan.numbers, **choices, TOKENS=TOKENS,
+            num_warps=plan.warps,
         )  # fmt: skip
     return *out, q_sum.sum(0).to(q_weight.dtype), k_sum.sum(0).to(k_weight.dtype)
 
 
-def _named(choices: dict[str, Any], q_eps: float, k_eps: float) -> dict[str, Any]:
-    """Those choices of a plan that these kernels have, too, and their own."""
-    names = ("PAIRS", "HEADS", "INTERLEAVED", "SHARES", "Q_SHARES")
-    return {name: choices[name] for name in names} | {"Q_EPS": q_eps, "K_EPS": k_eps}
+def _choices(
+    plan: Plan, q_eps: float, k_eps: float, pairing: Pairing
+) -> dict[str, Any]:
+    """What the kernels are compiled for."""
+    names = ("PAIRS", "HEADS", "SHARES", "Q_SHARES")
+    own = {"Q_EPS": q_eps, "K_EPS": k_eps, "INTERLEAVED": pairing == "interleaved"}
+    return {name: plan.choices[name] for name in names} | own
+
+
+# --------------------------------------------------------------- the same, in steps
+
+
+def in_steps(
+    q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, sin: Tensor,
+    q_eps: float, k_eps: float, pairing: Pairing, layout: Layout,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """What :func:`launch` computes, in torch."""
+    q = F.rms_norm(q, q_weight.shape, q_weight, q_eps).to(q.dtype)
+    k = F.rms_norm(k, k_weight.shape, k_weight, k_eps).to(k.dtype)
+    q, k = ops.rotate_together((q, k), cos, sin, pairing, layout)
+    return q, k
+
+
+def back_in_steps(
+    q_grad: Tensor, k_grad: Tensor, q: Tensor, k: Tensor, q_weight: Tensor,
+    k_weight: Tensor, cos: Tensor, sin: Tensor,
+    q_eps: float, k_eps: float, pairing: Pairing, layout: Layout,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """What :func:`launch_back` computes, in torch: for derivatives of derivatives."""
+    grads = ops.rotate_together(
+        (q_grad.float(), k_grad.float()), cos, sin, pairing, layout, inverse=True
+    )
+    found = []
+    for grad, x, weight, eps in zip(
+        grads, (q, k), (q_weight, k_weight), (q_eps, k_eps), strict=True
+    ):
+        wide = x.float()
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+        unit, slope = wide * scale, grad * weight
+        along = (slope * unit).mean(-1, keepdim=True)  # the norm takes that away again
+        x_grad = scale * (slope - along * unit)
+        w_grad = (grad * unit).flatten(0, -2).sum(0)
+        found.append((x_grad.to(x.dtype), w_grad.to(weight.dtype)))
+    (q_slope, q_sum), (k_slope, k_sum) = found
+    return q_slope, k_slope, q_sum, k_sum
 
 
 # ------------------------------------------------------- as an operation of torch
+
+NUMBERS = "float q_eps, float k_eps, str pairing, str layout"
+INPUTS = "Tensor q, Tensor k, Tensor q_weight, Tensor k_weight, Tensor cos, Tensor sin"
+LIBRARY = torch.library.Library("rope_teach", "FRAGMENT")
+LIBRARY.define(f"normalise_and_rotate({INPUTS}, {NUMBERS}) -> (Tensor, Tensor)")
+LIBRARY.define(
+    f"normalise_and_rotate_back(Tensor q_grad, Tensor k_grad, {INPUTS}, {NUMBERS})"
+    " -> (Tensor, Tensor, Tensor, Tensor)"
+)
+for key in ("CompositeExplicitAutograd", *ops.BATCHED):
+    LIBRARY.impl("normalise_and_rotate", in_steps, key)
+    LIBRARY.impl("normalise_and_rotate_back", back_in_steps, key)
+LIBRARY.impl("normalise_and_rotate", launch, "CUDA")
+LIBRARY.impl("normalise_and_rotate_back", launch_back, "CUDA")
+LIBRARY.impl(
+    "normalise_and_rotate",
+    lambda q, k, *_: (torch.empty_like(q), torch.empty_like(k)),
+    "Meta",
+)
+LIBRARY.impl(
+    "normalise_and_rotate_back",
+    lambda _q, _k, *inputs: tuple(torch.empty_like(x) for x in inputs[:4]),
+    "Meta",
+)
+FORWARD = torch.ops.rope_teach.normalise_and_rotate.default
+BACKWARD = torch.ops.rope_teach.normalise_and_rotate_back.default
 
 
 def normalise_and_rotate(
@@ -276,37 +318,36 @@ def normalise_and_rotate(
     norms: tuple[nn.Module, nn.Module],
     cos: Tensor,
     sin: Tensor,
-    interleaved: bool,
-    first_row: int = 0,
+    pairing: Pairing,
+    layout: Layout,
 ) -> tuple[Tensor, Tensor] | None:
     """Normalise each head of ``q`` and ``k`` and rotate it, or None if it cannot.
 
-    Shapes as in :func:`rope_teach.kernels.rotate_qk`. Serves heads that are rotated
+    Shapes as in :func:`rope_teach.ops.rotate_together`. Serves heads that are rotated
     whole and a power of two wide, and plain ``torch.nn.RMSNorm`` with weights.
     Lesson 18.
     """
     head_dim = q.shape[-1]
     if (
         not all(_is_plain(norm, q) for norm in norms)
-        or not _usable(q, k, cos, sin)
+        or plan_of((q, k), (q, k), cos, layout) is None
         or 2 * cos.shape[-1] != head_dim
         or head_dim & (head_dim - 1)
+        or cos.stride() != sin.stride()
         or statically_known_true(q.numel() * k.numel() == 0)
     ):
         return None
     weights = [norm.weight for norm in norms]
     default = torch.finfo(torch.float32).eps  # torch's, for 16 bits as well
     eps = [default if norm.eps is None else norm.eps for norm in norms]
-    run: Any = _launch
-    if rotation.is_recorded():
-        run = torch.ops.rope_teach.normalise_and_rotate
-    elif torch.is_grad_enabled():
-        run = _NormaliseAndRotate.apply
-    return run(q, k, *weights, cos, sin, *eps, interleaved, first_row)
+    turned: tuple[Tensor, Tensor] = _NormaliseAndRotate.apply(
+        q, k, *weights, cos, sin, *eps, pairing, layout
+    )
+    return turned
 
 
 def _is_plain(norm: nn.Module, q: Tensor) -> bool:
-    """Whether a norm does what the kernel does, and nobody listens to it."""
+    """Whether a norm does what the kernel does, and no hook observes it."""
     return (
         type(norm) is nn.RMSNorm
         and norm.normalized_shape == q.shape[-1:]
@@ -316,95 +357,43 @@ def _is_plain(norm: nn.Module, q: Tensor) -> bool:
         and norm.weight.device == q.device
         and norm.weight.is_contiguous()
         and "forward" not in norm.__dict__
-        and not (norm._forward_hooks or norm._forward_pre_hooks)
-        and not (norm._backward_hooks or norm._backward_pre_hooks)
-        and not torch.nn.modules.module._has_any_global_hook()
+        and not _has_hooks(norm)
     )
 
 
-def _in_steps(
-    q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, sin: Tensor,
-    q_eps: float, k_eps: float, interleaved: bool, first_row: int,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """What the kernels compute, in steps that autograd follows."""
-    q = F.rms_norm(q, q_weight.shape, q_weight, q_eps)
-    k = F.rms_norm(k, k_weight.shape, k_weight, k_eps)
-    pairing: rotation.Pairing = "interleaved" if interleaved else "half"
-    return rotation.rotate_qk(q, k, cos, sin, first_row, pairing, "bhsd")
+def _has_hooks(norm: nn.Module) -> bool:
+    """Whether a hook waits for this module, or for all modules.
+
+    Torch has no public question for that, so whatever is called hooks is looked at.
+    """
+    places = (vars(norm), vars(nn.modules.module))
+    return any(
+        "hooks" in name and isinstance(kept, dict) and len(kept) > 0
+        for place in places
+        for name, kept in place.items()
+    )
 
 
 class _NormaliseAndRotate(torch.autograd.Function):
     """One kernel there, one back, which also adds up the weights' gradients."""
 
-    @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
-        _keep(ctx, arguments, None)
-        return _launch(*arguments)
+    generate_vmap_rule = True
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-        inputs = ctx.saved_tensors
-        if not torch.is_grad_enabled():
-            slopes = _start_back(_backward, *grads, *inputs, *ctx.numbers)
-            return *slopes, *[None] * 6
-        # For second derivatives. Views, or what one input gets through another would
-        # be counted twice: k made from q, one norm for both.
-        inputs = [x.view_as(x) for x in inputs]
-        turned = _in_steps(*inputs, *ctx.numbers)
-        pairs = [(x, g) for x, g in zip(turned, grads, strict=True) if x.requires_grad]
-        asked = [x for x in inputs if x.requires_grad]
-        outputs, given = zip(*pairs, strict=True)
-        found = iter(torch.autograd.grad(outputs, asked, given, create_graph=True))
-        return *(next(found) if x.requires_grad else None for x in inputs), *[None] * 4
+    def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
+        road = launch if torch.compiler.is_compiling() else FORWARD
+        turned: tuple[Tensor, Tensor] = road(*inputs)
+        return turned
 
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*inputs[:6])
+        ctx.how = inputs[6:]
 
-@register("rope_teach::normalise_and_rotate", mutates_args=())
-def _operator(
-    q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, sin: Tensor,
-    q_eps: float, k_eps: float, interleaved: bool, first_row: int,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """What :func:`_launch` does, as torch's compiler sees it."""
-    q, k, cos, sin = _readable(q, k, cos, sin)
-    q_out, k_out, _ = _start(
-        wrap_triton(_forward), q, k, q_weight, k_weight, cos, sin,
-        q_eps, k_eps, interleaved, first_row,
-    )  # fmt: skip
-    return q_out, k_out
-
-
-@register("rope_teach::normalise_and_rotate_back", mutates_args=())
-def _operator_back(
-    q_grad: Tensor, k_grad: Tensor, q: Tensor, k: Tensor, q_weight: Tensor,
-    k_weight: Tensor, cos: Tensor, sin: Tensor,
-    q_eps: float, k_eps: float, interleaved: bool, first_row: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """What :func:`_start_back` does, likewise."""
-    return _start_back(
-        wrap_triton(_backward), q_grad, k_grad, q, k, q_weight, k_weight, cos, sin,
-        q_eps, k_eps, interleaved, first_row,
-    )  # fmt: skip
-
-
-@_operator.register_fake
-def _(q: Tensor, k: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(_unit_stride(q)), torch.empty_like(_unit_stride(k))
-
-
-@_operator_back.register_fake
-def _(
-    q_grad: Tensor, k_grad: Tensor, q: Tensor, k: Tensor, *weights: Any
-) -> tuple[Tensor, ...]:
-    return tuple(torch.empty_like(_unit_stride(x)) for x in (q, k, *weights[:2]))
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.save_for_backward(*inputs[:6])
-    ctx.numbers = inputs[6:]
-
-
-def _operator_backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-    back = torch.ops.rope_teach.normalise_and_rotate_back
-    return *back(*grads, *ctx.saved_tensors, *ctx.numbers), *[None] * 6
-
-
-_operator.register_autograd(_operator_backward, setup_context=_keep)
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        if torch.compiler.is_compiling():
+            road: Any = launch_back
+        else:
+            road = back_in_steps if torch.is_grad_enabled() else BACKWARD
+        return *road(*grads, *ctx.saved_tensors, *ctx.how), *[None] * 6

@@ -1,0 +1,437 @@
+"""How a rotation is made fast. Nobody above this folder needs to know.
+
+One operator, ``rope_teach::rotate``, has three roads: eager torch on a CPU
+(:mod:`~rope_teach.ops.cpu`), one Triton kernel on CUDA (:mod:`~rope_teach.ops.cuda`),
+and the readable formula (``rotation.rotate_pairs``) for all else. Since torch itself
+dispatches it, whatever records, fakes, batches or traces operators sees this one too.
+
+Gradients and forward mode need an ``autograd.Function`` around the operator, which
+costs more than a decode step: it is called when they ask, and only then. The rotation
+is linear, so backward is the rotation by the opposite angle.
+
+``rope_teach::cos_sin`` makes tables the same way: float64 and torch, or a kernel that
+writes the rows of any positions without asking the host. Lessons 05 and 18.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rope_teach import tables
+from rope_teach.checks import (
+    Layout,
+    Pairing,
+    align_table,
+    check_choice,
+    check_floating,
+)
+from rope_teach.ops import cpu
+from rope_teach.rotation import rotate_pairs
+
+__all__ = ["cos_sin", "normalise_and_rotate", "rotate", "rotate_together"]
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None  # looked up, not imported
+
+LIBRARY = torch.library.Library("rope_teach", "FRAGMENT")
+LIBRARY.define(
+    "rotate(Tensor[] xs, Tensor cos, Tensor sin, str pairing, str layout, "
+    "bool inverse) -> Tensor[]"
+)
+LIBRARY.define(
+    "rotate.out(Tensor[] xs, Tensor cos, Tensor sin, str pairing, str layout, "
+    "bool inverse, *, Tensor(a!)[] out) -> ()"
+)
+LIBRARY.define(
+    "cos_sin(Tensor positions, Tensor inv_freq, float factor, SymInt first, int sign, "
+    "SymInt? count) -> Tensor"
+)
+
+
+# ------------------------------------------------------------------- what others call
+
+
+def rotate(
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    pairing: Pairing = "interleaved",
+    layout: Layout = "bhsd",
+) -> Tensor:
+    """Rotate the pairs of ``x``: the real form, ``(a c - b s, a s + b c)``.
+
+    Parameters
+    ----------
+    x
+        ``(batch, heads, seq, head_dim)``, ``(batch, seq, heads, head_dim)`` with
+        ``layout="bshd"`` or ``(seq, batch, heads, head_dim)`` with ``"sbhd"``; the
+        batch axis, or batch and heads, may be absent.
+    cos, sin
+        ``(seq, r/2)``, or ``(batch, seq, r/2)`` when sequences differ, or one
+        position for all, ``(r/2,)``; or aligned with ``x`` axis by axis. ``r`` is
+        the number of rotated features; features from ``r`` on pass unchanged.
+    pairing
+        Which two features form a pair: ``"interleaved"`` or ``"half"``.
+
+    Returns
+    -------
+    Tensor
+        Like ``x``, in its dtype. 16-bit inputs are rotated in float32 and rounded
+        once. The gradient is the rotation by the opposite angle.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``x`` or a table is not floating, the tables are wider than the head,
+        their length differs from ``x``'s or they lie on another device, or a name
+        is unknown.
+
+    Notes
+    -----
+    Source: RoFormer (2104.09864), equation 34. Lessons 05 and 07.
+
+    Examples
+    --------
+    >>> from rope_teach import cos_sin
+    >>> cos, sin = cos_sin(torch.tensor([1]), torch.tensor([1.0, 0.01]))
+    >>> rotate(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), cos, sin)
+    tensor([[-1.1426,  1.9221,  2.9599,  4.0298]])
+    >>> rotate(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), cos, sin, pairing="half")
+    tensor([[-1.9841,  1.9599,  2.4624,  4.0198]])
+    """
+    check_choice("pairing", pairing, ("interleaved", "half"))
+    check_floating("x", x)
+    check_floating("cos", cos)
+    check_floating("sin", sin)
+    if cos.shape != sin.shape or cos.dtype != sin.dtype:
+        raise ValueError(
+            "cos and sin must have one shape and one dtype, got "
+            f"{tuple(cos.shape)} {cos.dtype} and {tuple(sin.shape)} {sin.dtype}"
+        )
+    cos, sin = align_table(cos, x, layout), align_table(sin, x, layout)
+    return rotate_together([x], cos, sin, pairing, layout)[0]
+
+
+def rotate_together(
+    xs: Sequence[Tensor],
+    cos: Tensor,
+    sin: Tensor,
+    pairing: Pairing,
+    layout: Layout,
+    out: Sequence[Tensor] | None = None,
+    *,
+    inverse: bool = False,
+) -> Sequence[Tensor]:
+    """Rotate one tensor, or q and k, by one table; on CUDA, in one launch.
+
+    As :func:`rotate` does, unchecked. The tables broadcast against the pairs of each
+    tensor. ``inverse`` rotates by the opposite angles. ``out`` has a tensor for each
+    result, and takes no gradient.
+    """
+    for table in (cos, sin):
+        if _asks_for_gradient(table):  # learned frequencies
+            return _by_formula(xs, cos, sin, pairing, inverse)
+    how = pairing, layout, inverse
+    if out is not None:
+        return _into(out, xs, cos, sin, *how)
+    if torch.compiler.is_compiling():
+        if any(x.requires_grad for x in xs):
+            return _differentiated(_CompiledRotation, xs, cos, sin, how)
+        return _compiled(xs, cos, sin, *how)
+    for x in xs:
+        if type(x) not in PLAIN:  # a subclass follows each step of the formula
+            return _by_formula(xs, cos, sin, pairing, inverse)
+        if _asks_for_gradient(x):
+            return _differentiated(_Rotation, xs, cos, sin, how)
+    turned: list[Tensor] = ROTATE(xs, cos, sin, *how)
+    return turned
+
+
+PLAIN = (Tensor, nn.Parameter)
+
+
+def _asks_for_gradient(x: Tensor) -> bool:
+    """Whether backward or forward mode will ask how the result depends on ``x``."""
+    return (x.requires_grad and torch.is_grad_enabled()) or _is_dual(x)
+
+
+def _is_dual(x: Tensor) -> bool:
+    """Whether forward mode follows ``x``."""
+    try:
+        return torch.autograd.forward_ad.unpack_dual(x).tangent is not None
+    except RuntimeError:  # a batch inside vmap, whose levels torch asks one by one
+        return False
+
+
+def cos_sin(
+    positions: Tensor,
+    inv_freq: Tensor,
+    factor: float = 1.0,
+    *,
+    first: int = 0,
+    sign: int = 1,
+    count: int | None = None,
+) -> Tensor:
+    """Float32 tables for any positions: as ``tables.cos_sin``, and fast on CUDA.
+
+    ``positions`` ``(...)``, or ``(..., axes)`` for ``inv_freq`` ``(axes, r/2)``, give
+    ``(..., 2, r/2)``, cos above sin, multiplied by ``factor``. With a ``count``,
+    ``positions`` ``(batch,)`` gives ``count`` rows for each sequence, of the positions
+    ``first + sign * positions[b] + t``: ``(batch, count, 2, r/2)``. Unchecked, and
+    without a gradient.
+    """
+    if torch.compiler.is_compiling():
+        road = _launch_rows if _takes_kernels(positions) else _rows
+    else:
+        road = COS_SIN if type(positions) in PLAIN else _rows
+    return road(positions, inv_freq, factor, first, sign, count)
+
+
+def normalise_and_rotate(
+    q: Tensor,
+    k: Tensor,
+    norms: tuple[nn.Module, nn.Module],
+    cos: Tensor,
+    sin: Tensor,
+    pairing: Pairing,
+    layout: Layout,
+) -> tuple[Tensor, Tensor] | None:
+    """Norm and rotation in one kernel, or None where there is none for these inputs."""
+    recorded = torch.compiler.is_compiling() and not _takes_kernels(q)
+    if not (HAS_TRITON and q.is_cuda) or recorded or not {type(q), type(k)} <= {*PLAIN}:
+        return None
+    if _is_dual(q) or _is_dual(k):
+        return None
+    from rope_teach.ops import norm  # its kernels are loaded only when norms are given
+
+    return norm.normalise_and_rotate(q, k, norms, cos, sin, pairing, layout)
+
+
+# --------------------------------------------------------------- gradients, transforms
+
+
+def _differentiated(
+    function: Any, xs: Sequence[Tensor], cos: Tensor, sin: Tensor, how: tuple[Any, ...]
+) -> Sequence[Tensor]:
+    """Rotate with a gradient: together where that is one launch, else one by one."""
+    if xs[0].device.type == "cuda":
+        together: tuple[Tensor, ...] = function.apply(cos, sin, *how, *xs)
+        return together
+    return [function.apply(cos, sin, *how, x)[0] for x in xs]
+
+
+class _CompiledRotation(torch.autograd.Function):
+    """The rotation, whose derivative is the rotation by the opposite angle."""
+
+    @staticmethod
+    def forward(
+        cos: Tensor, sin: Tensor, pairing: Pairing, layout: Layout, inverse: bool,
+        *xs: Tensor,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        road = _compiled if torch.compiler.is_compiling() else ROTATE
+        return tuple(road(xs, cos, sin, pairing, layout, inverse))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        cos, sin, *ctx.how = inputs[:5]
+        ctx.save_for_backward(cos, sin)
+        ctx.save_for_forward(cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        pairing, layout, inverse = ctx.how
+        cos, sin = ctx.saved_tensors
+        back = rotate_together(grads, cos, sin, pairing, layout, inverse=not inverse)
+        return None, None, None, None, None, *back
+
+
+class _Rotation(_CompiledRotation):
+    """With what eager transforms ask for; torch's compiler takes no ``jvp``."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
+        pairing, layout, inverse = ctx.how
+        cos, sin = ctx.saved_tensors
+        return tuple(
+            rotate_together(tangents[5:], cos, sin, pairing, layout, inverse=inverse)
+        )
+
+
+# ---------------------------------------------------------------------------- roads
+
+
+def _by_formula(
+    xs: Sequence[Tensor], cos: Tensor, sin: Tensor, pairing: Pairing, inverse: bool
+) -> list[Tensor]:
+    sin = -sin if inverse else sin
+    return [rotate_pairs(x, cos, sin, pairing) for x in xs]
+
+
+def _compiled(
+    xs: Sequence[Tensor], cos: Tensor, sin: Tensor, pairing: Pairing, layout: Layout,
+    inverse: bool,
+) -> list[Tensor]:  # fmt: skip
+    """What torch's compiler sees: the kernel on CUDA, else the formula, to be fused."""
+    turned = None
+    if _takes_kernels(xs[0]):
+        turned = _launch(xs, cos, sin, pairing, layout, inverse)
+    return turned or _by_formula(xs, cos, sin, pairing, inverse)
+
+
+def _anywhere(
+    xs: Sequence[Tensor], cos: Tensor, sin: Tensor, pairing: Pairing, layout: Layout,
+    inverse: bool,
+) -> list[Tensor]:  # fmt: skip
+    return _by_formula(xs, cos, sin, pairing, inverse)
+
+
+def _on_cpu(
+    xs: Sequence[Tensor], cos: Tensor, sin: Tensor, pairing: Pairing, layout: Layout,
+    inverse: bool,
+) -> list[Tensor]:  # fmt: skip
+    return cpu.rotate(xs, cos, -sin if inverse else sin, pairing)
+
+
+def _on_cuda(
+    xs: Sequence[Tensor], cos: Tensor, sin: Tensor, pairing: Pairing, layout: Layout,
+    inverse: bool,
+) -> list[Tensor]:  # fmt: skip
+    if HAS_TRITON:
+        launched = _launch(xs, cos, sin, pairing, layout, inverse)
+        if launched is not None:
+            return launched
+    turned = _by_formula(xs, cos, sin, pairing, inverse)
+    return [torch.empty_like(x).copy_(y) for x, y in zip(xs, turned, strict=True)]
+
+
+def _on_meta(xs: Sequence[Tensor], *_: Any) -> list[Tensor]:
+    return [torch.empty_like(x) for x in xs]
+
+
+def _into(
+    out: Sequence[Tensor],
+    xs: Sequence[Tensor],
+    cos: Tensor,
+    sin: Tensor,
+    pairing: Pairing,
+    layout: Layout,
+    inverse: bool,
+) -> Sequence[Tensor]:
+    if any(_asks_for_gradient(x) for x in xs):
+        raise RuntimeError(
+            "out= takes no gradient, as in all of torch; call without out=, or inside "
+            "torch.no_grad()"
+        )
+    if not torch.compiler.is_compiling():
+        ROTATE_OUT(xs, cos, sin, pairing, layout, inverse, out=out)
+    elif _takes_kernels(xs[0]):
+        _into_on_cuda(xs, cos, sin, pairing, layout, inverse, out=out)
+    else:
+        _into_anywhere(xs, cos, sin, pairing, layout, inverse, out=out)
+    return out
+
+
+def _into_anywhere(
+    xs: Sequence[Tensor], cos: Tensor, sin: Tensor, pairing: Pairing, layout: Layout,
+    inverse: bool, *, out: Sequence[Tensor],
+) -> None:  # fmt: skip
+    turned = _by_formula(xs, cos, sin, pairing, inverse)
+    for into, result in zip(out, turned, strict=True):
+        into.copy_(result)
+
+
+def _into_on_cpu(
+    xs: Sequence[Tensor], cos: Tensor, sin: Tensor, pairing: Pairing, layout: Layout,
+    inverse: bool, *, out: Sequence[Tensor],
+) -> None:  # fmt: skip
+    cpu.rotate_out(xs, cos, -sin if inverse else sin, pairing, out)
+
+
+def _into_on_cuda(
+    xs: Sequence[Tensor], cos: Tensor, sin: Tensor, pairing: Pairing, layout: Layout,
+    inverse: bool, *, out: Sequence[Tensor],
+) -> None:  # fmt: skip
+    launched = None
+    if HAS_TRITON:
+        launched = _launch(xs, cos, sin, pairing, layout, inverse, out)
+    if launched is None:
+        _into_anywhere(xs, cos, sin, pairing, layout, inverse, out=out)
+
+
+def _rows(
+    positions: Tensor, inv_freq: Tensor, factor: float, first: int, sign: int,
+    count: int | None,
+) -> Tensor:  # fmt: skip
+    """The tables of :func:`cos_sin` by the formula."""
+    if count is not None:
+        tokens = torch.arange(count, device=positions.device)
+        positions = first + sign * positions.unsqueeze(-1) + tokens
+    cos, sin = tables.cos_sin(positions, inv_freq, torch.float32, factor)
+    return torch.stack([cos, sin], dim=-2)
+
+
+def _rows_on_cuda(
+    positions: Tensor, inv_freq: Tensor, factor: float, first: int, sign: int,
+    count: int | None,
+) -> Tensor:  # fmt: skip
+    road = _launch_rows if HAS_TRITON else _rows
+    return road(positions, inv_freq, factor, first, sign, count)
+
+
+def _rows_on_meta(
+    positions: Tensor, inv_freq: Tensor, factor: float, first: int, sign: int,
+    count: int | None,
+) -> Tensor:  # fmt: skip
+    shape = positions.shape if count is None else (*positions.shape, count)
+    shape = shape[:-1] if inv_freq.ndim > 1 else shape
+    return inv_freq.new_empty(*shape, 2, inv_freq.shape[-1], dtype=torch.float32)
+
+
+# The kernels are imported where they are first needed: Triton takes a second to load.
+
+
+def _takes_kernels(x: Tensor) -> bool:
+    """Whether torch's compiler is tracing, and takes a Triton kernel as it is."""
+    on_cuda = x.device.type == "cuda"
+    return HAS_TRITON and on_cuda and torch.compiler.is_dynamo_compiling()
+
+
+def _launch(
+    xs: Sequence[Tensor], cos: Tensor, sin: Tensor, pairing: Pairing, layout: Layout,
+    inverse: bool, out: Sequence[Tensor] | None = None,
+) -> list[Tensor] | None:  # fmt: skip
+    from rope_teach.ops import cuda
+
+    return cuda.rotate(xs, cos, sin, pairing == "interleaved", layout, inverse, out)
+
+
+def _launch_rows(*arguments: Any) -> Tensor:
+    from rope_teach.ops import cuda
+
+    return cuda.cos_sin(*arguments)
+
+
+# A batch of vmap, and torch's older one of is_grads_batched, follow the formula too.
+BATCHED = ("FuncTorchBatched", "Batched")
+for key in ("CompositeExplicitAutograd", *BATCHED):
+    LIBRARY.impl("rotate", _anywhere, key)
+    LIBRARY.impl("rotate.out", _into_anywhere, key)
+    LIBRARY.impl("cos_sin", _rows, key)
+LIBRARY.impl("rotate", _on_cpu, "CPU")
+LIBRARY.impl("rotate", _on_cuda, "CUDA")
+LIBRARY.impl("rotate", _on_meta, "Meta")
+LIBRARY.impl("rotate.out", _into_on_cpu, "CPU")
+LIBRARY.impl("rotate.out", _into_on_cuda, "CUDA")
+LIBRARY.impl("rotate.out", lambda *_, **__: None, "Meta")
+LIBRARY.impl("cos_sin", _rows_on_cuda, "CUDA")
+LIBRARY.impl("cos_sin", _rows_on_meta, "Meta")
+
+ROTATE = torch.ops.rope_teach.rotate.default
+ROTATE_OUT = torch.ops.rope_teach.rotate.out
+COS_SIN = torch.ops.rope_teach.cos_sin.default

@@ -1,0 +1,115 @@
+"""The rotation on a CPU, in eager torch: as few passes over memory as it allows.
+
+Neighbouring features are one complex multiplication. Halves are a product with the
+cosine, to which two products with the sine are added; they go block by block, so that
+only the first of these passes reads from memory and the others find their block in the
+cache. A small tensor (a decode step) is not worth that: operator overhead dominates
+memory traffic, and fewer operators that move more bytes take half the time.
+
+Measured in benchmarks/cpu.py; lesson 05.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rope_teach.checks import Pairing
+from rope_teach.rotation import holds_complex, rotate_pairs, widest
+
+BLOCK = 2**17  # features at a time: 512 KB of float32 stay in a core's cache
+SMALL = 2**16  # features up to which operator overhead dominates memory traffic
+
+
+def rotate(
+    xs: Sequence[Tensor], cos: Tensor, sin: Tensor, pairing: Pairing
+) -> list[Tensor]:
+    """Rotate each of ``xs`` by one table; shapes as in ``rotation.rotate_pairs``."""
+    factors = _factors(xs, cos, sin, pairing)
+    turned = []
+    for x in xs:
+        whole = x.shape[-1] == 2 * cos.shape[-1]
+        if pairing == "interleaved" and not holds_complex(x):
+            turned.append(rotate_pairs(x, cos, sin, pairing))
+        elif whole and x.numel() <= SMALL:
+            turned.append(_rotate_small(x, *factors))
+        else:
+            turned.append(_rotate_into(torch.empty_like(x), x, *factors))
+    return turned
+
+
+def rotate_out(
+    xs: Sequence[Tensor],
+    cos: Tensor,
+    sin: Tensor,
+    pairing: Pairing,
+    out: Sequence[Tensor],
+) -> None:
+    """As :func:`rotate`, into given memory."""
+    factors = _factors(xs, cos, sin, pairing)
+    for x, into in zip(xs, out, strict=True):
+        if pairing == "half" or (holds_complex(x) and holds_complex(into)):
+            _rotate_into(into, x, *factors)
+        else:
+            into.copy_(rotate_pairs(x, cos, sin, pairing))
+
+
+def _factors(
+    xs: Sequence[Tensor], cos: Tensor, sin: Tensor, pairing: Pairing
+) -> tuple[Tensor, ...]:
+    """What features are multiplied by, made once for q and k."""
+    wide = widest(cos, *xs)
+    if cos.dtype != wide:
+        cos, sin = cos.to(wide), sin.to(wide)
+    if pairing == "interleaved":
+        return (torch.complex(cos, sin),)
+    return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
+
+
+def _rotate_small(x: Tensor, cos: Tensor, sin: Tensor | None = None) -> Tensor:
+    """Few operators; ``cos`` holds the phases where there is no ``sin``."""
+    wide = x.to(cos.real.dtype if sin is None else cos.dtype)
+    own = wide is not x  # a copy, which may be overwritten
+    if sin is None:
+        pairs = wide.view(cos.dtype)
+        turned = (pairs.mul_(cos) if own else pairs * cos).view(wide.dtype)
+    else:
+        swapped = wide.roll(wide.shape[-1] // 2, dims=-1)
+        turned = (wide.mul_(cos) if own else wide * cos).addcmul_(swapped, sin)
+    return turned.type_as(x)  # faster than to()
+
+
+def _rotate_into(out: Tensor, x: Tensor, *factors: Tensor) -> Tensor:
+    """Write the rotated ``x`` into ``out``, with few passes over memory."""
+    wide = factors[0].real.dtype if len(factors) == 1 else factors[0].dtype
+    rotary_dim = factors[0].shape[-1] * (2 if len(factors) == 1 else 1)
+    source, target = x, out
+    if rotary_dim < x.shape[-1]:
+        source, target = x[..., :rotary_dim], out[..., :rotary_dim]
+        out[..., rotary_dim:] = x[..., rotary_dim:]
+    axis = max(range(x.ndim - 1), key=lambda axis: x.shape[axis], default=0)
+    blocks = 1 + source.numel() // (BLOCK * torch.get_num_threads())
+    if (len(factors) == 1 and x.dtype == wide) or x.ndim < 2:
+        blocks = 1  # a single pass over memory
+    lined_up = [t.expand(*x.shape[:-1], t.shape[-1]) for t in factors]
+    parts = [t.chunk(blocks, axis) for t in (source, target, *lined_up)]
+    for part, into, *rows in zip(*parts, strict=True):
+        features = part.to(wide)
+        turned = into if into.dtype == wide else torch.empty_like(features)
+        _turn(turned, features, *rows)
+        if turned is not into:
+            into.copy_(turned)
+    return out
+
+
+def _turn(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor | None = None) -> None:
+    """Write the rotated ``x``; ``cos`` holds the phases where there is no ``sin``."""
+    if sin is None:
+        torch.mul(x.view(cos.dtype), cos, out=out.view(cos.dtype))
+        return
+    half = x.shape[-1] // 2
+    torch.mul(x, cos, out=out)
+    out[..., :half].addcmul_(x[..., half:], sin[..., :half])
+    out[..., half:].addcmul_(x[..., :half], sin[..., half:])
