@@ -101,7 +101,7 @@ WRONG = {
             "def cliff(loss, trained, height):\n"
             "    for m in range(trained, len(loss)):\n"
             "        if loss[m] > loss.mean() + height:\n            return m",
-            "the trained part only",
+            "the trained part, not its last",
         ),
     ],
     "12.4": [
