@@ -1,5 +1,7 @@
 """Seeded answers for lesson 03: misconceptions with their message, another solution."""
 
+SET_UP = "from rope_teach.absolute import alibi_slopes"
+
 WRONG = {
     "3.1": [
         ("start = 28", "Rows count from 0"),

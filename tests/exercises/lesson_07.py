@@ -1,6 +1,8 @@
 """Seeded answers for lesson 07: misconceptions with their message, another solution."""
 
 SET_UP = """
+from rope_teach.pairing import full_table
+
 def rotate_half(x):
     a, b = x.chunk(2, dim=-1)
     return torch.cat([-b, a], dim=-1)

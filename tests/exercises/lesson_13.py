@@ -1,5 +1,7 @@
 """Seeded answers for lesson 13: misconceptions with their message, another solution."""
 
+SET_UP = "from rope_teach.frequencies import llama3"
+
 POSITIONS = "def positions_for(length, trained):\n    "
 BASE = "def new_base(base, rotary_dim, factor):\n    "
 KEPT = """

@@ -1,5 +1,10 @@
 """Seeded answers for lesson 16: misconceptions with their message, another solution."""
 
+SET_UP = """
+from rope_teach.frequencies import proportional
+from rope_teach.tables import xpos_scale
+"""
+
 HALF = """
 def half_faded(i, d, B):
     zeta = (2 * i + 0.4 * d) / (1.4 * d)

@@ -1,5 +1,7 @@
 """Seeded answers for lesson 17: misconceptions with their message, another solution."""
 
+SET_UP = "from rope_teach.axes import grid_positions"
+
 LOOKS = "def looks_at(row, column, width):\n    "
 SHARE = "def share(trained, size):\n    "
 RELATIVE = "def is_relative(angle):\n    "
