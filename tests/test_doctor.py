@@ -148,7 +148,11 @@ def test_check_that_cannot_finish_is_a_failure_and_stops_no_other(monkeypatch, c
     printed = capsys.readouterr().out
     assert "[FAIL] broken: ImportError: libfreetype is not there\n" in printed
     assert "[OK]   Python" in printed
-    assert "1 problem found" in printed
+    assert "\n1 problem found.\n" in printed
+
+    monkeypatch.setattr(doctor, "CHECKS", (broken, broken))
+    assert doctor.main() == 1
+    assert "2 problems found. Start with the first" in capsys.readouterr().out
 
 
 def test_help_names_the_command(capsys):

@@ -102,8 +102,14 @@ def test_windows_cover_the_text_once():
             lambda: next(picture_batches(down=6)),
             "ValueError: down=6, right=1 leads outside every picture of height=6",
         ),
-        (lambda: python_text(("no_such_module",)), "ValueError: no source code for 'no_such"),
-        (lambda: python_text(("itertools",)), "ValueError: no source code for 'itertools'"),
+        (
+            lambda: python_text(("no_such_module",)),
+            "ValueError: no source code for 'no_such",
+        ),
+        (
+            lambda: python_text(("itertools",)),
+            "ValueError: no source code for 'itertools'",
+        ),
         (
             lambda: text_windows(torch.arange(20), 20),
             "ValueError: more than seq=20 tokens, got shape (20,)",

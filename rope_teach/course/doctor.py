@@ -181,9 +181,12 @@ def main() -> int:
     for finding in examine():
         print(finding, flush=True)
         failed += finding.status == "FAIL"
-    if failed:
-        problems = "1 problem" if failed == 1 else f"{failed} problems"
-        print(f"\n{problems} found. Start with the first: it may cause the others.")
+    if failed == 1:
+        print("\n1 problem found.")
+    elif failed:
+        print(
+            f"\n{failed} problems found. Start with the first: it may cause the others."
+        )
     else:
         print("\nEverything is fine: the lessons will run here.")
     return 1 if failed else 0

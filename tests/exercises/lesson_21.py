@@ -60,7 +60,7 @@ WRONG = {
         (
             KEY + "return rotate(q, *cos_sin(torch.tensor(distance), inv_freq, "
             'q.dtype), pairing="half")',
-            "rotated half pairs",
+            "with half pairs",
         ),
         (
             KEY + "return rotate(q, *cos_sin(torch.tensor(distance + 1), inv_freq, "

@@ -120,7 +120,7 @@ def feedback(key: str, answer: Any) -> Feedback:
         return Feedback(
             "waiting",
             f"{key} {task.title}: not attempted yet. Replace the dots, then run this "
-            f'cell again. Stuck? Run hint("{key}") in a separate cell.',
+            f'cell again. Stuck? Run hint("{key}") in a cell of its own.',
         )
     try:
         meaning = task.judge(answer)
@@ -139,7 +139,7 @@ def check(key: str, answer: Any) -> None:
 
     >>> check("4.1", ...)
     4.1 Undo a turn: not attempted yet. Replace the dots, then run this cell again. \
-Stuck? Run hint("4.1") in a separate cell.
+Stuck? Run hint("4.1") in a cell of its own.
     """
     _show(feedback(key, answer))
 

@@ -147,8 +147,8 @@ def blind_at_distance_five(inv_freq: Any) -> str:
         "largest value.",
     )
     return (
-        "A quarter turn in 5 tokens. At distance 10 the same two hands point in "
-        "opposite directions."
+        "A quarter turn in 5 tokens. At distance 10 the arrows point in opposite "
+        "directions."
     )
 
 

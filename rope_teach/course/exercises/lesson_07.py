@@ -254,19 +254,19 @@ def _judge_detection(
     )
     expect(
         got == pairing or sign == 1,
-        f"You called a rotation with {pairing} pairs that turns clockwise {got}. Its "
-        "sine comes out negative: look at its place, not at its sign.",
+        f"You answered {got!r} for a clockwise rotation with {pairing} pairs. Its sine "
+        "comes out negative: look at its place, not at its sign.",
     )
     expect(
         got == pairing or rotary_dim == 8,
-        f"You called a rotation of the first {rotary_dim} of 8 features, with "
-        f"{pairing} pairs, {got}. Half pairs are then (0, {rotary_dim // 2}), not (0, "
+        f"You answered {got!r} for a rotation of the first {rotary_dim} of 8 features, "
+        f"with {pairing} pairs. Half pairs are then (0, {rotary_dim // 2}), not (0, "
         "4).",
     )
     expect(
         got == pairing,
-        f"You called a rotation with {pairing} pairs {got}. Which feature of the "
-        "output gets the sine when a 1 goes into feature 0?",
+        f"You answered {got!r} for a rotation with {pairing} pairs. Which feature of "
+        "the output gets the sine when a 1 goes into feature 0?",
     )
 
 

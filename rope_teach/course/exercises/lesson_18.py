@@ -38,8 +38,8 @@ def least_bytes(batch, seq, heads, kv_heads, head_dim, itemsize):
     features = batch * seq * (heads + kv_heads) * head_dim
     return 2 * features * itemsize
 ''',
-    why="Each feature of q and k is read once and written once. Copying both moves the "
-    "same bytes, which is why a copy is the yardstick.",
+    why="Each feature of q and k is read once and written once. Copying both moves "
+    "just as many bytes, which is why a copy is the yardstick.",
 )
 def the_bill(least_bytes: Callable[..., Any]) -> str:
     for shape in ((1, 3, 8, 2, 128, 4), (64, 1, 32, 8, 128, 2), (3, 5, 6, 6, 64, 2)):

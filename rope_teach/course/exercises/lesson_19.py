@@ -293,7 +293,7 @@ def _judge_merge(
     expect(
         bool(out.isfinite().all() and lse.isfinite().all()),
         f"With L up to {max(lse_a.max(), lse_b.max()):.0f} you get inf or nan: e to "
-        "that power does not fit. Subtract before the exponential.",
+        "that power overflows. Subtract before the exponential.",
     )
     if close(out, right[0], 1e-3) and close(lse, right[1], 1e-3):  # float32 will do
         return

@@ -25,7 +25,7 @@ Measured = dict[str, dict[str, float]]
     minutes=6,
     hints=(
         "Try position 0 first: whose output differs from the input there? Then ask of "
-        "the other ones whether the two features of a pair get the same angle.",
+        "the remaining one whether the two features of a pair get the same angle.",
         "A is right at position 0, but does not keep the length of a vector. B has the "
         "right numbers in the wrong places, which shows at position 0. C adds: what "
         "does a turn do to a sum, or to a vector's length?",
@@ -107,7 +107,7 @@ def against_fading(key_for: Callable[..., Any]) -> str:
         )
         expect(
             not close(key, half),
-            f"{what} you rotated half pairs. Here features 0 and 1 are a pair: "
+            f"{what} you rotated with half pairs. Here features 0 and 1 are a pair: "
             '"interleaved".',
         )
         expect(
