@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", dest="command", required=True)
     commands.add_parser(
         "doctor",
-        help="check that this machine can run the course, and say what to mend",
+        help="check that this machine can run the course, and say what to fix",
     )
     probe = commands.add_parser(
         "identify",

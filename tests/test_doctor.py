@@ -1,4 +1,4 @@
-"""The doctor finds what is wrong, says how to mend it, and is calm when all is well."""
+"""The doctor finds what is wrong, says how to fix it, and is calm when all is well."""
 
 import re
 from importlib import metadata
@@ -26,7 +26,7 @@ def test_all_is_well_here(capsys, monkeypatch):
         "[OK]   rotation on cpu",
         "[OK]   figures: ",
         "[OK]   Jupyter kernel: ",
-        "All is well",
+        "Everything is fine",
     ):
         assert what in printed
 
@@ -58,7 +58,7 @@ def test_old_version_is_named_with_the_one_needed(monkeypatch):
     monkeypatch.setattr(metadata, "version", lambda name: "1.0.2")
     (torch_finding, *_) = failures(doctor.requirements)
     assert torch_finding.what == "torch"
-    assert re.fullmatch(r"1\.0\.2, but >=2\.\d+ is needed", torch_finding.found)
+    assert re.fullmatch(r"1\.0\.2, but the course needs >=2\.\d+", torch_finding.found)
 
 
 @pytest.mark.parametrize("version", [(3, 9, 18), (3, 15, 0)])
@@ -106,13 +106,13 @@ def test_broken_gpu_is_named_with_a_way_round_it(monkeypatch):
 def test_text_without_ink_is_a_failure(monkeypatch):
     monkeypatch.setattr("matplotlib.figure.Figure.text", lambda self, *args: None)
     (finding,) = failures(doctor.figures)
-    assert finding.found == "text leaves no ink"
+    assert finding.found == "text is not drawn"
 
 
 def test_kernel_of_another_python_is_a_failure(monkeypatch):
     monkeypatch.setattr("sys.prefix", "/another/place")
     (finding,) = failures(doctor.kernel)
-    assert finding.found.startswith("runs the Python of ")
+    assert finding.found.startswith("runs the Python in ")
     assert "ipykernel install" in finding.mend
 
 
@@ -135,7 +135,7 @@ def test_first_lesson_is_found(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "LESSONS", tmp_path)
     (finding,) = doctor.lessons()
     assert finding.status == "OK"
-    assert finding.found == "2 found, the first is 00_start_here.ipynb"
+    assert finding.found == "2 found, starting with 00_start_here.ipynb"
 
 
 def test_check_that_cannot_finish_is_a_failure_and_stops_no_other(monkeypatch, capsys):
@@ -148,7 +148,11 @@ def test_check_that_cannot_finish_is_a_failure_and_stops_no_other(monkeypatch, c
     printed = capsys.readouterr().out
     assert "[FAIL] broken: ImportError: libfreetype is not there\n" in printed
     assert "[OK]   Python" in printed
-    assert "1 to mend" in printed
+    assert "\n1 problem found.\n" in printed
+
+    monkeypatch.setattr(doctor, "CHECKS", (broken, broken))
+    assert doctor.main() == 1
+    assert "2 problems found. Start with the first" in capsys.readouterr().out
 
 
 def test_help_names_the_command(capsys):

@@ -168,7 +168,7 @@ def test_generation_refuses_padding_on_the_right(refuses):
     real = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
     refuses(
         lambda: generate(small(), tokens(seq=6), 2, real=real),
-        "ValueError: padding must stand on the left",
+        "ValueError: padding must be on the left",
     )
 
 
@@ -281,11 +281,11 @@ def test_a_picture_is_read_row_by_row_at_its_places():
         (lambda: small()(tokens()[0]), "TypeError: of shape (12,)"),
         (
             lambda: small()(tokens(), caches=[KeyValueCache()] * 2),
-            "ValueError: caches must be 2 different ones, one a block",
+            "ValueError: caches must be 2 distinct caches, one per block",
         ),
         (
             lambda: small()(tokens(), caches=[KeyValueCache()]),
-            "ValueError: caches must be 2 different ones",
+            "ValueError: caches must be 2 distinct caches",
         ),
         (
             lambda: small(encoding="learned")(tokens(), positions=torch.arange(5, 17)),

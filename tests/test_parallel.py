@@ -74,7 +74,7 @@ def test_wrong_shards_are_refused(refuses):
     )
     refuses(
         lambda: shard_positions(14, 0, 2, "zigzag"),
-        "ValueError: seq must be a multiple of 4 to be cut zigzag over 2 devices, "
+        "ValueError: seq must be a multiple of 4 for zigzag shards on 2 devices, "
         "got 14",
     )
     for rank, world in ((2, 2), (-1, 2), (0, 0)):
@@ -92,17 +92,17 @@ def test_what_cannot_be_cut_is_refused(refuses):
         )
     refuses(
         lambda: over_processes(nn.Linear(2, 2)),
-        "ValueError: model must hold rope_teach's Attention ... got Linear",
+        "ValueError: model must contain rope_teach's Attention ... got Linear",
     )
     once = over_processes(LanguageModel(5, 8, 1, 2))
     refuses(
         lambda: over_processes(once),
-        "ValueError: model must ... not be cut already, got LanguageModel",
+        "ValueError: model must ... not be split already, got LanguageModel",
     )
     mask = torch.ones(4, 4, dtype=torch.bool)
     refuses(
         lambda: once(torch.ones(1, 4).long(), mask),
-        "ValueError: mask and cache are not cut over processes; leave them out",
+        "ValueError: mask and cache cannot be split across processes; leave them out",
     )
 
 
@@ -262,7 +262,7 @@ def test_launch_refuses_what_no_process_can_import(refuses):
     for function in (lambda: None, inside, notebook.cell):
         refuses(
             lambda function=function: launch(2, function),
-            "ValueError: function must be one that a new process can import, got ",
+            "ValueError: function must be importable by a new process, got ",
         )
 
 

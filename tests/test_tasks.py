@@ -95,15 +95,21 @@ def test_windows_cover_the_text_once():
         (lambda: next(order_batches(seq=1)), "ValueError: got seq=1, vocab=10"),
         (
             lambda: next(copy_batches(back=32)),
-            "ValueError: between 0 and seq=32, got 32",
+            "ValueError: between 1 and seq - 1 = 31, got 32",
         ),
         (lambda: next(copy_batches(back=0)), "ValueError: got 0"),
         (
             lambda: next(picture_batches(down=6)),
-            "ValueError: height=6, width=6 has no cell down=6, right=1",
+            "ValueError: down=6, right=1 leads outside every picture of height=6",
         ),
-        (lambda: python_text(("no_such_module",)), "ValueError: no source of 'no_such"),
-        (lambda: python_text(("itertools",)), "ValueError: no source of 'itertools'"),
+        (
+            lambda: python_text(("no_such_module",)),
+            "ValueError: no source code for 'no_such",
+        ),
+        (
+            lambda: python_text(("itertools",)),
+            "ValueError: no source code for 'itertools'",
+        ),
         (
             lambda: text_windows(torch.arange(20), 20),
             "ValueError: more than seq=20 tokens, got shape (20,)",

@@ -170,7 +170,7 @@ def test_training_goes_on_under_the_same_rule_alone(tmp_path, refuses):
 )
 def test_a_rule_that_no_file_can_hold_is_refused_at_once(tmp_path, refuses, rule):
     model = LanguageModel(10, encoding="rope", scaling=rule)
-    message = "ValueError: a rule of rope_teach.frequencies ... got"
+    message = "ValueError: a rule in rope_teach.frequencies ... got"
     refuses(lambda: save(tmp_path / "m", model), message)
     checkpoint = {"label": None, "checkpoint": tmp_path / "m"}
     refuses(lambda: fit(model, iter([]), 1, **checkpoint), message)

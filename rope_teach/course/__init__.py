@@ -1,6 +1,6 @@
 """What only the lessons use: figures, tasks, models, training, exercises.
 
-The package under it needs torch alone; this needs the ``course`` extra.
+The rest of the package needs only torch; this part needs the ``course`` extra.
 """
 
 from importlib.util import find_spec
@@ -9,7 +9,7 @@ _NEEDED = ("IPython", "matplotlib", "numpy", "safetensors", "tqdm")
 _MISSING = [name for name in _NEEDED if find_spec(name) is None]
 if _MISSING:
     raise ModuleNotFoundError(
-        f"rope_teach.course needs {', '.join(_MISSING)}; "
-        "install what the lessons use with: pip install 'rope-teach[course]'",
+        f"rope_teach.course needs {', '.join(_MISSING)}; install them with: pip "
+        "install 'rope-teach[course]'",
         name=_MISSING[0],
     )

@@ -1,8 +1,8 @@
 """The environment check behind ``python -m rope_teach doctor``.
 
-Each check yields findings: what was looked at, what was found and, where something
-is wrong, the one line that mends it. What is needed, and from which version on, is
-read from the installed package itself, so nothing is written down twice.
+Each check yields findings: what was checked, what was found and, if something is
+wrong, the command that fixes it. Requirements and their minimum versions are read
+from the installed package itself, so nothing is written down twice.
 """
 
 from __future__ import annotations
@@ -23,21 +23,22 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+import rope_teach
 from rope_teach import laws
 from rope_teach.checks import Pairing
 from rope_teach.rotary import RotaryEmbedding
 
 __all__ = ["CHECKS", "Finding", "examine", "main"]
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(rope_teach.__file__).resolve().parent
 LESSONS = PACKAGE.parent / "lessons"
-INSTALL = "run: make course (or README's pip line)"
-START_AFRESH = "remove the folder .venv, then run: make course"
+INSTALL = "run: make course (or the pip command in README)"
+START_AFRESH = "delete the folder .venv, then run: make course"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; ``mend`` says what to do when it is not OK."""
+    """One line of the report; ``mend`` says how to fix it when it is not OK."""
 
     status: Literal["OK", "WARN", "FAIL"]
     what: str
@@ -50,14 +51,14 @@ class Finding:
 
 
 def python() -> Iterator[Finding]:
-    """Is this a Python that the course is made for?"""
+    """Does the course support this Python version?"""
     version = ".".join(map(str, sys.version_info[:3]))
     bounds = metadata.metadata("rope-teach")["Requires-Python"]
     yield _compare("Python", version, bounds, START_AFRESH)
 
 
 def requirements() -> Iterator[Finding]:
-    """Is torch there, and all that the lessons use, each recent enough?"""
+    """Are torch and everything the lessons use installed, and recent enough?"""
     for line in metadata.requires("rope-teach") or []:
         requirement, _, marker = line.partition(";")
         name, bounds = re.split(r"(?=[<>])", requirement.strip(), maxsplit=1)
@@ -81,10 +82,10 @@ def rotation() -> Iterator[Finding]:
         try:
             laws.check_all(_rotate_on(device, "interleaved"))
             laws.check_all(_rotate_on(device, "half"))
-        except Exception as error:  # a law, or whatever a GPU's driver raises
+        except Exception as error:  # a broken law, or whatever a GPU driver raises
             mend = START_AFRESH
             if device == "cuda":
-                mend = "update the GPU's driver, or hide it: CUDA_VISIBLE_DEVICES=''"
+                mend = "update the GPU driver, or hide the GPU: CUDA_VISIBLE_DEVICES=''"
             yield Finding("FAIL", what, _first_line(error), mend)
         else:
             obeyed = f"obeys {len(laws.LAWS)} laws, interleaved and half"
@@ -92,24 +93,24 @@ def rotation() -> Iterator[Finding]:
 
 
 def figures() -> Iterator[Finding]:
-    """Can matplotlib draw text and a formula into a picture, without a screen?"""
+    """Can matplotlib draw text and a formula to an image, without a screen?"""
     import numpy as np
     from matplotlib.figure import Figure
 
     figure, picture = Figure(figsize=(2, 1)), io.BytesIO()
     figure.text(0.1, 0.4, r"turned by $m\,\theta_i$")
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a glyph that no font has is only warned of
+        warnings.simplefilter("error")  # a missing glyph is only a warning
         figure.savefig(picture, format="rgba")
     pixels = np.frombuffer(picture.getvalue(), np.uint8).reshape(-1, 4)
     if (pixels[:, :3] < 128).any():
-        yield Finding("OK", "figures", "text and formulas are drawn")
+        yield Finding("OK", "figures", "text and formulas can be drawn")
     else:
-        yield Finding("FAIL", "figures", "text leaves no ink", START_AFRESH)
+        yield Finding("FAIL", "figures", "text is not drawn", START_AFRESH)
 
 
 def kernel() -> Iterator[Finding]:
-    """Does a notebook's kernel run this Python, and import this package?"""
+    """Does the notebook kernel run this Python and import this package?"""
     from jupyter_client.manager import start_new_kernel
 
     where = str(LESSONS) if LESSONS.is_dir() else tempfile.gettempdir()
@@ -133,7 +134,7 @@ def kernel() -> Iterator[Finding]:
     answer = reply["user_expressions"]["found"]["data"]["text/plain"]
     prefix, package = ast.literal_eval(answer)
     if prefix != sys.prefix:
-        found = f"runs the Python of {prefix}"
+        found = f"runs the Python in {prefix}"
         mend = f'run: "{sys.executable}" -m ipykernel install --sys-prefix'
         yield Finding("FAIL", "Jupyter kernel", found, mend)
     elif Path(package).resolve().parent != PACKAGE:
@@ -144,13 +145,14 @@ def kernel() -> Iterator[Finding]:
 
 
 def lessons() -> Iterator[Finding]:
-    """Are the lessons beside the package?"""
+    """Are the lessons next to the package?"""
     notebooks = sorted(LESSONS.glob("[0-9][0-9]_*.ipynb"))
     if notebooks:
-        found = f"{len(notebooks)} found, the first is {notebooks[0].name}"
+        found = f"{len(notebooks)} found, starting with {notebooks[0].name}"
         yield Finding("OK", "lessons", found)
     else:
-        mend = "the package works; for the lessons clone the repository: see README"
+        mend = "the package works; to get the lessons, clone the repository (see "
+        "README)"
         yield Finding("WARN", "lessons", f"none in {LESSONS}", mend)
 
 
@@ -165,7 +167,7 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
 
 
 def examine() -> Iterator[Finding]:
-    """Run every check; one that cannot finish is a finding itself."""
+    """Run every check; a check that cannot finish is itself a finding."""
     for check in CHECKS:
         try:
             yield from check()
@@ -174,15 +176,19 @@ def examine() -> Iterator[Finding]:
 
 
 def main() -> int:
-    """Print the findings as they come; 0 if nothing failed, else 1."""
+    """Print each finding as it arrives; return 0 if nothing failed, else 1."""
     failed = 0
     for finding in examine():
         print(finding, flush=True)
         failed += finding.status == "FAIL"
-    if failed:
-        print(f"\n{failed} to mend, from the top: the first may be behind the others.")
+    if failed == 1:
+        print("\n1 problem found.")
+    elif failed:
+        print(
+            f"\n{failed} problems found. Start with the first: it may cause the others."
+        )
     else:
-        print("\nAll is well: the lessons will run here.")
+        print("\nEverything is fine: the lessons will run here.")
     return 1 if failed else 0
 
 
@@ -199,7 +205,7 @@ def _rotate_on(device: str, pairing: Pairing) -> laws.Rotation:
 def _compare(name: str, version: str, bounds: str, mend: str) -> Finding:
     if all(_holds(version, bound) for bound in bounds.split(",")):
         return Finding("OK", name, version)
-    return Finding("FAIL", name, f"{version}, but {bounds} is needed", mend)
+    return Finding("FAIL", name, f"{version}, but the course needs {bounds}", mend)
 
 
 def _holds(version: str, bound: str) -> bool:

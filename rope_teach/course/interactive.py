@@ -1,9 +1,9 @@
-"""Figures with a hand on a slider: self-contained HTML, SVG and JavaScript.
+"""Interactive figures with sliders: self-contained HTML, SVG and JavaScript.
 
-They run in JupyterLab, in the live deck and in a static deck without a kernel or a
-network. Each stands beside a static figure with the same message. The numbers are
-computed by the same formulas as the package's; `tests/test_interactive.py` moves
-the sliders in a real browser and compares.
+They run in JupyterLab, in a live deck and in a static deck, without a kernel or a
+network. A static figure with the same message accompanies each. The numbers come
+from the same formulas as the package's; `tests/test_interactive.py` moves the
+sliders in a real browser and compares.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Interactive:
         )
 
 
-# Keys pressed on a slider stay there: in a deck they would turn the page.
+# Keys pressed on a slider must not reach the deck, where they would turn the page.
 PAGE = Template(
     """<figure id="$name" class="rope-interactive" aria-label="$alt"
  style="margin:0;background:#fff;color:#1a1a1a;padding:.4em;font-size:20px">
@@ -61,7 +61,7 @@ $script
 
 
 def slider(name: str, label: str, low: float, high: float, value: float) -> str:
-    """Return a labelled range input with its value beside it."""
+    """Return a labelled range input that shows its value."""
     return (
         f'<label style="display:block">{html.escape(label)}: '
         f'<output data-show="{name}">{value:g}</output><br>'
@@ -75,10 +75,10 @@ def two_arrows(
     k: tuple[float, float] = (0.8, -0.5),
     inv_freq: float = 0.2,
 ) -> Interactive:
-    """A query and a key turn with their positions; the readout is their dot product.
+    """A query and a key that turn with their positions, and their dot product.
 
     One slider moves both tokens along the text, the other moves the key away from
-    the query. Only the second changes the readout. Lesson 04.
+    the query. Only the second changes the dot product. Lesson 04.
     """
     body = (
         '<div style="display:flex;gap:2em;align-items:center;flex-wrap:wrap">'
@@ -121,9 +121,9 @@ def two_arrows(
 
 
 def clock_bank(inv_freq: Sequence[float], last: int = 200) -> Interactive:
-    """A row of clock hands, one a frequency, and a slider for the position.
+    """A row of clock hands, one per frequency, and a slider for the position.
 
-    The fast hands tell near positions apart, the slow hands far ones. Lessons 02
+    Fast hands tell nearby positions apart, slow hands distant ones. Lessons 02
     and 08.
     """
     hands = [float(f) for f in inv_freq]
@@ -152,6 +152,6 @@ def clock_bank(inv_freq: Sequence[float], last: int = 200) -> Interactive:
   }};"""
     alt = (
         f"Interactive: {len(hands)} clock hands. As the position grows, hand 0 turns "
-        "fastest and each next hand turns more slowly."
+        "fastest and each further hand turns more slowly."
     )
     return Interactive("clock-bank", alt, body, script)

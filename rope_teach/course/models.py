@@ -26,7 +26,7 @@ __all__ = [
     "summarize",
 ]
 
-LOUDNESS = 0.3  # tokens and learned positions start equally loud; a sine has 0.7
+LOUDNESS = 0.3  # tokens and learned positions start with equal spread; a sine's is 0.7
 
 
 class LanguageModel(nn.Module):
@@ -35,9 +35,9 @@ class LanguageModel(nn.Module):
     Parameters
     ----------
     vocab
-        Number of different tokens.
+        Number of distinct tokens.
     dim, layers, heads
-        Features of a token, blocks, heads of each block.
+        Features per token, number of blocks, heads per block.
     encoding
         ``"none"``, ``"learned"``, ``"sinusoidal"``, ``"rope"`` or ``"alibi"``.
     max_len
@@ -46,14 +46,14 @@ class LanguageModel(nn.Module):
     kv_heads
         Heads of keys and values (default: as many as ``heads``).
     causal
-        Whether a token sees itself and earlier tokens alone.
+        Whether a token sees only itself and earlier tokens.
     rotary_dim, base, scaling
-        Of :class:`RotaryEmbedding`, for ``"rope"`` alone.
+        Passed to :class:`RotaryEmbedding`; used only by ``"rope"``.
 
     Notes
     -----
     Token ids that are not integers raise ``TypeError``; ids outside the
-    vocabulary raise ``ValueError``. In lessons 01 and 03; trained on text in 12.
+    vocabulary raise ``ValueError``. Lessons 01 and 03; trained on text in lesson 12.
 
     Examples
     --------
@@ -114,7 +114,7 @@ class LanguageModel(nn.Module):
         """Logits ``(batch, seq, vocab)`` of ``tokens`` ``(batch, seq)``.
 
         ``mask`` and ``positions`` as in :class:`Attention`, here for any encoding;
-        ``caches`` from :meth:`caches`, one a block.
+        ``caches`` from :meth:`caches`, one per block.
         """
         check_tokens(tokens, self.vocab)
         layers = len(self.blocks)
@@ -124,8 +124,8 @@ class LanguageModel(nn.Module):
             of_block = [*caches]
         else:
             raise ValueError(
-                f"caches must be {layers} different ones, one a block: "
-                "model.caches() makes them"
+                f"caches must be {layers} distinct caches, one per block, as "
+                "model.caches() returns"
             )
         x = self._add_position(self.embed(tokens), positions, of_block[0])
         for block, cache in zip(self.blocks, of_block, strict=True):
@@ -134,7 +134,7 @@ class LanguageModel(nn.Module):
         return logits
 
     def caches(self, start: int = 0) -> list[KeyValueCache]:
-        """Empty caches, one a block; ``start`` is the position of the first token."""
+        """Empty caches, one per block; ``start`` is the position of the first token."""
         return [KeyValueCache(start) for _ in self.blocks]
 
     def _add_position(
@@ -178,11 +178,12 @@ class Block(nn.Module):
 
 
 class PictureReader(nn.Module):
-    """Reads pictures ``(batch, height, width)`` with a model of sequences.
+    """Reads pictures ``(batch, height, width)`` with a sequence model.
 
-    The cells become one sequence, row by row. ``places(height, width)`` says at which
-    position each of them stands, ``(cells,)`` or ``(cells, axes)``, such as
-    :func:`grid_positions`. Logits are ``(batch, height, width, vocab)``. Lesson 17.
+    The cells become one sequence, row by row. ``places(height, width)`` returns the
+    position of each cell, ``(cells,)`` or ``(cells, axes)``, as
+    :func:`grid_positions` does. Logits are ``(batch, height, width, vocab)``.
+    Lesson 17.
 
     >>> flat = LanguageModel(8, encoding="rope", causal=False)
     >>> reader = PictureReader(flat, lambda height, width: torch.arange(height * width))
@@ -210,20 +211,20 @@ class PictureReader(nn.Module):
 class QuestionAnswerer(nn.Module):
     """Reads a question and a text as one sequence, and points at the answer.
 
-    A row of tokens is the question, ``START``, the text and perhaps ``PAD``. Every
-    token sees every other one, before and after it. At the end the words of the
-    question together give two vectors; their products with each word of the text say
-    whether the answer starts or ends there. The logits are -inf outside the text.
+    A row of tokens is the question, ``START``, the text and possibly ``PAD``. Every
+    token sees every other token, before and after it. At the end the words of the
+    question are combined into two vectors; their products with each word of the text
+    score it as the start or end of the answer. Logits are -inf outside the text.
 
     Parameters
     ----------
     vocab, dim, layers, heads, encoding, max_len, base
-        As of :class:`LanguageModel`.
+        As for :class:`LanguageModel`.
 
     Notes
     -----
-    Source: one sequence and its two parts, Devlin et al. (1810.04805), section 4.2;
-    products that point, Vinyals et al. (1506.03134). Lesson 15.
+    Sources: one sequence in two parts, Devlin et al. (1810.04805), section 4.2;
+    pointing by products, Vinyals et al. (1506.03134). Lesson 15.
 
     Examples
     --------
@@ -248,7 +249,7 @@ class QuestionAnswerer(nn.Module):
         self.config = arguments(locals())
         self.vocab = vocab
         self.embed = nn.Embedding(vocab, dim)
-        self.part = nn.Embedding(2, dim)  # of the question, or of the text
+        self.part = nn.Embedding(2, dim)  # question or text
         for table in (self.embed, self.part):
             nn.init.normal_(table.weight, std=LOUDNESS)
         self.position = added_position(encoding, dim, max_len)
@@ -268,8 +269,8 @@ class QuestionAnswerer(nn.Module):
     ) -> Tensor:
         """Logits ``(batch, 2, seq)`` of the answer's first and last token.
 
-        ``mask`` and ``positions`` as in :class:`Attention`; padding is hidden in any
-        case. Raises ``ValueError`` for a row without a text.
+        ``mask`` and ``positions`` as in :class:`Attention`; padding is always hidden.
+        Raises ``ValueError`` for a row without a text.
         """
         check_tokens(tokens, self.vocab)
         begun = (tokens == START).cumsum(1) > 0
@@ -290,7 +291,7 @@ class QuestionAnswerer(nn.Module):
 
     @torch.no_grad()
     def answer(self, tokens: Tensor) -> Tensor:
-        """Likeliest first and last token ``(batch, 2)``, the last not before the first.
+        """Most likely first and last token ``(batch, 2)``, first at or before last.
 
         >>> model = QuestionAnswerer(30, encoding="rope")
         >>> model.answer(torch.tensor([[5, 6, 7, 1, 8, 0, 0]]))
@@ -312,16 +313,16 @@ def generate(
     real: Tensor | None = None,
     cache: bool = True,
 ) -> Tensor:
-    """Append the likeliest next token, ``steps`` times: ``(batch, seq + steps)``.
+    """Append the most likely next token, ``steps`` times: ``(batch, seq + steps)``.
 
     Parameters
     ----------
     real
-        ``(batch, seq)`` bool, False for the padding of shorter prompts. It must
-        stand on the left: the next token follows the last one. Positions count
+        ``(batch, seq)`` bool, False for the padding of shorter prompts. Padding must
+        be on the left, because the next token follows the last one. Positions count
         from each prompt's first real token.
     cache
-        Whether to keep keys and values, or to read everything again each step. The
+        Whether to keep keys and values, or to reread everything at each step. The
         result is the same.
 
     Notes
@@ -329,7 +330,9 @@ def generate(
     Lesson 09.
     """
     if real is not None and not bool(real[:, -1].all()):
-        raise ValueError("padding must stand on the left, got a prompt that ends in it")
+        raise ValueError(
+            "padding must be on the left, got a prompt that ends with padding"
+        )
     caches = model.caches() if cache else None
     for _ in range(steps):
         known = caches[0].length if caches else 0
@@ -348,13 +351,13 @@ class Summarizer(nn.Module):
     Parameters
     ----------
     vocab, dim, heads, encoding, max_len, base
-        As of :class:`LanguageModel`.
+        As for :class:`LanguageModel`.
     layers
-        Blocks of the encoder, and as many of the decoder.
+        Number of blocks in the encoder, and in the decoder.
 
     Notes
     -----
-    Cross-attention, by which the summary reads the document, has no positions:
+    Cross-attention, through which the summary reads the document, has no positions:
     lesson 14 shows why. Source: Vaswani et al. (1706.03762), figure 1. Lesson 14.
 
     Examples
@@ -399,14 +402,14 @@ class Summarizer(nn.Module):
     ) -> Tensor:
         """Logits ``(batch, summary, vocab)`` of the token after each one in ``given``.
 
-        ``document`` is ``(batch, seq)``, where ``PAD`` is hidden; ``positions`` are
+        ``document`` is ``(batch, seq)``, and its ``PAD`` is hidden; ``positions`` are
         those of its tokens, ``(seq,)`` or ``(batch, seq)``, by default 0, 1, ...;
         ``given`` is ``(batch, summary)`` and begins with ``START``.
         """
         return self.write(self.read(document, positions), document != PAD, given)
 
     def read(self, document: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Run the encoder: ``(batch, seq, dim)``, once for a document."""
+        """Run the encoder, once per document: ``(batch, seq, dim)``."""
         check_tokens(document, self.vocab)
         x = self.embed(document)
         if not isinstance(self.position, nn.Identity):
@@ -417,7 +420,7 @@ class Summarizer(nn.Module):
         return memory
 
     def write(self, memory: Tensor, real: Tensor, given: Tensor) -> Tensor:
-        """Run the decoder on what was read; ``real`` ``(batch, seq)`` hides padding."""
+        """Run the decoder on ``memory``; ``real`` ``(batch, seq)`` hides padding."""
         check_tokens(given, self.vocab)
         x = self.position(self.embed(given))
         for block in self.decoder:
@@ -427,7 +430,7 @@ class Summarizer(nn.Module):
 
 
 class DecoderBlock(Block):
-    """A block that looks at the document between its two halves."""
+    """A block that attends to the document between its two halves."""
 
     def __init__(self, attention: Attention, cross: Attention) -> None:
         super().__init__(attention)
@@ -446,26 +449,26 @@ def summarize(
 ) -> Tensor:
     """Write the summary of each document: ``(batch, at most steps)``.
 
-    Keeps the ``beams`` likeliest beginnings at each step; one beam is greedy. Stops
-    when every summary holds ``END``; what follows an ``END`` is ``PAD``. Lesson 14.
+    Keeps the ``beams`` most likely beginnings at each step; one beam is greedy. Stops
+    when every summary contains ``END``; after ``END`` comes ``PAD``. Lesson 14.
     """
     if steps < 1 or not 1 <= beams <= model.vocab:
         raise ValueError(
-            f"steps must be at least 1, and beams lie between 1 and {model.vocab}, "
-            f"got steps={steps}, beams={beams}"
+            f"steps must be at least 1, and beams between 1 and {model.vocab}, got "
+            f"steps={steps}, beams={beams}"
         )
     batch = len(document)
     document = document.repeat_interleave(beams, dim=0)
     memory, real = model.read(document), document != PAD
     given = torch.full_like(document[:, :1], START)
     score = memory.new_full((batch, beams), float("-inf"))
-    score[:, 0] = 0.0  # all beams begin alike, so only one of them counts
+    score[:, 0] = 0.0  # all beams start the same, so only one of them counts
     first = beams * torch.arange(batch, device=document.device)[:, None]
     for _ in range(steps):
         likely = model.write(memory, real, given)[:, -1].log_softmax(-1)
         ended = (given == END).any(dim=1)
         likely[ended] = float("-inf")
-        likely[ended, PAD] = 0.0  # a summary that has ended gets no less likely
+        likely[ended, PAD] = 0.0  # a finished summary becomes no less likely
         total = score.flatten()[:, None] + likely
         score, best = total.reshape(batch, -1).topk(beams)
         token, parent = best % model.vocab, first + best // model.vocab
@@ -476,12 +479,12 @@ def summarize(
 
 
 def arguments(names: dict[str, Any]) -> dict[str, Any]:
-    """What a model was made with, of ``locals()``: a checkpoint keeps it."""
+    """The constructor arguments among ``locals()``: a checkpoint stores them."""
     return {k: v for k, v in names.items() if k not in ("self", "__class__")}
 
 
 def added_position(encoding: str, dim: int, max_len: int | None) -> nn.Module:
-    """What adds the position to the embeddings; RoPE and ALiBi act in attention."""
+    """The module that adds positions to embeddings; RoPE and ALiBi act in attention."""
     if encoding == "sinusoidal":
         return SinusoidalEncoding(dim)
     if encoding != "learned":
@@ -500,7 +503,7 @@ def check_tokens(tokens: Tensor, vocab: int) -> None:
             "tokens must be int64 of shape (batch, seq), got "
             f"{tokens.dtype} of shape {tuple(tokens.shape)}"
         )
-    if torch.compiler.is_compiling():  # a graph cannot ask; its lookup refuses them
+    if torch.compiler.is_compiling():  # a graph cannot check values; its lookup raises
         return
     if tokens.numel() and not 0 <= tokens.min() <= tokens.max() < vocab:
         raise ValueError(

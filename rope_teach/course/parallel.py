@@ -1,13 +1,14 @@
-"""Many devices: cut a sequence or a batch over processes that talk to each other.
+"""Many devices: split a sequence or a batch across communicating processes.
 
-A process is one device: a GPU, or on a laptop a share of the CPU. In context parallel
-each holds a shard of the sequence, and attention gathers the keys and values of all.
-In data parallel each holds some rows of the batch, and gradients are averaged::
+A process is one device: a GPU, or on a laptop a share of the CPU. In context
+parallelism each holds a shard of the sequence, and attention gathers all keys and
+values. In data parallelism each holds some rows of the batch, and gradients are
+averaged::
 
     torchrun --standalone --nproc-per-node 2 -m rope_teach.course.parallel
 
-Without a network add ``--local-addr localhost``, which looks up no name. Built in
-lesson 19.
+Without a network add ``--local-addr localhost``, so that no host name is looked up.
+Built in lesson 19.
 """
 
 from __future__ import annotations
@@ -68,12 +69,12 @@ def shard_positions(
     scheme
         ``"contiguous"``: device r holds the r-th of ``world`` pieces.
         ``"zigzag"``: of twice as many pieces it holds the r-th and the r-th from the
-        end, so that all have the same work under a causal mask.
+        end, so that all devices have equal work under a causal mask.
 
     Notes
     -----
-    Raises ``ValueError`` if the pieces cannot be of one size or no such rank is there.
-    Source: zigzag is the order that PyTorch's context parallel uses. Lesson 19.
+    Raises ``ValueError`` if the pieces differ in size or there is no such rank.
+    Source: PyTorch's context parallelism uses the zigzag order. Lesson 19.
 
     Examples
     --------
@@ -88,7 +89,7 @@ def shard_positions(
     pieces = world if scheme == "contiguous" else 2 * world
     if seq % pieces:
         raise ValueError(
-            f"seq must be a multiple of {pieces} to be cut {scheme} over {world} "
+            f"seq must be a multiple of {pieces} for {scheme} shards on {world} "
             f"devices, got {seq}"
         )
     piece = torch.arange(seq).view(pieces, -1)
@@ -100,9 +101,9 @@ def shard_positions(
 def shard(
     x: Tensor, rank: int, world: int, scheme: str = "contiguous", dim: int = 1
 ) -> Tensor:
-    """The part of ``x`` that device ``rank`` holds, cut along axis ``dim``. Lesson 19.
+    """The shard of ``x`` on device ``rank``, split along axis ``dim``. Lesson 19.
 
-    As :func:`shard_positions` cuts positions, with the same errors.
+    Splits and raises errors as :func:`shard_positions` does.
 
     >>> shard(torch.tensor([[10, 11, 12, 13]]), rank=0, world=2, scheme="zigzag")
     tensor([[10, 13]])
@@ -114,7 +115,7 @@ def shard(
 def unshard(
     shards: Sequence[Tensor], scheme: str = "contiguous", dim: int = 1
 ) -> Tensor:
-    """Put the shards of all devices, in the order of ranks, back into one sequence.
+    """Put the shards of all devices, given in rank order, back into one sequence.
 
     The inverse of :func:`shard`. Lesson 19.
 
@@ -127,13 +128,13 @@ def unshard(
     return joined.index_select(dim, torch.cat(order).argsort().to(joined.device))
 
 
-# --------------------------------------------- attention over all the processes
+# ------------------------------------------------- attention across processes
 
 
 class Gather(torch.autograd.Function):
-    """The tensors of all processes, stacked in the order of ranks.
+    """The tensors of all processes, stacked in rank order.
 
-    Everyone may use what a process gave, so its gradient is the sum of theirs.
+    Every process may use a tensor, so its gradient is the sum over processes.
     """
 
     @staticmethod
@@ -150,7 +151,7 @@ class Gather(torch.autograd.Function):
 
 
 def gather(own: Tensor, dim: int) -> Tensor:
-    """Join the tensors of all processes along ``dim``; has a gradient."""
+    """Join the tensors of all processes along ``dim``; differentiable."""
     return torch.cat(list(Gather.apply(own.contiguous())), dim)  # type: ignore[no-untyped-call]
 
 
@@ -160,15 +161,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, positions: Tensor) -> Tensor:
     Parameters
     ----------
     q, k, v
-        ``(batch, heads, shard, head_dim)``, this process's part of the sequence; q
-        and k are rotated, and k and v may have fewer heads.
+        ``(batch, heads, shard, head_dim)``, this process's shard of the sequence; q
+        and k are already rotated, and k and v may have fewer heads.
     positions
-        ``(shard,)``, the places of its tokens in the sequence. A query sees the keys
-        at its own place and before it.
+        ``(shard,)``, the positions of its tokens in the sequence. A query sees the keys
+        at its own position and before it.
 
     Notes
     -----
-    What travels is keys, values and their positions. Lesson 19.
+    The processes exchange keys, values and their positions. Lesson 19.
     """
     keys, values = gather(k, dim=-2), gather(v, dim=-2)
     seen = positions[:, None] >= gather(positions, dim=0)
@@ -179,13 +180,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, positions: Tensor) -> Tensor:
 
 
 class ParallelAttention(nn.Module):
-    """An :class:`Attention` whose sequence is cut over the processes.
+    """An :class:`Attention` whose sequence is split across processes.
 
-    ``positions`` turn queries and keys, by default those of the shard. The mask
-    always comes from the places that the shard has by ``scheme``. Lesson 19.
+    Queries and keys are rotated by ``positions``, by default those of the shard. The
+    mask always follows from the shard's places under ``scheme``. Lesson 19.
 
-    Raises ``ValueError`` for attention that is not causal or has ALiBi, and
-    ``RuntimeError`` outside of a process group.
+    Raises ``ValueError`` for attention that is not causal or uses ALiBi, and
+    ``RuntimeError`` outside a process group.
     """
 
     def __init__(self, attention: Attention, scheme: str = "contiguous") -> None:
@@ -209,7 +210,7 @@ class ParallelAttention(nn.Module):
         """Mix the tokens of the shard ``x`` ``(batch, shard, dim)``."""
         if mask is not None or cache is not None:
             raise ValueError(
-                "mask and cache are not cut over processes; leave them out"
+                "mask and cache cannot be split across processes; leave them out"
             )
         rank, world = process()
         own = shard_positions(world * x.shape[1], rank, world, self.scheme).to(x.device)
@@ -222,11 +223,11 @@ class ParallelAttention(nn.Module):
 
 
 def over_processes(model: nn.Module, scheme: str = "contiguous") -> nn.Module:
-    """Copy ``model``, with each :class:`Attention` in it cut over the processes.
+    """Copy ``model``, with each :class:`Attention` in it split across processes.
 
-    Called with a shard of the tokens and its positions, the copy gives this process's
-    share of what ``model`` gives. Raises ``ValueError`` for a model without such
-    attention, or one that is cut already. Lesson 19.
+    Called with a shard of the tokens and its positions, the copy returns this process's
+    shard of what ``model`` returns. Raises ``ValueError`` for a model without such
+    attention, or one that is already split. Lesson 19.
     """
     model = copy.deepcopy(model)
     if isinstance(model, Attention):
@@ -235,7 +236,7 @@ def over_processes(model: nn.Module, scheme: str = "contiguous") -> nn.Module:
     found = {n: inner for n, inner in modules.items() if isinstance(inner, Attention)}
     if not found or any(isinstance(m, ParallelAttention) for m in modules.values()):
         raise ValueError(
-            "model must hold rope_teach's Attention, and not be cut already, got "
+            "model must contain rope_teach's Attention, and not be split already, got "
             f"{type(model).__name__}"
         )
     for name, inner in found.items():
@@ -243,7 +244,7 @@ def over_processes(model: nn.Module, scheme: str = "contiguous") -> nn.Module:
     return model
 
 
-# ------------------------------------------------- what one of several processes does
+# --------------------------------------------------------------- in each process
 
 
 def run_shard(
@@ -252,7 +253,7 @@ def run_shard(
     scheme: str = "contiguous",
     positions: Tensor | None = None,
 ) -> Tensor:
-    """This process's share of ``model(x)``: that of its part of the sequence.
+    """This process's shard of ``model(x)``.
 
     Parameters
     ----------
@@ -261,7 +262,7 @@ def run_shard(
     x
         The whole sequence, ``(batch, seq)`` or ``(batch, seq, dim)``.
     positions
-        ``(seq,)``, those of the whole sequence: they are cut as ``x`` is. Default:
+        ``(seq,)``, for the whole sequence: they are split as ``x`` is. Default:
         0, 1, ...
 
     Notes
@@ -290,9 +291,9 @@ def train(
 ) -> list[float]:
     """Train the language model of lesson 12; return the loss of each step.
 
-    Within a process group every process reads ``batch / world`` rows of each batch
-    and gradients are averaged, so the losses are those of one process. Raises
-    ``ValueError`` if the rows do not divide.
+    In a process group every process reads ``batch / world`` rows of each batch and
+    gradients are averaged, so the losses equal those of a single process. Raises
+    ``ValueError`` if the rows cannot be divided evenly.
     """
     rank, world = process() if dist.is_initialized() else (0, 1)
     if batch % world:
@@ -311,47 +312,47 @@ def train(
 
 
 def own_rows(batches: Iterator[Batch], rank: int, world: int) -> Iterator[Batch]:
-    """Of each batch the rows that process ``rank`` reads."""
+    """The rows of each batch that process ``rank`` reads."""
     for tokens, targets in batches:
         yield tokens.chunk(world)[rank], targets.chunk(world)[rank]
 
 
 def process() -> tuple[int, int]:
-    """Rank of this process, and how many there are."""
+    """Rank of this process, and the number of processes."""
     if not dist.is_initialized():
         raise RuntimeError(
-            "there is no process group: start this with "
-            "rope_teach.course.parallel.launch or torchrun"
+            "there is no process group: use rope_teach.course.parallel.launch or "
+            "torchrun"
         )
     return dist.get_rank(), dist.get_world_size()
 
 
 def own_device() -> torch.device:
-    """The GPU of this process, or the CPU where there are fewer GPUs than processes."""
+    """The GPU of this process, or the CPU if there are fewer GPUs than processes."""
     local = int(os.environ.get("LOCAL_RANK", 0))
     if torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", 1)):
         return torch.device("cuda", local)
     return torch.device("cpu")
 
 
-# ---------------------------------------------------------------- starting processes
+# ----------------------------------------------------------- starting processes
 
 
 def launch(processes: int, function: Callable[..., Any], *args: Any) -> list[Any]:
-    """Run ``function(*args)`` in new processes that form a group; return each result.
+    """Run ``function(*args)`` in a group of new processes; return each result.
 
-    Works in a notebook and without a network. On GPUs they talk over NCCL, elsewhere
-    over gloo.
+    Works in a notebook and without a network. GPUs communicate over NCCL, CPUs over
+    gloo.
 
     Parameters
     ----------
     function
-        It must be importable, since a new process imports it: a function of a module,
-        not of a notebook. Its result is made of tensors, numbers, texts, lists, dicts.
+        Defined in a module, not in a notebook, since each new process imports it. Its
+        result may consist of tensors, numbers, strings, lists and dicts.
 
     Notes
     -----
-    Raises ``ValueError`` for another function, and ``RuntimeError`` with the error of
+    Raises ``ValueError`` for any other function, and ``RuntimeError`` with the error of
     the process that failed first. Lesson 19.
 
     Examples
@@ -361,8 +362,8 @@ def launch(processes: int, function: Callable[..., Any], *args: Any) -> list[Any
     """
     if function.__module__ == "__main__" or "<" in function.__qualname__:
         raise ValueError(
-            "function must be one that a new process can import, got "
-            f"{function.__qualname__} of {function.__module__}; put it into a module"
+            "function must be importable by a new process, got "
+            f"{function.__qualname__} of {function.__module__}; put it in a module"
         )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -374,7 +375,7 @@ def launch(processes: int, function: Callable[..., Any], *args: Any) -> list[Any
                 start_method=start_method(),
             )
         except ProcessRaisedException:
-            # The others fail too, when it no longer answers: the first says why.
+            # The others fail once it stops answering: the first error says why.
             errors = folder.glob("*.error")
             first = min(errors, key=lambda path: path.stat().st_mtime_ns)
             raise RuntimeError(
@@ -384,8 +385,8 @@ def launch(processes: int, function: Callable[..., Any], *args: Any) -> list[Any
 
 
 def start_method() -> str:
-    """How a process starts: on Linux from one that has imported torch already."""
-    if sys.platform != "linux":  # Windows has no fork, and macOS's is not safe
+    """How to start a process: on Linux, from one that has already imported torch."""
+    if sys.platform != "linux":  # Windows has no fork, and on macOS it is unsafe
         return "spawn"
     multiprocessing.set_forkserver_preload(["torch"])
     return "forkserver"
@@ -411,35 +412,37 @@ def run_process(
 
 @contextmanager
 def group(store: Store, rank: int, world: int) -> Iterator[None]:
-    """Be one of ``world`` processes that meet at ``store``, until all are done."""
+    """Join the ``world`` processes that meet at ``store``; leave when all are done."""
     device = own_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world)
     yield
-    # Who leaves first closes a connection that another may still read: they wait.
+    # A process that leaves early closes a connection that another may still need.
     store.set(f"done {rank}", "")
     store.wait([f"done {other}" for other in range(world)])
     dist.destroy_process_group()
 
 
 def main() -> None:
-    """Train on as many processes as torchrun started, and print the losses."""
+    """Train on all the processes that torchrun started, and print the losses."""
     parser = argparse.ArgumentParser(
         prog="torchrun --standalone --nproc-per-node N -m rope_teach.course.parallel",
         description="Data-parallel training of a small language model.",
     )
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--batch", type=int, default=16, help="rows, of all processes")
-    parser.add_argument("--seq", type=int, default=64, help="bytes in a row")
+    parser.add_argument(
+        "--batch", type=int, default=16, help="rows, over all processes"
+    )
+    parser.add_argument("--seq", type=int, default=64, help="bytes per row")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float64")
     asked = parser.parse_args()
     rank = 0
     here: AbstractContextManager[None] = nullcontext()
-    if "RANK" in os.environ:  # set by torchrun; without it there is one process
+    if "RANK" in os.environ:  # set by torchrun; otherwise there is one process
         store, rank, world = next(rendezvous("env://"))
-        # The store outlives a start that failed, and so would that start's addresses.
+        # The store survives a failed start, and so would the addresses it holds.
         start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         here = group(PrefixStore(f"start {start}", store), rank, world)
     with here:

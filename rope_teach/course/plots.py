@@ -1,9 +1,9 @@
-"""Every figure of the course, each with alt text and a caption.
+"""Every figure in the course, each with alt text and a caption.
 
 A function takes numbers and returns a :class:`Figure`, which a notebook shows as
-``<figure><img alt=... ><figcaption>``: the one form whose alt text survives in
+``<figure><img alt=... ><figcaption>``: the only form whose alt text survives in
 JupyterLab, in slides and on web pages. Colours are Okabe and Ito's, and lines also
-differ in style, so that nothing hangs on colour alone. Interactive figures are in
+differ in style, so that nothing depends on colour alone. Interactive figures are in
 ``interactive.py``.
 """
 
@@ -54,7 +54,7 @@ STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": "#dddddd",
-    "figure.facecolor": "white",  # opaque, so that it reads on a dark page too
+    "figure.facecolor": "white",  # opaque, so that it is readable on a dark page too
     "lines.linewidth": 2.2,
     "legend.frameon": False,
 }
@@ -64,7 +64,7 @@ class Figure:
     """A drawn figure with alt text, for one cell's output.
 
     ``axes`` are matplotlib's, so that a lesson can assert on what was drawn;
-    ``drawn(label)`` gives the heights of the line with that label.
+    ``drawn(label)`` returns the heights of the line or bars with that label.
     """
 
     def __init__(self, canvas: Canvas, alt: str, caption: str = "") -> None:
@@ -77,7 +77,7 @@ class Figure:
         return self.canvas.axes
 
     def drawn(self, label: str) -> NDArray[Any]:
-        """Return the y values of the line or the heights of the bars ``label``."""
+        """Return the y values of the line, or the bar heights, with that ``label``."""
         for axes in self.axes:
             for line in axes.lines:
                 if line.get_label() == label:
@@ -88,7 +88,7 @@ class Figure:
         raise KeyError(f"no line or bars are labelled {label!r}")
 
     def png(self, dpi: int = 130) -> bytes:
-        """Return the picture as PNG in few colours, a third of the size of all."""
+        """Return the picture as a PNG with few colours, a third of the full size."""
         drawn, small = io.BytesIO(), io.BytesIO()
         with matplotlib.rc_context(STYLE):
             self.canvas.savefig(drawn, format="png", dpi=dpi)
@@ -141,7 +141,7 @@ def lines(
 ) -> Figure:
     """Draw a line for each label, with its band (low, high) where ``bands`` has one.
 
-    ``marks`` are vertical lines with their names, ``levels`` horizontal ones.
+    ``marks`` are named vertical lines, ``levels`` named horizontal ones.
     """
     canvas, [[axes]] = new_canvas(height=height)
     for number, (label, y) in enumerate(series.items()):
@@ -166,7 +166,7 @@ def lines(
         axes.set_xscale("log")
     if logy:
         axes.set_yscale("log")
-    axes.set_ylim(ylim)  # after the scale: it ends the automatic choice of limits
+    axes.set_ylim(ylim)  # after the scale, since it turns off automatic limits
     if len(series) > 1:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return Figure(canvas, alt, caption)
@@ -184,9 +184,9 @@ def bars(
     ylim: tuple[float, float] | None = None,
     height: float = 4.0,
 ) -> Figure:
-    """Draw one bar for each label with its number; ``spread`` (low, high) as a whisker.
+    """Draw one bar per label with its number; ``spread`` (low, high) as a whisker.
 
-    ``line`` draws a horizontal line with its name, for example chance.
+    ``line`` draws a named horizontal line, for example chance.
     """
     canvas, [[axes]] = new_canvas(height=height)
     drawn = axes.bar(
@@ -276,7 +276,7 @@ def clocks(
     """Draw a bank of clock hands: ``angles`` ``(rows, hands)`` in radians.
 
     A hand at angle 0 points right and turns counter-clockwise, as in mathematics.
-    Each column has its colour, or each row with ``colour_rows``.
+    Each column has its own colour, or each row with ``colour_rows``.
     """
     grid = np.atleast_2d(np.asarray(angles, dtype=float))
     height, width = grid.shape
@@ -302,7 +302,7 @@ def arrows(
     caption: str = "",
     height: float = 3.8,
 ) -> Figure:
-    """Draw named two-dimensional arrows from the origin, one panel for each title."""
+    """Draw named two-dimensional arrows from the origin, one panel per title."""
     canvas, axes = new_canvas(height=height, columns=len(panels))
     reach = 1.2 * max(
         math.hypot(*tip) for panel in panels.values() for tip in panel.values()
@@ -327,7 +327,7 @@ def arrows(
 
 
 def pairs(rows: Mapping[str, Sequence[int]], *, alt: str, caption: str = "") -> Figure:
-    """Draw rows of features as boxes; those with one number share a clock hand."""
+    """Draw rows of features as boxes; boxes with the same number share a clock hand."""
     width = max(len(row) for row in rows.values())
     canvas, [[axes]] = new_canvas(9.0, 1.1 * len(rows) + 0.8)
     for place, row in enumerate(rows.values()):
@@ -369,11 +369,11 @@ def compared_banks(
     """Draw a bank of hands under each word, and words ``m`` and ``n`` compared.
 
     ``inv_freq`` ``(hands,)`` is in radians per token. In the last column the two
-    hands share a dial, the angle between them is shaded and its cosine written; the
-    last text is the sum of the cosines. Lesson 00.
+    hands share a dial, with the angle between them shaded and its cosine written
+    beside it; below them is the sum of the cosines. Lesson 00.
     """
     steps = np.asarray(inv_freq, dtype=float)
-    gap = 1.35  # from word to word; a hand's dial is one unit wide
+    gap = 1.35  # between words; a dial is one unit wide
     last, bottom = gap * (len(words) + 0.2), -len(steps)
     canvas, [[axes]] = new_canvas(11.0, 5.0)
     for place, word in enumerate(words):
@@ -439,11 +439,11 @@ def roofline(
     caption: str = "",
     height: float = 4.4,
 ) -> Figure:
-    """Draw the bytes per second that each label reaches against the bytes to move.
+    """Draw the bytes per second that each label reaches, against the bytes to move.
 
-    ``moved`` ``(workloads,)`` is what each workload must read and write at the least,
-    ``seconds[label]`` ``(workloads,)`` what it took. The label ``roof``, a copy, is
-    drawn as the roof over the others. Lesson 18.
+    ``moved`` ``(workloads,)`` is the least that each workload must read and write,
+    ``seconds[label]`` ``(workloads,)`` the time it took. The label ``roof``, a copy,
+    is drawn as the roof over the others. Lesson 18.
     """
     size = np.asarray(moved, dtype=float)
     order = np.argsort(size, kind="stable")
@@ -483,7 +483,7 @@ def flow(
 ) -> Figure:
     """Draw named boxes ``(column, row, text)`` and the arrows that join them.
 
-    Row 0 is at the top. The ``marked`` boxes are the ones to look at. Lesson 09.
+    Row 0 is at the top. The ``marked`` boxes are highlighted. Lesson 09.
     """
     canvas, [[axes]] = new_canvas(11.0, height)
     drawn = {
@@ -534,7 +534,7 @@ def attention_map(
     image = axes.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(keys)), keys, rotation=60, ha="right", fontsize=12)
     axes.set_yticks(range(len(queries)), queries, fontsize=12)
-    axes.set(xlabel="is read", ylabel="is written")
+    axes.set(xlabel="word read", ylabel="word written")
     axes.grid(visible=False)
     canvas.colorbar(image, ax=axes, shrink=0.85, label="share of attention")
     return Figure(canvas, alt, caption)
@@ -551,8 +551,8 @@ def letters(
 ) -> Figure:
     """Draw text letter by letter; the larger its value (0 to ``top``), the darker.
 
-    ``rows`` names each row of text, ``values`` has one number for each letter of a
-    row. A line break is shown as a bent arrow; ``label`` adds a scale. Lesson 12.
+    ``rows`` names each row of text, ``values`` has one number per letter of a row. A
+    line break is shown as a bent arrow; ``label`` adds a scale. Lesson 12.
     """
     canvas, [[axes]] = new_canvas(12.5, 0.5 * len(rows) + 0.9)
     shade = matplotlib.colormaps["Oranges"]
@@ -590,11 +590,11 @@ def scoreboard(
     caption: str = "",
     number: str = "{:.2f}",
 ) -> Figure:
-    """Draw a table of results: ``rows`` name a method and, small, what it promises.
+    """Draw a table of results: ``rows`` name a method and, in small type, its promise.
 
-    ``columns`` map a title to the results that exist, ``best`` the same title to
+    ``columns`` map a title to the available results, ``best`` the same title to
     ``"low"`` or ``"high"``. The darker a cell, the better within its column; the best
-    is bold, a dash stands for what was not measured. Lesson 21.
+    is bold, and a dash marks what was not measured. Lesson 21.
     """
     canvas, [[axes]] = new_canvas(12.5, 0.62 * len(rows) + 1.1)
     shade = matplotlib.colormaps["Blues"]
@@ -634,7 +634,7 @@ def marks(
     alt: str,
     caption: str = "",
 ) -> Figure:
-    """Draw a table with marks at ``(row, column)``; each kind has another form.
+    """Draw a table with marks at ``(row, column)``; each kind has its own shape.
 
     Lesson 20.
     """

@@ -1,8 +1,8 @@
-"""Data: toy tasks in which position decides the answer, and real text.
+"""Data: toy tasks whose answers depend on position, and real text.
 
 Batches are pairs ``(tokens, targets)`` of int64. ``tokens`` is ``(batch, seq)``, or
-``(batch, height, width)`` for pictures. ``targets`` has that shape, one answer a token
-(``IGNORE`` where there is none), or ``(batch,)``, one answer a sequence. Built in
+``(batch, height, width)`` for pictures. ``targets`` has the same shape, with one answer
+per token (``IGNORE`` where there is none), or ``(batch,)``, one per sequence. Built in
 lessons 01, 03 and 17.
 """
 
@@ -50,9 +50,9 @@ __all__ = [
 ]
 
 Batch = tuple[Tensor, Tensor]
-GivenBatch = tuple[tuple[Tensor, Tensor], Tensor]  # what the model is given is a pair
-IGNORE = -100  # what cross_entropy skips unless told otherwise
-PAD, START, END = 0, 1, 2  # the first tokens of every vocabulary of words
+GivenBatch = tuple[tuple[Tensor, Tensor], Tensor]  # the model's input is a pair
+IGNORE = -100  # what cross_entropy skips by default
+PAD, START, END = 0, 1, 2  # the first tokens of every word vocabulary
 
 # Modules whose source is the same, byte for byte, in Python 3.10 to 3.13, so that
 # every reader trains on the same text.
@@ -65,7 +65,7 @@ def order_batches(
 ) -> Iterator[Batch]:
     """Endless batches of "does A come before B?".
 
-    Token 0 is A and token 1 is B; each stands once among random other tokens.
+    Token 0 is A and token 1 is B; each occurs once among random other tokens.
     Targets ``(batch,)``: 1 if A comes first, else 0; both are equally likely.
     Lesson 01.
 
@@ -75,7 +75,8 @@ def order_batches(
     """
     if seq < 2 or vocab < 3:
         raise ValueError(
-            f"A, B and another token are needed, got seq={seq}, vocab={vocab}"
+            "seq must be at least 2 and vocab at least 3 (A, B and others), got "
+            f"seq={seq}, vocab={vocab}"
         )
     generator = torch.Generator().manual_seed(seed)
     rows = torch.arange(batch)
@@ -89,7 +90,7 @@ def order_batches(
 def copy_batches(
     back: int = 5, batch: int = 64, seq: int = 32, vocab: int = 10, seed: int = 0
 ) -> Iterator[Batch]:
-    """Endless batches of "which token stood ``back`` places ago?".
+    """Endless batches of "which token was ``back`` places ago?".
 
     Tokens are random. Targets ``(batch, seq)``: the token ``back`` places earlier,
     ``IGNORE`` for the first ``back``. Lessons 01 and 11.
@@ -99,7 +100,7 @@ def copy_batches(
     (tensor([[4, 9, 3, 0, 3, 9]]), tensor([[-100, -100,    4,    9,    3,    0]]))
     """
     if not 0 < back < seq:
-        raise ValueError(f"back must lie between 0 and seq={seq}, got {back}")
+        raise ValueError(f"back must be between 1 and seq - 1 = {seq - 1}, got {back}")
     generator = torch.Generator().manual_seed(seed)
     while True:
         tokens = torch.randint(vocab, (batch, seq), generator=generator)
@@ -111,17 +112,19 @@ def copy_batches(
 def place_batches(
     place: int = 3, batch: int = 64, seq: int = 32, vocab: int = 10, seed: int = 0
 ) -> Iterator[Batch]:
-    """Endless batches of "which token stands at this place of the text?".
+    """Endless batches of "which token is at this place in the text?".
 
-    As :func:`copy_batches`, but the answer is counted from the start of the text:
-    the token at index ``place``, and ``IGNORE`` before it. Lesson 11.
+    Like :func:`copy_batches`, but the place is counted from the start of the text: the
+    answer is the token at index ``place``, and ``IGNORE`` before it. Lesson 11.
 
     >>> tokens, targets = next(place_batches(place=2, batch=1, seq=6))
     >>> tokens, targets
     (tensor([[4, 9, 3, 0, 3, 9]]), tensor([[-100, -100,    3,    3,    3,    3]]))
     """
     if not 0 <= place < seq:
-        raise ValueError(f"place must lie between 0 and seq={seq}, got {place}")
+        raise ValueError(
+            f"place must be between 0 and seq - 1 = {seq - 1}, got {place}"
+        )
     generator = torch.Generator().manual_seed(seed)
     while True:
         tokens = torch.randint(vocab, (batch, seq), generator=generator)
@@ -139,11 +142,11 @@ def picture_batches(
     vocab: int = 8,
     seed: int = 0,
 ) -> Iterator[Batch]:
-    """Endless batches of "which colour has the cell ``down`` below, ``right`` beside?".
+    """Endless batches of "what colour is the cell ``down`` and ``right`` of here?".
 
-    As :func:`copy_batches`, with rows and columns: pictures ``(batch, height, width)``
-    of random colours, and for each cell the colour of the other one, ``IGNORE`` where
-    that lies outside. Negative numbers look up and to the left. Lesson 17.
+    Like :func:`copy_batches`, in two dimensions: pictures ``(batch, height, width)`` of
+    random colours, and for each cell the colour of the cell it looks at, ``IGNORE``
+    where that is outside. Negative numbers look up and to the left. Lesson 17.
 
     >>> pictures, targets = next(picture_batches(1, 1, batch=1, height=2, width=3))
     >>> pictures, targets
@@ -153,8 +156,8 @@ def picture_batches(
     """
     if abs(down) >= height or abs(right) >= width:
         raise ValueError(
-            f"a picture of height={height}, width={width} has no cell down={down}, "
-            f"right={right} from another one"
+            f"down={down}, right={right} leads outside every picture of "
+            f"height={height}, width={width}"
         )
     generator = torch.Generator().manual_seed(seed)
     rows, columns = torch.arange(height) + down, torch.arange(width) + right
@@ -167,9 +170,9 @@ def picture_batches(
 
 
 def python_text(modules: tuple[str, ...] = TRAIN_MODULES) -> Tensor:
-    """Source of standard library modules as byte values: ``(bytes,)`` int64.
+    """Source code of standard library modules as byte values: ``(bytes,)`` int64.
 
-    Every Python installation carries this text, so no download is needed.
+    Every Python installation contains this text, so no download is needed.
     Lessons 03 and 12.
 
     >>> bytes(python_text(("this",))[:39].tolist()).decode()
@@ -184,7 +187,7 @@ def text_batches(
 ) -> Iterator[Batch]:
     """Endless batches of random windows of ``text``, each with its next tokens.
 
-    Targets ``(batch, seq)`` are the tokens one place later. Lessons 03 and 12.
+    Targets ``(batch, seq)`` are the tokens one position later. Lessons 03 and 12.
     """
     _check_length(text, seq)
     generator = torch.Generator().manual_seed(seed)
@@ -195,7 +198,7 @@ def text_batches(
 
 
 def text_windows(text: Tensor, seq: int) -> Batch:
-    """All windows of ``text`` side by side, as one batch to measure on."""
+    """Consecutive windows that cover ``text``, as one batch for evaluation."""
     _check_length(text, seq)
     windows = text.unfold(0, seq + 1, seq)
     return windows[:, :-1], windows[:, 1:]
@@ -206,7 +209,7 @@ def _source(module: str) -> str:
     loader = spec.loader if spec else None
     source = loader.get_source(module) if isinstance(loader, InspectLoader) else None
     if source is None:
-        raise ValueError(f"this Python installation has no source of {module!r}")
+        raise ValueError(f"this Python installation has no source code for {module!r}")
     return source
 
 
@@ -219,10 +222,10 @@ def _check_length(text: Tensor, seq: int) -> None:
 
 
 class Words:
-    """A tokenizer for sentences of known words: a word or a mark is a token.
+    """A tokenizer for known words: each word or punctuation mark is a token.
 
-    ``vocabulary`` is what there is beside ``PAD``, ``START`` and ``END``, which are
-    tokens 0, 1 and 2. A word outside it raises ``ValueError``.
+    ``vocabulary`` comes after ``PAD``, ``START`` and ``END``, which are tokens 0, 1
+    and 2. A word outside it raises ``ValueError``.
 
     >>> words = Words(("sail", "holds", "."))
     >>> words.encode("sail holds .")
@@ -239,10 +242,10 @@ class Words:
         return len(self.vocabulary)
 
     def encode(self, text: str) -> list[int]:
-        """Token numbers of the words of ``text``, which spaces separate."""
+        """Token ids of the words in ``text``, which are separated by spaces."""
         unknown = [word for word in text.split() if word not in self.number]
         if unknown:
-            raise ValueError(f"the vocabulary has no {unknown[0]!r}")
+            raise ValueError(f"the vocabulary does not contain {unknown[0]!r}")
         return [self.number[word] for word in text.split()]
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -252,7 +255,7 @@ class Words:
 
 
 def padded(rows: Sequence[Sequence[int]], filler: int = PAD) -> Tensor:
-    """Rows of tokens as one tensor, filled up on the right."""
+    """Rows of tokens as one tensor, padded on the right."""
     longest = max(map(len, rows))
     return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows])
 
@@ -275,8 +278,8 @@ def reports(
     """Endless entries of a ship's log, each with its summary.
 
     1 to ``most`` of the ``sentences`` end with "!". The summary repeats these, in
-    order. A report's own text decides whether it is in "train", "validation" or
-    "test", so that no report is in two of them. Lesson 14.
+    order. A hash of the report's text puts it in "train", "validation" or "test", so
+    no report is in two of them. Lesson 14.
 
     >>> report, summary = next(reports("train", sentences=4))
     >>> report
@@ -287,7 +290,7 @@ def reports(
     check_choice("split", split, tuple(SPLITS))
     if not 1 <= most <= sentences:
         raise ValueError(
-            f"most must lie between 1 and sentences={sentences}, got {most}"
+            f"most must be between 1 and sentences={sentences}, got {most}"
         )
     rng = random.Random(f"{split} {seed}")
     while True:
@@ -304,8 +307,8 @@ def report_batches(
 ) -> Iterator[GivenBatch]:
     """Endless batches ``((document, given), targets)`` of :func:`reports`.
 
-    Targets ``(batch, summary)`` are the summary and ``END``, ``IGNORE`` after it;
-    ``given`` is ``START`` and the summary: the targets one place late. Lesson 14.
+    Targets ``(batch, summary)`` are the summary and ``END``, then ``IGNORE``;
+    ``given`` is ``START`` and the summary: the targets, one place later. Lesson 14.
     """
     stream = reports(split, sentences, most, seed)
     while True:
@@ -331,10 +334,10 @@ STORY_WORDS = Words(
 
 
 class Story(NamedTuple):
-    """A question and a text that holds its answer.
+    """A question and a text that contains its answer.
 
-    The answer is the words ``start`` to ``end`` of the text, both counted from 0 and
-    both part of it, in the sentence number ``needle``.
+    The answer is words ``start`` to ``end`` of the text, counted from 0 and inclusive,
+    in sentence number ``needle``.
     """
 
     question: str
@@ -350,10 +353,10 @@ def stories(
 ) -> Iterator[Story]:
     """Endless stories of three people who travel: where is one of them now?
 
-    The last mention wins: earlier cities of the same person are wrong, though they
-    are in the text. ``needle`` is the sentence that holds the answer, drawn evenly
-    unless it is given. A story's own text decides whether it is in "train",
-    "validation" or "test", so that no text is in two of them. Lesson 15.
+    The last mention wins: earlier cities of the same person are wrong, although they
+    are in the text. ``needle`` is the sentence that contains the answer, drawn
+    uniformly unless given. A hash of the story's text puts it in "train",
+    "validation" or "test", so no text is in two of them. Lesson 15.
 
     >>> story = next(stories("train", sentences=3))
     >>> story.text
@@ -376,7 +379,7 @@ def stories(
 
 def _story(rng: random.Random, sentences: int, needle: int) -> Story:
     asked, *others = rng.sample(PEOPLE, 3)
-    # Before the needle the person asked about is in half of the sentences.
+    # Before the needle, about half of the sentences are about the person in question.
     people = [rng.choice((asked, asked, *others)) for _ in range(needle)]
     people += [asked, *(rng.choice(others) for _ in range(sentences - needle - 1))]
     cities = [rng.choice(CITIES) for _ in people]
@@ -400,7 +403,7 @@ def story_batches(
     """Endless batches of :func:`stories` for :class:`QuestionAnswerer`.
 
     A row is the question, ``START`` and the text. Targets ``(batch, 2)`` are the
-    places in the row at which the answer starts and ends. Lesson 15.
+    places in the row where the answer starts and ends. Lesson 15.
     """
     stream = stories(split, sentences, needle, seed)
     while True:

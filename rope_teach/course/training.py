@@ -1,4 +1,4 @@
-"""Train a small model, keep it, and measure it. Built in lessons 01, 03 and 14."""
+"""Train a small model, save it, and measure it. Built in lessons 01, 03 and 14."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ __all__ = [
 
 RESULTS = Path(__file__).parent / "results"  # what the scripts in benchmarks/ measured
 
-# What the model is given may be several tensors: a document and its summary so far.
+# The model's input may be several tensors: a document and its summary so far.
 AnyBatch = tuple[Tensor | tuple[Tensor, ...], Tensor]
 
 
@@ -72,31 +72,31 @@ def fit(
 ) -> list[float]:
     """Train ``model`` in place for ``steps`` batches; return the loss of each step.
 
-    AdamW, a short warm-up, then a cosine to zero.
+    AdamW, with a short warm-up, then cosine decay to zero.
 
     Parameters
     ----------
     label
-        Stands before the progress bar; None hides the bar.
+        Shown before the progress bar; None hides the bar.
     clip
-        Gradients longer than this are shortened to it.
+        Maximum norm of the gradient.
     device
-        Where to train; the model and each batch go there. Default: where the model
-        is. :func:`best_device` picks one.
+        Where to train; the model and each batch are moved there. Default: the model's
+        device. :func:`best_device` picks one.
     dtype
         ``torch.bfloat16`` trains in mixed precision (autocast). Default: float32.
     seconds
-        Budget: no step begins after it.
+        Time budget: no step starts after it.
     checkpoint
-        A file that is written every ``every`` steps and at the end. If it is there,
-        training goes on from it, to the same result: ``batches`` must be the same
-        from the start, those already seen are skipped.
+        A file that is written every ``every`` steps and at the end. If it exists,
+        training resumes from it, with the same result: pass the same ``batches`` from
+        the start; those already seen are skipped.
 
     Notes
     -----
-    Raises ``FloatingPointError`` when the loss is no longer finite, ``ValueError``
-    when ``batches`` end before ``steps``, a batch holds no answer, or the
-    checkpoint is of another training or cannot hold this model.
+    Raises ``FloatingPointError`` when the loss is not finite, and ``ValueError``
+    when ``batches`` end before ``steps``, a batch contains no answer, or the
+    checkpoint belongs to a different run or cannot store this model.
     """
     device = torch.device(device) if device else next(model.parameters()).device
     model.to(device).train()
@@ -104,7 +104,7 @@ def fit(
     settings = {"steps": steps, "lr": lr, "clip": clip}
     losses: list[float] = []
     if checkpoint:
-        configuration(model)  # refuse now what could not be saved later
+        configuration(model)  # fail now rather than when saving
     if checkpoint and checkpoint.exists():
         losses = resume(checkpoint, model, optimizer, settings)
     done, began = len(losses), time.monotonic()
@@ -138,7 +138,7 @@ def fit(
 
 
 def best_device() -> torch.device:
-    """The fastest device here: a CUDA GPU, Apple's, or the CPU."""
+    """The fastest device available: a CUDA GPU, an Apple GPU, or the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -156,10 +156,10 @@ def save(
 ) -> None:
     """Write weights and configuration to ``path``, in safetensors.
 
-    With an ``optimizer`` it is a checkpoint that :func:`fit` goes on from. The file
-    appears whole or not at all. Raises ``ValueError`` when the model's ``scaling`` is
-    not a rule of :mod:`rope_teach.frequencies`: a file keeps its name and arguments.
-    It keeps nothing that was put into the model later, such as another ``rope``.
+    With an ``optimizer`` it is a checkpoint that :func:`fit` can resume from. The file
+    is written atomically. Raises ``ValueError`` when the model's ``scaling`` is not a
+    rule in :mod:`rope_teach.frequencies`: the file stores its name and arguments.
+    Anything put into the model later, such as a different ``rope``, is not saved.
     """
     tensors = {f"model.{k}": v.contiguous() for k, v in model.state_dict().items()}
     if optimizer is not None:
@@ -178,12 +178,13 @@ def save(
 
 
 def load(path: Path) -> nn.Module:
-    """Return the model that :func:`save` wrote, on the CPU."""
+    """Return the model saved by :func:`save`, on the CPU."""
     tensors, facts = _read(path)
     kind = getattr(models, facts["class"], None)
     if kind is None:
         raise ValueError(
-            f"{path.name} holds a {facts['class']}, which is no model here"
+            f"{path.name} contains a {facts['class']}, which is not one of the "
+            "course's models"
         )
     config = facts["config"]
     if config.get("scaling"):
@@ -200,15 +201,15 @@ def resume(
     optimizer: torch.optim.Optimizer,
     settings: dict[str, Any],
 ) -> list[float]:
-    """Put model and optimizer where the checkpoint left them; return its losses."""
+    """Restore model and optimizer from the checkpoint; return its losses."""
     tensors, facts = _read(path)
     there = {**facts["config"], **(facts["settings"] or {})}
     asked = {**configuration(model), **settings}
     for name in there.keys() | asked.keys():
         if there.get(name) != asked.get(name):
             raise ValueError(
-                f"{path.name} is of a training with {name}={there.get(name)}, this "
-                f"one has {name}={asked.get(name)}; delete it to start anew"
+                f"{path.name} is from a run with {name}={there.get(name)}, this one "
+                f"has {name}={asked.get(name)}; delete it to start over"
             )
     model.load_state_dict(_part(tensors, "model."))
     state: dict[int, dict[str, Tensor]] = {}
@@ -223,7 +224,7 @@ def resume(
 
 
 def configuration(model: nn.Module) -> dict[str, Any]:
-    """What ``model`` was made with, as json keeps it."""
+    """The constructor arguments of ``model``, as JSON can store them."""
     config: dict[str, Any] = dict(getattr(model, "config", {}))
     if config.get("scaling") is not None:
         config["scaling"] = _described(config["scaling"])
@@ -231,7 +232,7 @@ def configuration(model: nn.Module) -> dict[str, Any]:
 
 
 def _described(rule: Scaling) -> list[Any]:
-    """Name and arguments of a rule, bare or in a ``partial``: what a file can hold."""
+    """Name and arguments of a rule, bare or in a ``partial``, for a file to store."""
     call = rule if isinstance(rule, partial) else partial(rule)
     name = getattr(call.func, "__name__", "")
     known = name in frequencies.__all__ and getattr(frequencies, name) is call.func
@@ -241,8 +242,8 @@ def _described(rule: Scaling) -> list[Any]:
         known = False
     if not known or call.args:
         raise ValueError(
-            "a file can hold a scaling that is a rule of rope_teach.frequencies, or a "
-            f"partial of one with numbers and lists by name; got {rule}"
+            "to be saved, scaling must be a rule in rope_teach.frequencies, or a "
+            f"partial of one with numbers and lists as keyword arguments; got {rule}"
         )
     return [name, arguments]
 
@@ -251,7 +252,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
         if "rope_teach" not in metadata:
-            raise ValueError(f"{path.name} is no file that rope_teach wrote")
+            raise ValueError(f"{path.name} was not written by rope_teach")
         tensors = {name: file.get_tensor(name) for name in file.keys()}
     return tensors, json.loads(metadata["rope_teach"])
 
@@ -268,14 +269,16 @@ def _part(tensors: dict[str, Tensor], start: str) -> dict[str, Tensor]:
 
 
 def loss_of(model: nn.Module, batch: AnyBatch) -> Tensor:
-    """Mean cross-entropy of ``batch``, in nats: a scalar that has a gradient.
+    """Mean cross-entropy of ``batch``, in nats: a scalar with a gradient.
 
-    Raises ``ValueError`` if the batch holds no answer, or one that the model has no
-    logit for.
+    Raises ``ValueError`` if the batch contains no answer, or one outside the model's
+    vocabulary.
     """
     logits, targets = _answers(model, batch)
     if not (targets != IGNORE).any():
-        raise ValueError(f"the batch {tuple(targets.shape)} holds no answer to learn")
+        raise ValueError(
+            f"the batch {tuple(targets.shape)} contains no answer to learn"
+        )
     if targets.max() >= logits.shape[-1]:
         raise ValueError(
             f"target {int(targets.max())} is outside the model's vocabulary of "
@@ -302,17 +305,17 @@ def loss_by_position(model: nn.Module, batch: Batch) -> Tensor:
 def bits_by_position(model: nn.Module, batch: Batch) -> Tensor:
     """Bits per byte at each position, for tokens that are bytes: ``(seq,)``.
 
-    The loss in base 2: 0 is a perfect prediction, 8 a blind guess among 256. Lessons
-    12 and 13.
+    The loss in base 2: 0 is a perfect prediction, 8 a blind guess among 256 bytes.
+    Lessons 12 and 13.
     """
     return loss_by_position(model, batch) / math.log(2)
 
 
 def stored_result(name: str) -> dict[str, Any]:
-    """What ``benchmarks/<name>.py`` measured: its command, machine and figures.
+    """What ``benchmarks/<name>.py`` measured: its command, machine and numbers.
 
-    The files are in ``RESULTS`` and are installed with the package. Raises
-    ``FileNotFoundError`` for an unknown name and lists those that exist. Lesson 03.
+    The files are in ``RESULTS`` and are installed with the package. An unknown name
+    raises ``FileNotFoundError`` and lists the existing ones. Lesson 03.
     """
     path = RESULTS / f"{name}.json"
     if not path.is_file():
@@ -330,7 +333,7 @@ def exact_match(predicted: str, reference: str) -> float:
 
 
 def f1(predicted: str, reference: str, n: int = 1) -> float:
-    """Harmonic mean of precision and recall of the runs of ``n`` words, 0 to 1.
+    """Harmonic mean of precision and recall over runs of ``n`` words, 0 to 1.
 
     For n = 1 this is the F1 of question answering, and ROUGE-1; for n = 2, ROUGE-2.
     Source: Lin (2004), "ROUGE". Lessons 14 and 15.
@@ -343,15 +346,15 @@ def f1(predicted: str, reference: str, n: int = 1) -> float:
 
 
 def rouge_l(predicted: str, reference: str) -> float:
-    """F1 of the longest row of words that both texts have in the same order.
+    """F1 of the longest common subsequence of words.
 
-    Words of the row may have others between them. Lesson 14.
+    Other words may come between its words. Lesson 14.
 
     >>> rouge_l("mast cracks . pump jams .", "pump jams . mast cracks .")
     0.5
     """
     a, b = _words(predicted), _words(reference)
-    longest = [0] * (len(b) + 1)  # of the words of a so far and the first j of b
+    longest = [0] * (len(b) + 1)  # between the words of a so far and the first j of b
     for word in a:
         before = longest.copy()
         for j, other in enumerate(b, start=1):
@@ -362,7 +365,7 @@ def rouge_l(predicted: str, reference: str) -> float:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z0-9]+", text.lower())  # marks do not count
+    return re.findall(r"[a-z0-9]+", text.lower())  # punctuation does not count
 
 
 def _runs(words: list[str], n: int) -> list[tuple[str, ...]]:
@@ -371,12 +374,12 @@ def _runs(words: list[str], n: int) -> list[tuple[str, ...]]:
 
 def _harmonic(common: int, predicted: int, reference: int) -> float:
     if not predicted and not reference:
-        return 1.0  # nothing was wanted and nothing was said
+        return 1.0  # nothing was expected and nothing was predicted
     return 2 * common / (predicted + reference)
 
 
 def _answers(model: nn.Module, batch: AnyBatch) -> tuple[Tensor, Tensor]:
-    """Logits and targets; one answer a sequence is read from the mean over tokens."""
+    """Logits and targets; one answer per sequence is the mean over its tokens."""
     tokens, targets = batch
     logits: Tensor = model(*tokens) if isinstance(tokens, tuple) else model(tokens)
     return (logits.mean(1) if targets.ndim == 1 else logits), targets
@@ -394,8 +397,8 @@ def _cosine(done: float) -> float:
 
 
 def _progress(steps: int, label: str | None) -> Iterator[int]:
-    # On stdout and without times or losses: whatever the machine, the bar's last
-    # state is the same text, which notebooks store and tests compare.
+    # On stdout and without times or losses: on every machine the finished bar is the
+    # same text, which notebooks store and tests compare.
     bar = "{desc} {percentage:3.0f}%|{bar:30}| {n_fmt}/{total_fmt}"
     return iter(
         tqdm(

@@ -12,15 +12,15 @@ two_hands = torch.tensor([1.0, 0.0, 1.0, 0.0])
 
 WRONG = {
     "0.1": [
-        ("distance = 2", "stand between"),
+        ("distance = 2", "words between"),
         ("distance = 1 + 4", "is the sum"),
         ("distance = 4", "position of the second dog"),
-        ("distance = 1 - 4", "looks back"),
-        ("distance = 7", "lead to position 8"),
+        ("distance = 1 - 4", "the wrong direction"),
+        ("distance = 7", "take you to position 8"),
         ('distance = "three"', "quotation marks"),
     ],
     "0.2": [
-        ("turned = two_hands", "as they were"),
+        ("turned = two_hands", "have not moved"),
         ("turned = 5 * two_hands", "hands longer"),
         ("turned = two_hands + 5", "You added 5"),
         ("turned = rope(two_hands, -5)", "at position -5"),
@@ -29,7 +29,7 @@ WRONG = {
         ("turned = rope(two_hands, 5, base=100)", "the pairs are"),
     ],
     "0.3": [
-        ('same = "ABC"', "turns on"),
+        ('same = "ABC"', "keeps turning"),
         ('same = "BCD"', "stayed behind"),
         ('same = "C"', "the rule of this lesson"),
         ('same = "B"', "to a length"),

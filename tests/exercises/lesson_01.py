@@ -3,13 +3,13 @@
 WRONG = {
     "1.1": [
         ('sentence = "the cat saw the dog"', "same sentence"),
-        ('sentence = "dog saw cat the"', "not as often"),
-        ('sentence = "the cat observed the dog"', "a vector of its own"),
+        ('sentence = "dog saw cat the"', "wrong number of each"),
+        ('sentence = "the cat observed the dog"', "its own vector"),
         ('sentence = "the cat saw"', "is missing"),
         ("sentence = 5", "quotation marks"),
     ],
     "1.2": [
-        ("def may_change(place, seq, layers):\n    return [place]", "by itself"),
+        ("def may_change(place, seq, layers):\n    return [place]", "on its own"),
         (
             "def may_change(place, seq, layers):\n"
             "    return list(range(place + 1, seq))",
@@ -37,7 +37,7 @@ WRONG = {
         ("def unshuffle(y, order):\n    return order.argsort()", "returned an order"),
         ("def unshuffle(y, order):\n    return y[order]", "a second time"),
         ("def unshuffle(y, order):\n    return y", "still shuffled"),
-        ("def unshuffle(y, order):\n    return y.flip(0)", "upside down"),
+        ("def unshuffle(y, order):\n    return y.flip(0)", "Reversing the rows"),
         ("def unshuffle(y, order):\n    return y.sort(0).values", "sorted the numbers"),
         ("def unshuffle(y, order):\n    return y[:2]", "must have shape"),
         ("def unshuffle(y, order):\n    return y.roll(1, 0)", "belongs in row"),

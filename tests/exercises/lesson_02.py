@@ -34,14 +34,14 @@ WRONG = {
         ("hand_number = 3", "Hand 0 is the fastest"),
     ],
     "2.2": [
-        (_table(THETA, "torch.cat([sin, cos], -1)"), "All sines stand first"),
+        (_table(THETA, "torch.cat([sin, cos], -1)"), "All sines come first"),
         (_table(THETA, "torch.stack([cos, sin], -1).flatten(-2)"), "cosine first"),
         (_table(f"({THETA}).flip(0)", PAIRS), "slow to fast"),
-        (_table("base ** (2 * i / dim)", PAIRS), "the minus in the exponent"),
+        (_table("base ** (2 * i / dim)", PAIRS), "the minus sign in the exponent"),
         (_table("base ** (-i / dim)", PAIRS), "Yours is -i/d"),
         (_table("base ** (-4 * i / dim)", PAIRS), "in there twice"),
-        (_table(f"2 * math.pi * {THETA}", PAIRS), "factor 2π"),
-        (_table(THETA, f"{PAIRS}.T"), "changed places"),
+        (_table(f"2 * math.pi * {THETA}", PAIRS), "factor of 2π"),
+        (_table(THETA, f"{PAIRS}.T"), "are swapped"),
         (_table(THETA, "sin"), "make a table of shape"),
         (_table("10_000 ** (-2 * i / dim)", PAIRS), "The base is an argument"),
         (
@@ -49,13 +49,13 @@ WRONG = {
             "    i = torch.arange(dim)\n"
             "    angle = positions[:, None] * base ** (-i / dim)\n"
             "    return torch.where(i % 2 == 0, angle.sin(), angle.cos())",
-            "have one angle",
+            "share an angle",
         ),
         (_table("0.5 * i", PAIRS), "the row of position 1"),
     ],
     "2.3": [
         (_later("sin * c - cos * s", "cos * c + sin * s"), "the other way"),
-        ("def later(code, steps, theta):\n    return code + 0", "as it was"),
+        ("def later(code, steps, theta):\n    return code + 0", "came back unchanged"),
         (
             "def later(code, steps, theta):\n"
             "    return code + sinusoidal(torch.tensor(steps), len(code))",
@@ -96,7 +96,7 @@ WRONG = {
         ),
         (
             "def read(noisy, table):\n    return (table - noisy).abs().argmin()",
-            "one distance for each row",
+            "one distance per row",
         ),
         ("def read(noisy, table):\n    return 1", "was read as 1"),
     ],

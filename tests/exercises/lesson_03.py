@@ -1,11 +1,13 @@
 """Seeded answers for lesson 03: misconceptions with their message, another solution."""
 
+SET_UP = "from rope_teach.absolute import alibi_slopes"
+
 WRONG = {
     "3.1": [
         ("start = 28", "Rows count from 0"),
-        ("start = 31", "Four more stand behind it"),
-        ("start = 26", "one larger start"),
-        ("start = 5", "the largest start is wanted"),
+        ("start = 31", "Four more come after it"),
+        ("start = 26", "a larger start"),
+        ("start = 5", "asks for the largest start"),
     ],
     "3.2": [
         (
@@ -15,14 +17,14 @@ WRONG = {
         ),
         (
             "def slopes(heads):\n    return [2.0**-h for h in range(1, heads + 1)]",
-            "8 heads alone",
+            "only for 8 heads",
         ),
         ("def slopes(heads):\n    return -alibi_slopes(heads)", "A slope is positive"),
         ("def slopes(heads):\n    return alibi_slopes(heads).flip(0)", "flattest"),
         (
             "def slopes(heads):\n"
             "    return 2 ** (8 * torch.arange(1, heads + 1) / heads)",
-            "minus in the exponent",
+            "minus sign in the exponent",
         ),
         (
             "def slopes(heads):\n    return torch.linspace(0.5, 1 / 256, heads)",
@@ -36,7 +38,7 @@ WRONG = {
             "    return bool((d == d[0]).all())",
             "The other diagonals",
         ),
-        ("def is_relative(bias):\n    return True", "symmetric is not relative"),
+        ("def is_relative(bias):\n    return True", "symmetric does not mean relative"),
         ("def is_relative(bias):\n    return False", "ALiBi's bias"),
         (
             "def is_relative(bias):\n    return bias[1:, 1:] == bias[:-1, :-1]",
@@ -52,7 +54,7 @@ WRONG = {
         ("def reach(slope):\n    return 100 / slope", "where the bias is -100"),
         ("def reach(slope):\n    return math.log10(100) / slope", "base 10"),
         ("def reach(slope):\n    return math.log(0.01) / slope", "negative distance"),
-        ("def reach(slope):\n    return 0.99 / slope", "along a line"),
+        ("def reach(slope):\n    return 0.99 / slope", "in a straight line"),
         ("def reach(slope):\n    return math.log(100) * slope", "multiplied"),
         ("def reach(slope):\n    return 50", "not 1 %"),
     ],

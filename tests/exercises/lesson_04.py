@@ -18,7 +18,7 @@ WRONG = {
     ],
     "4.2": [
         ("key_position = 50 - 7", "sign of the distance"),
-        ("key_position = 9", "the query left"),
+        ("key_position = 9", "the query moved away"),
         ("key_position = 7", "7 is the distance"),
         ("key_position = 48", "how far the query moved"),
         ("key_position = 60", "distance is 10"),
@@ -34,7 +34,7 @@ WRONG = {
         (
             "def twins(distance, period, last):\n"
             "    return list(range(distance, last + 1, period))",
-            "not the mirrors",
+            "not the mirror images",
         ),
         (
             "def twins(distance, period, last):\n"
@@ -50,7 +50,7 @@ WRONG = {
             "def twins(distance, period, last):\n"
             "    same = {distance % period, -distance % period}\n"
             "    return [d for d in range(last) if d % period in same]",
-            "ends one before it",
+            "stops one short of it",
         ),
         (
             "def twins(distance, period, last):\n    return [distance]",

@@ -58,7 +58,7 @@ WRONG = {
         (
             "def partner(x):\n"
             "    return torch.stack([x[..., 1::2], x[..., 0::2]], -1).flatten(-2)",
-            "without a sign",
+            "changed no sign",
         ),
         (
             "def partner(x):\n"
@@ -95,7 +95,7 @@ WRONG = {
         ),
         (
             "def backward(g, cos, sin):\n    return -turn_pairs(g, cos, sin)",
-            "Both signs",
+            "both signs",
         ),
         (
             "def backward(g, cos, sin):\n    return turn_pairs(g, sin, cos)",
@@ -140,7 +140,7 @@ WRONG = {
         ),
         (
             _head("theta = torch.ones(x.shape[-1] // 2); " + f"{ANGLES}; {TURN}"),
-            "one speed",
+            "the same speed",
         ),
         (
             _head(
@@ -150,7 +150,7 @@ WRONG = {
             ),
             "stack and flatten",
         ),
-        (_head(f"theta = theta ** 0.5; {ANGLES}; {TURN}"), "other angles"),
+        (_head(f"theta = theta ** 0.5; {ANGLES}; {TURN}"), "not by the angles"),
         (_head("base = 10_000.0; theta = base ** (-2 * torch.arange(x.shape[-1] // 2)"
                f".double() / x.shape[-1]); {ANGLES}; {TURN}"), "as before"),
         (_head("angle = positions * theta; " + TURN), "RuntimeError"),

@@ -38,13 +38,13 @@ WRONG = {
         ("number = cmath.exp(-1.4j)", "turns back"),
         ("number = cmath.exp(7j)", "by 7 radians"),
         ("number = cmath.exp(1j)", "turns by 1.00"),
-        ("number = 1 + 1j", "1.414 long"),
+        ("number = 1 + 1j", "has length 1.414"),
     ],
     "6.2": [
         (_turn("torch.view_as_real(z * turn_by).flatten(-2)"), "bfloat16 stops with"),
         (
             _turn("torch.view_as_real(z * turn_by).flatten(-2)", "x.float()"),
-            "the type that came in",
+            "the dtype that went in",
         ),
         (_turn("z * turn_by"), "still complex"),
         (_turn("torch.view_as_real(z * turn_by)"), "flatten(-2)"),
@@ -70,25 +70,28 @@ WRONG = {
     "6.3": [
         (_back("z * turn_by"), "same direction"),
         (_back("z.conj() * turn_by"), "mirrors"),
-        (_back("-z * turn_by"), "half a turn more"),
+        (_back("-z * turn_by"), "adds half a turn"),
         (_back("z"), "nothing is undone"),
         (_back("z - turn_by"), "not the pairs"),
         (_back("(z * turn_by.conj())[:1]"), "must have shape"),
     ],
     "6.4": [
         (_best("cmath.phase(q * k.conjugate())"), "the angle, in radians"),
-        (_best("cmath.phase(k * q.conjugate()) / theta"), "but for the sign"),
+        (_best("cmath.phase(k * q.conjugate()) / theta"), "except for the sign"),
         (_best("cmath.phase(q * k) / theta"), "without the conjugate"),
         (
             _best("(cmath.phase(q * k.conjugate()) + 2 * math.pi) / theta"),
             "1 full turn(s)",
         ),
-        (_best("0"), "Another distance gives"),
-        (_best("round(cmath.phase(q * k.conjugate()) / theta)"), "Another distance"),
+        (_best("0"), "A different distance gives"),
+        (
+            _best("round(cmath.phase(q * k.conjugate()) / theta)"),
+            "A different distance",
+        ),
     ],
     "6.5": [
         (_apart("round(float(-angle[-1] / inv_freq[-1]))"), "wrong sign"),
-        (_apart("round(float(angle[0] / inv_freq[0]))"), "forgotten"),
+        (_apart("round(float(angle[0] / inv_freq[0]))"), "does not show them"),
         (
             _apart("round(float((second * first).angle()[-1] / inv_freq[-1]))"),
             "the angles add",

@@ -1,6 +1,8 @@
 """Seeded answers for lesson 07: misconceptions with their message, another solution."""
 
 SET_UP = """
+from rope_teach.pairing import full_table
+
 def rotate_half(x):
     a, b = x.chunk(2, dim=-1)
     return torch.cat([-b, a], dim=-1)
@@ -26,12 +28,12 @@ WRONG = {
         (WAY_BACK + "return list(range(head_dim))", "nothing moved"),
         (
             WAY_BACK + "return half_to_interleaved(torch.arange(rotary_dim))",
-            "are lost",
+            "you lost the features",
         ),
         (WAY_BACK + "return list(range(head_dim))[::-1]", "the order is"),
     ],
     "7.2": [
-        (CONVERT + "return weight", "came back as it was"),
+        (CONVERT + "return weight", "came back unchanged"),
         (
             CONVERT + "return convert_projection(weight, "
             'config["num_key_value_heads"], "interleaved", "half")',
@@ -40,7 +42,7 @@ WRONG = {
         (
             CONVERT + "return convert_projection(weight, "
             'config["num_attention_heads"], "half", "interleaved")',
-            "as many as the query",
+            "one for each query head",
         ),
         (
             CONVERT + "return convert_projection(weight, "
@@ -62,7 +64,7 @@ WRONG = {
             "def pairing_of(turn):\n"
             "    out = turn(torch.eye(8)[:1], torch.tensor([0]))\n"
             '    return "interleaved" if out[0, 1].abs() > 1e-6 else "half"',
-            "at position 0 alone",
+            "only position 0",
         ),
         (
             "def pairing_of(turn):\n"

@@ -27,7 +27,7 @@ WRONG = {
             "divide by the speed",
         ),
         (WAVELENGTH + "return 2 * math.pi * base ** (i / rotary_dim)", "not i/d"),
-        (WAVELENGTH + "return 2 * math.pi * base", "tokens, you gave"),
+        (WAVELENGTH + "return 2 * math.pi * base", "tokens; you gave"),
     ],
     "8.2": [
         (BASE + "return context / (2 * math.pi)", "hand d/2 - 1"),
@@ -44,7 +44,7 @@ WRONG = {
         (BASE + "return -context", "is positive"),
     ],
     "8.3": [
-        (QUERY + "return key", "the key as it is"),
+        (QUERY + "return key", "the key itself"),
         (QUERY + TABLE + "return rotate(key, cos, -sin)", "key backwards"),
         (QUERY + TABLE + 'return rotate(key, cos, sin, "half")', "half pairs"),
         (
@@ -62,7 +62,7 @@ WRONG = {
         ),
         (
             TERRITORY + "    return [i for i, t in enumerate(turn) if t > trained]",
-            "no longer than the trained ones",
+            "no longer than the trained length",
         ),
         (
             TERRITORY
@@ -91,14 +91,14 @@ WRONG = {
         ),
         (TERRITORY + "    return [t > trained for t in turn]", "True or False"),
         (TERRITORY + "    return [t + 0.5 for t in turn]", "speeds or wavelengths"),
-        (TERRITORY + "    return range(dim)", "these are the hands from"),
+        (TERRITORY + "    return range(dim)", "the answer is hands"),
         (TERRITORY + "    return len(turn)", "list of hands"),
     ],
     "8.5": [
         (
             HOLDS + "    return min(b for b in bases\n"
             "               if mean(b, torch.tensor(context - 1)) >= 0)",
-            "dips below at distance",
+            "dips below zero at distance",
         ),
         (HOLDS + "    return max(bases)", "is smaller and holds too"),
         (
@@ -111,7 +111,7 @@ WRONG = {
             "says nothing about the smaller ones",
         ),
         (HOLDS + "    return 1_000_000", "does not hold"),
-        (HOLDS + "    return 10_000", "is none of"),
+        (HOLDS + "    return 10_000", "is not one of"),
     ],
 }
 

@@ -28,7 +28,7 @@ WRONG = {
         (
             "def positions(real):\n"
             "    return [torch.arange(int(row.sum())) for row in real]",
-            "each real token alone",
+            "real tokens only",
         ),
         (
             "def positions(real):\n"
@@ -69,12 +69,12 @@ WRONG = {
         ),
         (
             STEP + "    k = rope.rotate(k, start=old_k.shape[2])\n" + JOIN,
-            "came back as they were",
+            "came back unchanged",
         ),
-        (STEP + "    q, k = rope(q, k)\n" + JOIN, "still forgotten"),
+        (STEP + "    q, k = rope(q, k)\n" + JOIN, "still missing"),
         (
             STEP + "    q, k = rope(q, k, start=max(0, old_k.shape[2] - 1))\n" + JOIN,
-            "that position already",
+            "already has that position",
         ),
         (
             STEP + "    q, k = rope(q, k, start=old_k.shape[2] + 1)\n" + JOIN,
@@ -86,11 +86,11 @@ WRONG = {
             STEP + "    n = old_k.shape[2]\n"
             "    k = torch.cat([old_k, k], dim=2)\n"
             "    return rope.rotate(q, start=n), rope.rotate(k)",
-            "once more",
+            "turned the old keys again",
         ),
         (
             STEP + "    q = rope.rotate(q, start=old_k.shape[2])\n" + JOIN,
-            "as they came",
+            "stored unrotated",
         ),
         (
             STEP + "    q, k = rope(q, k, start=old_k.shape[2])\n    return q, k",
@@ -99,7 +99,7 @@ WRONG = {
         (
             STEP + "    q, k = rope(q, k, start=old_k.shape[2])\n"
             "    return q, torch.cat([k, old_k], dim=2)",
-            "not the first ones",
+            "should come first",
         ),
     ],
     "9.3": [
@@ -115,7 +115,7 @@ WRONG = {
             "    sizes = torch.tensor(lengths)\n"
             "    t = sizes.repeat_interleave(sizes)\n"
             "    return p, (t[:, None] == t).tril()",
-            "two texts all the same",
+            "still two texts",
         ),
         (
             "def pack(lengths):\n"
@@ -141,7 +141,7 @@ WRONG = {
             "def pack(lengths):\n"
             "    p = torch.cat([torch.arange(n) for n in lengths])\n"
             "    return p, torch.ones(len(p), len(p)).tril().bool()",
-            "reads the texts packed before",
+            "read the texts packed before",
         ),
         (
             "def pack(lengths):\n"
@@ -184,12 +184,12 @@ WRONG = {
     ],
     "9.4": [
         ("position = 32", "a query at 32"),
-        ("position = 33", "moves nobody"),
+        ("position = 33", "does not move any token"),
         ("position = 68", "the oldest key"),
-        ("position = 99", "stands after it"),
-        ("position = 101", "The first token stood at 0"),
-        ("position = 132", "counted twice"),
-        ("position = 0", "does not follow"),
+        ("position = 99", "comes after it"),
+        ("position = 101", "The first token was at 0"),
+        ("position = 132", "count them twice"),
+        ("position = 0", "the next is not"),
     ],
     "9.5": [
         (

@@ -6,7 +6,7 @@ WRONG = {
             "def first_collision(dtype):\n"
             "    m = torch.arange(5000)\n"
             "    return int((m.to(dtype).int() != m).nonzero()[0])",
-            "the token that was moved",
+            "the position that was rounded",
         ),
         (
             "def first_collision(dtype):\n    return 1 / torch.finfo(dtype).eps",
@@ -14,7 +14,7 @@ WRONG = {
         ),
         (
             "def first_collision(dtype):\n    return torch.finfo(dtype).max",
-            "range is not the precision",
+            "Range is not precision",
         ),
         ("def first_collision(dtype):\n    return 256", "float16 keeps more bits"),
         ("def first_collision(dtype):\n    return 4000", "first equal pair"),
@@ -27,10 +27,10 @@ WRONG = {
     ],
     "10.2": [
         ('colliding = "BCDEF"', "closer than a step"),
-        ('colliding = "BDF"', "cut the bits off"),
+        ('colliding = "BDF"', "cut off the bits"),
         ('colliding = "CEF"', "midway numbers up"),
         ('colliding = "ABEF"', "below 256"),
-        ('colliding = "BF"', "two sides of a power of two"),
+        ('colliding = "BF"', "either side of a power of two"),
         ('colliding = "EF"', "B: 301"),
         ('colliding = "BE"', "16 apart"),
         ('colliding = "BCEF"', "302 is stored exactly"),
@@ -41,7 +41,7 @@ WRONG = {
     "10.3": [
         (
             "def steady(inv_freq):\n    return RotaryEmbedding(64)",
-            "other speeds",
+            "different speeds",
         ),
         (
             "def steady(inv_freq):\n"
@@ -104,14 +104,14 @@ WRONG = {
             "    a, b = m // 1024, m % 1024\n"
             "    (C, S), (c, s) = coarse, fine\n"
             "    return C[a], S[a]",
-            "1024 a alone",
+            "only by 1024 a",
         ),
         (
             "def combine(m, fine, coarse):\n"
             "    a, b = m // 1024, m % 1024\n"
             "    (C, S), (c, s) = coarse, fine\n"
             "    return c[b], s[b]",
-            "by b alone",
+            "only by b",
         ),
         (
             "def combine(m, fine, coarse):\n"
@@ -151,14 +151,14 @@ WRONG = {
             "    (C, S), (c, s) = coarse, fine\n"
             "    a, b = m // 1024, m % 1024\n"
             "    return S[a]*c[b] + C[a]*s[b], C[a]*c[b] - S[a]*s[b]",
-            "Sine and cosine changed places",
+            "Sine and cosine are swapped",
         ),
         (
             "def combine(m, fine, coarse):\n"
             "    (C, S), (c, s) = coarse, fine\n"
             "    b, a = m // 1024, m % 1024\n"
             "    return C[a]*c[b] - S[a]*s[b], S[a]*c[b] + C[a]*s[b]",
-            "a and b changed places",
+            "a and b are swapped",
         ),
         (
             "def combine(m, fine, coarse):\n"

@@ -6,7 +6,7 @@ WRONG = {
             "def solved_at(curve, goal, every):\n"
             "    found = [n * every for n, a in enumerate(curve) if a >= goal]\n"
             "    return found[0] if found else math.inf",
-            "not with infinity",
+            "not as infinity",
         ),
         (
             "def solved_at(curve, goal, every):\n"
@@ -34,13 +34,13 @@ WRONG = {
         (
             "def solved_at(curve, goal, every):\n"
             "    return max(n for n, a in enumerate(curve) if a >= goal) * every",
-            "The first is asked for",
+            "asks for the first",
         ),
     ],
     "11.2": [
         (
             "def band(curves):\n    return curves.min(0), curves.max(0)",
-            "values and places",
+            "values and indices",
         ),
         (
             "def band(curves):\n"
@@ -69,7 +69,7 @@ WRONG = {
         ),
         (
             "def band(curves):\n    return curves.amax(0), curves.amin(0)",
-            "Lowest first",
+            "Put the lowest first",
         ),
         (
             "def band(curves):\n    return curves[0], curves[-1]",
@@ -80,7 +80,7 @@ WRONG = {
         (
             "def clear_win(ours, theirs):\n"
             "    return (theirs[0] or 999) - (ours[0] or 999)",
-            "a margin",
+            "the margin",
         ),
         (
             "def clear_win(ours, theirs):\n"
@@ -114,7 +114,7 @@ WRONG = {
         (
             "def rope_operations(layers, heads, kv_heads, head_dim):\n"
             "    return layers * kv_heads * head_dim * 3",
-            "the keys alone",
+            "only the keys",
         ),
         (
             "def rope_operations(layers, heads, kv_heads, head_dim):\n"
@@ -124,12 +124,12 @@ WRONG = {
         (
             "def rope_operations(layers, heads, kv_heads, head_dim):\n"
             "    return layers * heads * kv_heads * head_dim * 3",
-            "with each other",
+            "the two head counts",
         ),
         (
             "def rope_operations(layers, heads, kv_heads, head_dim):\n"
             "    return layers * 2 * kv_heads * head_dim * 3",
-            "as few query heads",
+            "only as many query heads",
         ),
         (
             "def rope_operations(layers, heads, kv_heads, head_dim):\n"
@@ -144,7 +144,7 @@ WRONG = {
         (
             "def rope_operations(layers, heads, kv_heads, head_dim):\n"
             "    return layers * (heads + kv_heads) * head_dim * 6",
-            "six operations a feature",
+            "six operations per feature",
         ),
         (
             "def rope_operations(layers, heads, kv_heads, head_dim):\n"
@@ -154,7 +154,7 @@ WRONG = {
         (
             "def rope_operations(layers, heads, kv_heads, head_dim):\n"
             "    return layers * (heads + kv_heads) * head_dim * 2",
-            "the products alone",
+            "only the products",
         ),
     ],
 }

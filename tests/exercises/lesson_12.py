@@ -13,11 +13,11 @@ WRONG = {
         ("def compressed(nats, count):\n    return count * nats / 8", "1.44 bits"),
         (
             "def compressed(nats, count):\n    return nats / math.log(2)",
-            "the bits of one byte",
+            "the bits for one byte",
         ),
         (
             "def compressed(nats, count):\n    return count * math.log2(nats) / 8",
-            "It is one already",
+            "It already is one",
         ),
         (
             "def compressed(nats, count):\n    return count * (1 - nats / 8)",
@@ -60,7 +60,7 @@ WRONG = {
         (
             "def cliff(loss, trained, height):\n"
             "    return int((loss > loss[:trained].mean() + height).int().argmax())",
-            "nothing stands before it",
+            "nothing comes before it",
         ),
         (
             "def cliff(loss, trained, height):\n"
@@ -101,7 +101,7 @@ WRONG = {
             "def cliff(loss, trained, height):\n"
             "    for m in range(trained, len(loss)):\n"
             "        if loss[m] > loss.mean() + height:\n            return m",
-            "the trained part alone",
+            "the trained part, not its last",
         ),
     ],
     "12.4": [
@@ -113,7 +113,7 @@ WRONG = {
         (
             "def processed(prompt, steps):\n"
             "    return prompt * steps, prompt + steps - 1",
-            "not what was written since",
+            "not what has been written since",
         ),
         (
             "def processed(prompt, steps):\n"
@@ -123,7 +123,7 @@ WRONG = {
         (
             "def processed(prompt, steps):\n"
             "    return prompt + steps - 1, sum(prompt + s for s in range(steps))",
-            "the other order",
+            "the wrong order",
         ),
         (
             "def processed(prompt, steps):\n"

@@ -1,5 +1,7 @@
 """Seeded answers for lesson 13: misconceptions with their message, another solution."""
 
+SET_UP = "from rope_teach.frequencies import llama3"
+
 POSITIONS = "def positions_for(length, trained):\n    "
 BASE = "def new_base(base, rotary_dim, factor):\n    "
 KEPT = """
@@ -15,7 +17,7 @@ WRONG = {
     "13.1": [
         (POSITIONS + "return torch.arange(length)", "the plain positions"),
         (POSITIONS + "return torch.arange(length) * length / trained", "further out"),
-        (POSITIONS + "return torch.arange(length) % trained", "count from 0 again"),
+        (POSITIONS + "return torch.arange(length) % trained", "start from 0 again"),
         (
             POSITIONS + "return (torch.arange(length) * trained / length).floor()",
             "share a position",
@@ -28,7 +30,7 @@ WRONG = {
             POSITIONS + "return torch.arange(length) * trained / length",
             "spread the tokens out",
         ),
-        (POSITIONS + "return torch.arange(length) / 8", "yours at 0.125"),
+        (POSITIONS + "return torch.arange(length) / 8", "yours is at 0.125"),
         (
             POSITIONS + "return torch.arange(1, length + 1) / max(1, length / trained)",
             "count from 0",
@@ -72,7 +74,7 @@ WRONG = {
         (
             KEPT + "    speed = 2 * math.pi / turn\n"
             "    return [i for i, w in enumerate(speed) if 1 / w < trained / 4]",
-            "you took 1/θ",
+            "you used 1/θ",
         ),
         (KEPT + "    return turn < trained / 4", "True or False"),
         (
@@ -81,7 +83,7 @@ WRONG = {
         ),
         (KEPT + "    return turn[turn < trained / 4]", "List the numbers i"),
         (KEPT + "    return int((turn < trained / 4).sum())", "list of hands"),
-        (KEPT + "    return list(range(len(turn)))", "these are the hands 0 to"),
+        (KEPT + "    return list(range(len(turn)))", "the answer is hands 0 to"),
         (
             KEPT + "    return [i for i in range(len(turn) - 1, -1, -1)\n"
             "            if turn[i] < trained / 4]",
@@ -89,7 +91,7 @@ WRONG = {
         ),
     ],
     "13.4": [
-        (MENDED + "    return keys", "lay in the cache"),
+        (MENDED + "    return keys", "unchanged from the cache"),
         (
             MENDED + "    return rotate(keys, *cos_sin(m, new, keys.dtype))",
             "on top of the old ones",
@@ -109,7 +111,7 @@ WRONG = {
         ),
         (
             MENDED + "    return rotate(keys, *cos_sin(m + 1, new - old, keys.dtype))",
-            "first at position 0",
+            "already at position 0",
         ),
     ],
 }

@@ -13,14 +13,14 @@ WRONG = {
         ("def given_from(targets):\n    targets.insert(0, 1)", "`return`"),
     ],
     "14.2": [
-        ("score = 8", "divides it by the root"),
-        ("score = 2", "It is the root of it"),
+        ("score = 8", "by the square root"),
+        ("score = 2", "by its square root"),
         (
             "x = torch.tensor([[2.0, 0, 1, 4], [1.0, 3, -2, 2]]).double()\n"
             "a = angles(torch.tensor([4, 9]), inverse_frequencies(4))\n"
             "t = rotate(x, a.cos(), a.sin())\n"
             "score = t[0] @ t[1] / 2",
-            "at place 9",
+            "at position 9",
         ),
         ("score = 1", "you gave 1"),
     ],
@@ -81,7 +81,7 @@ WRONG = {
         (
             "def best_pair(first, then):\n"
             "    return divmod(int(then.argmax()), len(first))",
-            "surest second word",
+            "most certain second word",
         ),
         (
             "def best_pair(first, then):\n"
@@ -102,7 +102,7 @@ WRONG = {
         ),
         (
             "def best_pair(first, then):\n    return (first[:, None] * then).argmax()",
-            "takes apart",
+            "splits what argmax",
         ),
         ("def best_pair(first, then):\n    return 1, 1", "the likeliest pair is"),
         ("def best_pair(first, then):\n    return 0, 1, 2", "shape (2,)"),

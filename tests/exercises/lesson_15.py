@@ -3,10 +3,10 @@
 WRONG = {
     "15.1": [
         ("span = (2, 2)", "last mention wins"),
-        ("span = (15, 15)", "ben is there"),
+        ("span = (15, 15)", "where ben is"),
         ("span = (10, 12)", "the full stop"),
         ("span = (11, 12)", "count from 0"),
-        ("span = (16, 17)", "the text alone"),
+        ("span = (16, 17)", "the text only"),
         ("span = (8, 9)", "left out the full stops"),
         ("span = (10.5, 11)", "whole numbers"),
         ("span = (10, 10)", "two words"),
@@ -15,7 +15,7 @@ WRONG = {
     ],
     "15.2": [
         ("def over_text(logits, text):\n    return logits", "unchanged"),
-        ("def over_text(logits, text):\n    return logits * text", "Times 0"),
+        ("def over_text(logits, text):\n    return logits * text", "Multiplying by 0"),
         (
             "def over_text(logits, text):\n"
             '    return logits.masked_fill(text, float("-inf"))',
@@ -87,7 +87,7 @@ WRONG = {
             "    spans = [(i, j) for i in range(len(start))\n"
             "             for j in range(i, len(end))]\n"
             "    return max(spans, key=lambda s: start[s[0]] * end[s[1]])",
-            "scores the sum",
+            "score of a span is the sum",
         ),
         ("def best_span(start, end):\n    return 1, 2", "the best span is"),
     ],

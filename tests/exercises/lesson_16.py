@@ -1,5 +1,10 @@
 """Seeded answers for lesson 16: misconceptions with their message, another solution."""
 
+SET_UP = """
+from rope_teach.frequencies import proportional
+from rope_teach.tables import xpos_scale
+"""
+
 HALF = """
 def half_faded(i, d, B):
     zeta = (2 * i + 0.4 * d) / (1.4 * d)
@@ -29,11 +34,11 @@ WRONG = {
         (HALF + "    return B * 0.5 / zeta", "is left at your distance"),
     ],
     "16.2": [
-        (MENDED + "    return keys", "lay in the cache"),
+        (MENDED + "    return keys", "unchanged from the cache"),
         (
             MENDED + "    return keys * (zeta ** ((old - new) / B))"
             ".repeat_interleave(2)",
-            "the wrong way",
+            "the wrong direction",
         ),
         (
             MENDED + "    return keys * (zeta ** ((n - old) / B))"
@@ -64,12 +69,12 @@ WRONG = {
         (
             SLOWEST + "return wavelengths(inverse_frequencies("
             "int(factor * d), base))[-1]",
-            "turn of 'default'",
+            "turn for 'default'",
         ),
         (
             SLOWEST + "return wavelengths(proportional("
             "d, base, fraction=factor)[0])[int(factor * d / 2) - 1]",
-            "turn of 'proportional'",
+            "turn for 'proportional'",
         ),
         (
             SLOWEST + "return wavelengths(inverse_frequencies(d, base))[-1]",
@@ -105,7 +110,7 @@ WRONG = {
             LONGEST + "return B * math.log(most) / math.log(3.5)",
             "one side of the origin",
         ),
-        (LONGEST + "return 2 * B * math.log(most)", "grew by e"),
+        (LONGEST + "return 2 * B * math.log(most)", "by a factor of e"),
         (LONGEST + "return 2 * B * math.log2(most)", "doubled in B"),
         (LONGEST + "return B * most", "in proportion"),
         (

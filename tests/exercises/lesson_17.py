@@ -1,5 +1,7 @@
 """Seeded answers for lesson 17: misconceptions with their message, another solution."""
 
+SET_UP = "from rope_teach.axes import grid_positions"
+
 LOOKS = "def looks_at(row, column, width):\n    "
 SHARE = "def share(trained, size):\n    "
 RELATIVE = "def is_relative(angle):\n    "
@@ -18,7 +20,7 @@ WRONG = {
         (LOOKS + "return row * width + column + 13", "In which row and column"),
         (
             LOOKS + "return divmod(row * width + column + 13, width)[::-1]",
-            "changed places",
+            "are swapped",
         ),
         (LOOKS + "return divmod(row * width + column + 14, width)", "You gave (2, 2)"),
         (LOOKS + "return row + 2, (column + 13) % width", "the column is right"),
@@ -28,7 +30,7 @@ WRONG = {
             "counted from 1",
         ),
         (LOOKS + "return row, column, width", "not two"),
-        (LOOKS + "return row + 13 // width, column + 13 % width", "goes on"),
+        (LOOKS + "return row + 13 // width, column + 13 % width", "past either end"),
         (
             LOOKS + "place = row * width + column + 13\n"
             "    return place / width, place % width",
@@ -107,8 +109,8 @@ WRONG = {
     ],
     "17.4": [
         (NEXT + "return start + time * height * width", "counted every cell"),
-        (NEXT + "return start + time + height + width", "added the axes up"),
-        (NEXT + "return start + max(time, height, width) - 1", "would stand on it"),
+        (NEXT + "return start + time + height + width", "added up the axes"),
+        (NEXT + "return start + max(time, height, width) - 1", "would land on it"),
         (NEXT + "return max(time, height, width)", "forgot where the image starts"),
         (NEXT + "return start + max(height, width)", "time is the longest axis"),
         (NEXT + "return start + 1", "the largest position is 9"),
@@ -117,7 +119,7 @@ WRONG = {
         (PARTNER + "return 2 * A", "times A"),
         (PARTNER + "return A.T", "times A"),
         (PARTNER + "return A @ A", "symmetric"),
-        (PARTNER + "return torch.zeros_like(A)", "do not turn at all"),
+        (PARTNER + "return torch.zeros_like(A)", "do not turn anything"),
         (PARTNER + "return A.triu()", "not skew"),
         (
             PARTNER + "x = torch.arange(len(A) ** 2).double().sin().reshape(A.shape)\n"

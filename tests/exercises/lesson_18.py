@@ -53,7 +53,7 @@ WRONG = {
         ),
         (
             BILL + "3 * batch * seq * (heads + kv_heads) * head_dim * itemsize",
-            "three walks",
+            "three passes",
         ),
         (BILL + "2 * seq * (heads + kv_heads) * head_dim * itemsize", "one sequence"),
         (BILL + "2 * batch * (heads + kv_heads) * head_dim * itemsize", "one token"),
@@ -67,7 +67,7 @@ WRONG = {
         (
             OWNED + "[list(range(b + 1, min(b + block, heads) + 1))"
             " for b in range(0, heads, block)]",
-            "the number 0",
+            "is number 0",
         ),
         (
             OWNED + "[list(range(n, heads, block)) for n in range(min(block, heads))]",
@@ -92,9 +92,9 @@ WRONG = {
             " for n in range(-(-heads // block))]",
             "in turn",
         ),
-        (OWNED + "[list(range(heads))]", "other ones"),
-        (OWNED + "[list(range(heads)), [heads - 1]]", "owned twice"),
-        (OWNED + "[list(range(1, heads))]", "belong to nobody"),
+        (OWNED + "[list(range(heads))]", "the blocks should be"),
+        (OWNED + "[list(range(heads)), [heads - 1]]", "own the same head"),
+        (OWNED + "[list(range(1, heads))]", "belong to no program"),
     ],
     "18.3": [
         (
@@ -103,7 +103,7 @@ WRONG = {
                 two="b = a * s + b * c\n    tl.store(out + first, a)\n"
                 "    tl.store(out + first + 1, b)",
             ),
-            "another name",
+            "a different name",
         ),
         (
             kernel(
@@ -142,7 +142,7 @@ WRONG = {
         ),
         (
             kernel(one="tl.store(out + first - 1, a * c - b * s)"),
-            "beside out",
+            "outside out",
         ),
         (kernel(one="tl.store(x + first, a * c - b * s)"), "into x"),
         (kernel(s="s = c"), "not the pairs"),
@@ -151,7 +151,7 @@ WRONG = {
     "18.4": [
         (
             BACK + "*one_launch(k_grad, q_grad, cos, -sin), None, None",
-            "changed places",
+            "are swapped",
         ),
         (
             BACK + "*one_launch(q_grad, k_grad, sin, cos), None, None",
@@ -161,10 +161,13 @@ WRONG = {
             BACK + "None, None, None, None",
             "is None",
         ),
-        (BACK + "*one_launch(q_grad, k_grad, cos, sin), None, None", "once more"),
-        (BACK + "one_launch(q_grad, k_grad, cos, -sin)", "One gradient for each"),
-        (BACK + "*one_launch(q_grad, k_grad, cos, -sin), cos, sin", "Nobody trains"),
-        (BACK + "*one_launch(q_grad, k_grad, -cos, -sin), None, None", "Both signs"),
+        (BACK + "*one_launch(q_grad, k_grad, cos, sin), None, None", "forward again"),
+        (BACK + "one_launch(q_grad, k_grad, cos, -sin)", "one gradient per input"),
+        (
+            BACK + "*one_launch(q_grad, k_grad, cos, -sin), cos, sin",
+            "tables are not trained",
+        ),
+        (BACK + "*one_launch(q_grad, k_grad, -cos, -sin), None, None", "both signs"),
         (BACK + "*one_launch(q_grad, k_grad, -cos, sin), None, None", "sign of cos"),
         (BACK + "q_grad, k_grad, None, None", "unturned"),
         (BACK + "*one_launch(q_grad, k_grad, cos, -sin), None", "four inputs"),

@@ -23,8 +23,8 @@ WRONG = {
         (PIECES + "p[rank]", "must have shape"),
     ],
     "19.2": [
-        (ORDER + "return torch.cat(shards)", "one after the other"),
-        (HALVES + "torch.cat([*h, *t])", "in the order of ranks"),
+        (ORDER + "return torch.cat(shards)", "one after another"),
+        (HALVES + "torch.cat([*h, *t])", "in rank order"),
         (HALVES + "torch.cat([*h, torch.cat(t).flip(0)])", "token by token"),
         (
             ORDER + "seq, world = sum(map(len, shards)), len(shards)\n"
@@ -37,7 +37,7 @@ WRONG = {
             "You sorted",
         ),
         (HALVES + "torch.cat([*h, *h])", "missing"),
-        (HALVES + "torch.cat([*reversed(t), *h])", "the tokens come as"),
+        (HALVES + "torch.cat([*reversed(t), *h])", "come in the order"),
         (HALVES + "torch.cat(h)", "must have shape"),
     ],
     "19.3": [
@@ -72,7 +72,7 @@ WRONG = {
         (
             LSE + "a, b = (lse_b - lse).exp()[:, None], (lse_a - lse).exp()[:, None]\n"
             "    return a * out_a + b * out_b, lse",
-            "exchanged",
+            "weights are swapped",
         ),
         (
             LSE + "a, b = (lse_a - lse).exp()[:, None], (lse_b - lse).exp()[:, None]\n"
@@ -96,7 +96,7 @@ WRONG = {
             "do not sum to 1",
         ),
         (LSE + "return out_a, lse", "both pieces together"),
-        (LSE + "return out_a", "two things"),
+        (LSE + "return out_a", "two values"),
     ],
 }
 

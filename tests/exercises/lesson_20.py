@@ -26,7 +26,7 @@ WRONG = {
         ('mendable = "A"', "B is missing"),
         ('mendable = "AB"', "F is missing"),
         ('mendable = "BF"', "A is missing"),
-        ('mendable = "ABCF"', "other speeds"),
+        ('mendable = "ABCF"', "different speeds"),
         ('mendable = "ABDF"', "16"),
         ('mendable = "ABEF"', "changes no length"),
         ('mendable = "ABG"', "from A to F"),
@@ -57,12 +57,12 @@ WRONG = {
         (
             "def cached_table(kept, make, start, seq, base):\n"
             "    return make(start, seq, base)",
-            "Is the result put into kept",
+            "Is the result stored in kept",
         ),
         (
             "def cached_table(kept, make, start, seq, base):\n"
             "    return kept.setdefault((start, seq, base), make(start, seq, base))",
-            "Is the result put into kept",
+            "Is the result stored in kept",
         ),
         (
             "def cached_table(kept, make, start, seq, base):\n"
@@ -70,7 +70,7 @@ WRONG = {
             "    if key not in kept:\n"
             "        kept[key] = make(start, seq, base)\n"
             "    return kept[key]",
-            "digits in a row",
+            "digits joined",
         ),
         (
             "def cached_table(kept, make, start, seq, base):\n"
@@ -133,7 +133,7 @@ WRONG = {
             "    out = turn(x, torch.tensor([0, 1]))[1]\n"
             "    a, b = torch.atan2(out[32:34], out[:2])\n"
             "    return (b / a) ** 32, 1 / a",
-            "faster hand by the slower",
+            "faster speed by the slower",
         ),
         (
             "def base_and_factor(turn):\n"
@@ -159,7 +159,7 @@ WRONG = {
     "20.4": [
         (
             "def bring_home(w_q, w_k, turn):\n    return w_q, w_k, module_like(turn)",
-            "came back as they were",
+            "came back unchanged",
         ),
         (
             "def bring_home(w_q, w_k, turn):\n"
@@ -168,7 +168,7 @@ WRONG = {
         ),
         (
             "def bring_home(w_q, w_k, turn):\n    return w_q, w_k, RotaryEmbedding(32)",
-            "another base",
+            "the base is different",
         ),
         (
             "def bring_home(w_q, w_k, turn):\n"
@@ -179,7 +179,7 @@ WRONG = {
             "def bring_home(w_q, w_k, turn):\n"
             "    speeds = torch.tensor(identify(turn).inv_freq)\n"
             "    return w_q, w_k, RotaryEmbedding(32, inv_freq=speeds)",
-            "YaRN brings its factor",
+            "YaRN supplies its factor",
         ),
         (
             "def bring_home(w_q, w_k, turn):\n"
@@ -208,7 +208,7 @@ WRONG = {
             "    def home(w):\n"
             "        return w.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)\n"
             "    return home(w_q), home(w_k), module_like(turn)",
-            "half pairs, and your weights still do",
+            "half pairs, and your weights still have",
         ),
         (
             "def bring_home(w_q, w_k, turn):\n"
@@ -222,7 +222,7 @@ WRONG = {
             "    back = conversion(identify(module_like(turn)), identify(turn))\n"
             "    return (back.projection(w_q, 8), back.projection(w_k, 2),\n"
             "            module_like(turn))",
-            "In which direction",
+            "Which direction",
         ),
         (
             "def bring_home(w_q, w_k, turn):\n"
@@ -234,7 +234,7 @@ WRONG = {
         ),
         (
             "def bring_home(w_q, w_k, turn):\n    return w_q, w_k",
-            "three things",
+            "three values",
         ),
         (
             "def bring_home(w_q, w_k, turn):\n    return w_q, w_k, turn",

@@ -14,11 +14,11 @@ WRONG = {
         (
             'broken = {"A": "identity_at_zero", "B": "identity_at_zero", '
             '"C": "is_linear"}',
-            "A: it keeps identity_at_zero: sin 0 is 0",
+            "A: it obeys identity_at_zero: sin 0 is 0",
         ),
         (
             'broken = {"A": "norm_is_kept", "B": "norm_is_kept", "C": "is_linear"}',
-            "B: it keeps norm_is_kept: its numbers are right",
+            "B: it obeys norm_is_kept: its numbers are right",
         ),
         (
             'broken = {"A": "norm_is_kept", "B": "only_the_difference_counts", '
@@ -36,11 +36,11 @@ WRONG = {
         ),
         (
             'broken = {"A": "norm_is_kept", "B": ..., "C": "is_linear"}',
-            "B is still open",
+            "B is still missing",
         ),
         (
             'broken = dict.fromkeys("ABC", "turns_add_up")',
-            "B: turns_add_up is right, and you named it before",
+            "B: turns_add_up is right, but you have named it",
         ),
         ('broken = {"A": ["norm_is_kept"], "B": 1, "C": 1}', "there is no law ["),
         ('broken = "norm_is_kept"', "a dict of three"),
@@ -60,7 +60,7 @@ WRONG = {
         (
             KEY + "return rotate(q, *cos_sin(torch.tensor(distance), inv_freq, "
             'q.dtype), pairing="half")',
-            "in halves",
+            "with half pairs",
         ),
         (
             KEY + "return rotate(q, *cos_sin(torch.tensor(distance + 1), inv_freq, "
@@ -73,8 +73,8 @@ WRONG = {
         (FIRST + "choice = (1_000_000, first_negative(1_000_000))", "not always"),
         (FIRST + "choice = (200_000, first_negative(200_000))", "up to a point"),
         ("choice = (500_000, 8192)", "The base is right"),
-        ("choice = (2_000_000, 19_505)", "none of the three"),
-        ("choice = (500_000, ...)", "still open"),
+        ("choice = (2_000_000, 19_505)", "not one of the three"),
+        ("choice = (500_000, ...)", "still missing"),
         ("choice = 500_000", "two numbers"),
         (
             "bank = inverse_frequencies(64, 500_000)\n"
@@ -86,7 +86,7 @@ WRONG = {
             "speeds = 500_000.0 ** (-torch.arange(32) / 64)\n"
             "mean = (torch.arange(20_000)[:, None] * speeds).cos().mean(-1)\n"
             "choice = (500_000, (mean < 0).nonzero()[0].item())",
-            "the exponent is -2i/d",
+            "it should be -2i/d",
         ),
     ],
     "21.4": [
@@ -96,7 +96,7 @@ WRONG = {
         ),
         (
             CHOOSE + 'return min(measured, key=lambda r: measured[r]["short bits"])',
-            "the lowest bits",
+            "the fewest bits",
         ),
         (
             CHOOSE + 'limit = measured["none"]["short bits"] + 0.05\n'

@@ -1,8 +1,8 @@
 """Exercises that check themselves: ``check``, ``hint`` and ``solution``.
 
-A check never raises into a notebook. It answers in one of three ways: not attempted
-yet; not yet right, with the misconception by name; right, with what it means. Each
-lesson's exercises live in the module ``lesson_NN`` beside this one.
+A check never raises an exception in a notebook. It gives one of three answers: not
+attempted yet; not yet right, naming the misconception; right, and what that means.
+Each lesson's exercises live in the module ``lesson_NN`` in this package.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def exercise(
     solution: str,
     why: str,
 ) -> Callable[[Callable[[Any], str]], Callable[[Any], str]]:
-    """Register the decorated judge as the exercise ``key`` ("lesson.number")."""
+    """Register the decorated judge as exercise ``key`` ("lesson.number")."""
 
     def register(judge: Callable[[Any], str]) -> Callable[[Any], str]:
         EXERCISES[key] = Exercise(
@@ -96,7 +96,7 @@ def exercise(
 
 
 def find(key: str) -> Exercise:
-    """Return the exercise ``key``; raise ``KeyError`` that names those there are."""
+    """Return exercise ``key``; ``KeyError`` names the keys that exist."""
     lesson = str(key).partition(".")[0]
     if lesson.isdigit():
         try:
@@ -119,8 +119,8 @@ def feedback(key: str, answer: Any) -> Feedback:
     if is_stub(answer):
         return Feedback(
             "waiting",
-            f"{key} {task.title}: not attempted yet. Replace the dots, then run "
-            f'this cell again. Stuck? Run hint("{key}") in a cell of its own.',
+            f"{key} {task.title}: not attempted yet. Replace the dots, then run this "
+            f'cell again. Stuck? Run hint("{key}") in a cell of its own.',
         )
     try:
         meaning = task.judge(answer)
@@ -135,7 +135,7 @@ def feedback(key: str, answer: Any) -> Feedback:
 
 
 def check(key: str, answer: Any) -> None:
-    """Check the answer to exercise ``key`` and show what it says.
+    """Check the answer to exercise ``key`` and show the feedback.
 
     >>> check("4.1", ...)
     4.1 Undo a turn: not attempted yet. Replace the dots, then run this cell again. \
@@ -145,13 +145,13 @@ Stuck? Run hint("4.1") in a cell of its own.
 
 
 def hint(key: str) -> None:
-    """Show two steps towards exercise ``key``, the second behind a click."""
+    """Show two hints for exercise ``key``; the second opens with a click."""
     first, second = find(key).hints
     _show(Feedback("hint", f"{key} First step: {first}", more=f"Second step: {second}"))
 
 
 def solution(key: str) -> None:
-    """Show one answer to exercise ``key``, and why it is right."""
+    """Show a solution to exercise ``key``, and why it is right."""
     task = find(key)
     _show(Feedback("solution", f"{key} {task.title}", task.solution, task.why))
 
@@ -170,11 +170,11 @@ def _show(feedback: Feedback) -> None:
         display(feedback)
 
 
-# ---------------------------------------------------------- what the judges need
+# -------------------------------------------------------- helpers for the judges
 
 
 def is_stub(answer: Any) -> bool:
-    """Whether ``answer`` is still the stub: dots, None, or a body that does nothing."""
+    """Whether ``answer`` is still the stub: dots, None, or a function with no code."""
     if answer is None or answer is ...:
         return True
     if not isinstance(answer, FunctionType):
@@ -188,7 +188,7 @@ def is_stub(answer: Any) -> bool:
 
 
 def as_tensor(value: Any) -> Tensor:
-    """A student's value as a float64 tensor, or :class:`Wrong` if it has none."""
+    """A student's value as a float64 tensor; :class:`Wrong` if that is impossible."""
     if value is None or value is ...:
         raise Wrong("Your function returns nothing. Is there a `return`?")
     try:
@@ -198,12 +198,12 @@ def as_tensor(value: Any) -> Tensor:
             value = torch.stack([torch.as_tensor(item) for item in value])
         return torch.as_tensor(value).detach().to(torch.float64)
     except (TypeError, ValueError, RuntimeError):
-        quoted = " Leave the quotation marks away." if isinstance(value, str) else ""
+        quoted = " Remove the quotation marks." if isinstance(value, str) else ""
         raise Wrong(f"Expected numbers, got {type(value).__name__}.{quoted}") from None
 
 
 def close(got: Any, expected: Any, tolerance: float = 1e-4) -> bool:
-    """Whether two values have one shape and agree to ``tolerance``."""
+    """Whether two values have the same shape and agree to within ``tolerance``."""
     a, b = as_tensor(got), as_tensor(expected)
     return a.shape == b.shape and bool(((a - b).abs() <= tolerance).all())
 
@@ -218,12 +218,12 @@ def expect_shape(got: Tensor, shape: tuple[int, ...]) -> None:
     """Raise :class:`Wrong` unless ``got`` has ``shape``."""
     expect(
         tuple(got.shape) == shape,
-        f"The result must have shape {shape}, yours has {tuple(got.shape)}.",
+        f"The result must have shape {shape}; yours has {tuple(got.shape)}.",
     )
 
 
 def number(value: Any) -> float:
-    """A student's single number, or :class:`Wrong`."""
+    """A student's answer as one number, or :class:`Wrong`."""
     tensor = as_tensor(value)
     expect(tensor.numel() == 1, f"Expected one number, got {tensor.numel()}.")
     result = float(tensor)
@@ -232,7 +232,7 @@ def number(value: Any) -> float:
 
 
 def hand_numbers(got: Any) -> list[int]:
-    """A student's list of hands by number, or :class:`Wrong`."""
+    """A student's list of hand numbers, or :class:`Wrong`."""
     listed = as_tensor(got)
     if listed.ndim == 2 and listed.shape[1] == 1:  # as nonzero() returns them
         listed = listed.flatten()
@@ -245,7 +245,7 @@ def hand_numbers(got: Any) -> list[int]:
         not any(
             isinstance(i, bool) or getattr(i, "dtype", 0) is torch.bool for i in items
         ),
-        "You gave True or False for each hand. List the numbers of those that are "
+        "You gave True or False for each hand. List the numbers of the ones that are "
         "True: nonzero() finds them.",
     )
     expect(

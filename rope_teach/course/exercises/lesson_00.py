@@ -24,18 +24,18 @@ from rope_teach.course.exercises import (
     minutes=2,
     hints=(
         'Positions count from 0: "The" is 0, the first "dog" is 1. Where is the other?',
-        "The second dog is at position 4. Take the first position away from it.",
+        "The second dog is at position 4. Subtract the position of the first.",
     ),
     solution="distance = 4 - 1",
-    why="The dogs stand at positions 1 and 4. Each hand of the second has turned by "
-    "3 steps more than the hand of the first.",
+    why="The dogs are at positions 1 and 4. Each of the second dog's hands has turned "
+    "3 steps further than the same hand of the first.",
 )
 def how_far_apart(distance: Any) -> str:
     got = number(distance)
     expect(
         got != 2,
-        "Two words stand between the dogs. The distance counts the steps from one dog "
-        "to the other.",
+        "There are two words between the dogs. The distance counts the steps from one "
+        "dog to the other.",
     )
     expect(got != 5, "5 is the sum of the positions 1 and 4. Take their difference.")
     expect(
@@ -44,15 +44,15 @@ def how_far_apart(distance: Any) -> str:
     )
     expect(
         got != -3,
-        "The right size, but it looks back. From the first dog to the second, the "
-        "position grows.",
+        "The right size, but the wrong direction. Going from the first dog to the "
+        "second, the position increases.",
     )
     expect(
         got == 3,
-        f"From position 1, {got:g} steps lead to position {1 + got:g}. "
-        "Where is the second dog?",
+        f"From position 1, {got:g} steps take you to position {1 + got:g}. Where is "
+        "the second dog?",
     )
-    return "Three steps, and it stays three when the whole sentence moves."
+    return "Three steps, and still three when the whole sentence moves."
 
 
 @exercise(
@@ -62,22 +62,24 @@ def how_far_apart(distance: Any) -> str:
     minutes=2,
     hints=(
         "The lesson has a function that takes a vector and a position.",
-        "Give that function the two hands and the number 5: `rope(two_hands, ...)`.",
+        "Call that function with the two hands and the number 5: `rope(two_hands, "
+        "...)`.",
     ),
     solution="turned = rope(two_hands, 5)",
-    why="Both hands start to the right. At position 5 the fast one has turned by "
+    why="Both hands start out pointing right. At position 5 the fast one has turned by "
     "5 radians, the slow one by 5 · 0.01.",
 )
 def turn_it_to_position_five(turned: Any) -> str:
     got = as_tensor(turned)
     expect(
         tuple(got.shape) == (4,),
-        f"Two hands are 4 numbers, turned or not. Yours has shape {tuple(got.shape)}.",
+        "Two hands take 4 numbers, turned or not. Your result has shape "
+        f"{tuple(got.shape)}.",
     )
     start = torch.tensor([1.0, 0.0, 1.0, 0.0])
     expect(
         not close(got, start),
-        "The hands are as they were: that is position 0, where none has turned yet.",
+        "The hands have not moved: that is position 0, where nothing has turned yet.",
     )
     expect(
         not close(got, 5 * start),
@@ -90,7 +92,8 @@ def turn_it_to_position_five(turned: Any) -> str:
     for other in (1, 4, 6, -5):
         expect(
             not close(got, _two_hands(other)),
-            f"Those are the hands at position {other}. Position 5 is wanted.",
+            f"Those are the hands at position {other}. The question asks for position "
+            "5.",
         )
     if not close(got, _two_hands(5)):
         values = ", ".join(f"{value:.3f}" for value in got.tolist())
@@ -114,11 +117,12 @@ def _two_hands(position: int) -> list[float]:
     hints=(
         "Try it: print each of the four for m = 1, n = 4, then for m = 11, n = 14.",
         "Turning changes where a hand points, but not how long it is. And a score "
-        "stays only if both vectors were turned.",
+        "stays the same only if both vectors were turned.",
     ),
     solution='same = "BC"',
-    why="B compares two vectors that turn together, so only n - m counts. C is a "
-    "length, which no turn changes. A points elsewhere, and in D only q turns.",
+    why="B compares two vectors that turn together, so only n - m matters. C is a "
+    "length, and turning changes no length. A points somewhere else, and in D only q "
+    "turns.",
 )
 def what_stays(same: Any) -> str:
     letters = same if isinstance(same, str) else "".join(map(str, same))
@@ -129,16 +133,17 @@ def what_stays(same: Any) -> str:
     )
     expect(
         "A" not in chosen,
-        "A: the query itself turns on, its numbers are others at each position. Print "
-        "rope(q, 1) and rope(q, 11).",
+        "A: the query itself keeps turning, so its numbers are different at each "
+        "position. Print rope(q, 1) and rope(q, 11).",
     )
     expect(
         "D" not in chosen,
-        "D: only the query was turned, the key stayed behind. So this score depends on "
-        "where the query stands.",
+        "D: only the query was turned; the key stayed behind. So this score depends on "
+        "where the query is.",
     )
     expect("B" in chosen, "One is missing: think of the rule of this lesson.")
     expect("C" in chosen, "One is missing: what does a turn do to a length?")
     return (
-        "A score of two turned vectors, and a length. These two facts carry the course."
+        "The score of two turned vectors, and a length. The whole course rests on "
+        "these two facts."
     )

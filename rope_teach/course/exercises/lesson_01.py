@@ -17,13 +17,14 @@ from rope_teach.course.exercises import as_tensor, close, exercise, expect, expe
     difficulty=1,
     minutes=2,
     hints=(
-        "What does an average of outputs know about the tokens, and what not?",
-        "It knows which words there are and how often. So use the same five words, "
-        "and change who sees whom.",
+        "What does an average of outputs know about the tokens, and what does it not "
+        "know?",
+        "It knows which words there are and how often each occurs. So use the same "
+        "five words, and change who sees whom.",
     ),
     solution='sentence = "the dog saw the cat"',
-    why="The same words, as often, in another order. Without mask and position every "
-    "word gets the same output, and an average has no order.",
+    why="The same words, each as often, in a different order. With no mask and no "
+    "positions every word gets the same output, and an average has no order.",
 )
 def same_words_another_meaning(sentence: Any) -> str:
     given = "the cat saw the dog"
@@ -34,21 +35,24 @@ def same_words_another_meaning(sentence: Any) -> str:
     )
     text = sentence if isinstance(sentence, str) else " ".join(sentence)
     words = text.lower().replace(".", " ").replace(",", " ").split()
-    expect(words != given.split(), "That is the same sentence: nobody could tell it.")
+    expect(
+        words != given.split(),
+        "That is the same sentence, so there is no difference to detect.",
+    )
     have, need = Counter(words), Counter(given.split())
     expect(
         set(have) != set(need) or have == need,
-        "The right words, but not as often: each token adds to the average, so a "
-        'second "the" counts.',
+        "The right words, but the wrong number of each: every token adds to the "
+        'average, so a second "the" counts.',
     )
     new, gone = sorted(set(have) - set(need)), sorted(set(need) - set(have))
     expect(
         not new,
-        f"{', '.join(new)!r} was not in the sentence. A new word has a vector of its "
-        "own, whatever it means, and changes the average.",
+        f"{', '.join(new)!r} was not in the sentence. A new word has its own vector, "
+        "whatever it means, and changes the average.",
     )
-    expect(not gone, f"{', '.join(gone)!r} is missing, and the average feels it.")
-    return "One bag of words, two stories. Only position can tell them apart."
+    expect(not gone, f"{', '.join(gone)!r} is missing, and that changes the average.")
+    return "One bag of words, two stories. Only the positions can tell them apart."
 
 
 @exercise(
@@ -58,28 +62,28 @@ def same_words_another_meaning(sentence: Any) -> str:
     minutes=4,
     hints=(
         "In one causal layer, which tokens may look at token `place`?",
-        "The token itself and every later one: all of them in one layer already. So "
-        "more layers reach nobody new.",
+        "The token itself and every later one: all of them, in a single layer. So more "
+        "layers reach no further tokens.",
     ),
     solution='''
 def may_change(place, seq, layers):
     """Return the places whose outputs may change."""
     return list(range(place, seq))
 ''',
-    why="A token looks at itself and at what is earlier. So a change travels to itself "
-    "and to what is later, in one layer; no number of layers carries it back.",
+    why="A token looks at itself and at earlier tokens. So in one layer a change "
+    "reaches that token and all later ones; no number of layers carries it backwards.",
 )
 def who_can_be_reached(may_change: Callable[..., Any]) -> str:
     for place, seq, layers in ((3, 6, 1), (3, 6, 2), (0, 5, 3), (4, 5, 2)):
         answer = as_tensor(may_change(place, seq, layers))
         what = f"Token {place} of {seq}, {layers} layer{'s' * (layers > 1)}"
-        expect(answer.ndim == 1, f"{what}: a list of places is wanted.")
+        expect(answer.ndim == 1, f"{what}: the answer should be a list of places.")
         got = answer.tolist()
         last = place == seq - 1
         expect(
             got != [place] or last,
-            f"{what}: that holds for a network on each token by itself. In attention, "
-            "later tokens look at this one.",
+            f"{what}: that is true of a network that treats each token on its own. In "
+            "attention, later tokens look at this one.",
         )
         expect(
             got != list(range(place + 1, seq)),
@@ -92,7 +96,7 @@ def who_can_be_reached(may_change: Callable[..., Any]) -> str:
         )
         expect(
             got != list(range(seq)) or place == 0,
-            f"{what}: without a mask everyone would change. The mask is causal.",
+            f"{what}: without a mask every output would change. The mask is causal.",
         )
         expect(
             got != list(range(place, min(seq, place + layers + 1)))
@@ -106,7 +110,8 @@ def who_can_be_reached(may_change: Callable[..., Any]) -> str:
             f"{[int(value) for value in got]}.",
         )
     return (
-        "Itself and everyone later. The tests of the package's attention ask this too."
+        "Itself and every later token. The package's tests ask its attention the same "
+        "question."
     )
 
 
@@ -135,29 +140,31 @@ def undo_the_shuffle(unshuffle: Callable[..., Any]) -> str:
         got = as_tensor(unshuffle(x[order], order.clone()))
         expect(
             got.ndim > 1,
-            "You returned an order, or one row. All rows of y are wanted, sorted back.",
+            "You returned an order, or one row. Return all rows of y, back in their "
+            "places.",
         )
         expect_shape(got, (len(order), 2))
         expect(
             not close(got, x[order][order]),
-            "`y[order]` shuffles a second time. The inverse of a permutation is "
-            "another one, unless it only swaps pairs.",
+            "`y[order]` shuffles a second time. The inverse of a permutation is a "
+            "different permutation, unless it only swaps pairs.",
         )
         expect(not close(got, x[order]), "The rows are still shuffled.")
         expect(
             not close(got, x[order].flip(0)),
-            "Turning the rows upside down undoes one special shuffle, not this one.",
+            "Reversing the rows undoes one particular shuffle, not this one.",
         )
         expect(
             not close(got, x.sort(0).values),
-            "You sorted the numbers. Where a row goes depends on `order` alone.",
+            "You sorted the numbers. Where a row goes depends only on `order`.",
         )
         expect(
             close(got, x),
-            f"For order {order.tolist()}, row 0 of y belongs in row {int(order[0])}.",
+            f"For order {order.tolist()}, row 0 of y belongs in row {int(order[0])} of "
+            "the result.",
         )
     return (
-        "The shuffle went through attention and could be taken off on the other side. "
+        "The shuffle passed through attention and could be undone on the other side. "
         "That is what equivariant means."
     )
 
@@ -170,16 +177,17 @@ def undo_the_shuffle(unshuffle: Callable[..., Any]) -> str:
     hints=(
         "Token m sees m + 1 tokens equally, so its output is the average of their "
         "values. Which sum of values gives 1 / (m + 1)?",
-        "The sum of the first m + 1 values must be 1 for every m. Then the first value "
-        "is 1, and no later one may add to it.",
+        "The sum of the first m + 1 values must be 1 for every m. So the first value "
+        "is 1, and no later value may add to it.",
     ),
     solution='''
 def values(seq):
     """Return the value of each of the seq tokens."""
     return [1.0] + [0.0] * (seq - 1)
 ''',
-    why="The average over m + 1 tokens divides by m + 1. A 1 on the first token alone, "
-    "which everyone sees, comes out as 1 / (m + 1): the position, read off the mask.",
+    why="The average over m + 1 tokens divides by m + 1. Put a 1 on the first token, "
+    "which every token sees, and it comes out as 1 / (m + 1): the position, read off "
+    "the mask.",
 )
 def a_head_that_counts(values: Callable[..., Any]) -> str:
     for seq in (6, 9):
@@ -196,17 +204,17 @@ def a_head_that_counts(values: Callable[..., Any]) -> str:
         )
         expect(
             not close(got, count) and not close(got, count - 1),
-            "You wrote the position into the values. Their average grows with m; "
-            "1 / (m + 1) shrinks.",
+            "You put the position into the values. Their average grows with m; 1 / (m "
+            "+ 1) shrinks.",
         )
         output = got.cumsum(0) / count
         for m in range(seq):
             expect(
                 close(output[m], 1 / count[m]),
-                f"With your values token {m} outputs {output[m]:.3f}, the average of "
+                f"With your values, token {m} outputs {output[m]:.3f}, the average of "
                 f"the first {m + 1} values. It should be 1 / {m + 1}.",
             )
     return (
-        "A marked first token and a causal mask: the model reads its position as "
-        "1 / output. So it can count without any encoding."
+        "With a marked first token and a causal mask, the model can read its position "
+        "as 1 / output. So it can count without any encoding."
     )

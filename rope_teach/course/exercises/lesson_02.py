@@ -25,8 +25,8 @@ from rope_teach.course.exercises import (
     difficulty=1,
     minutes=3,
     hints=(
-        "`wavelengths(theta)` gives the tokens for a full turn of each hand.",
-        "Subtract 100 from the wavelengths, drop the signs, and look for the smallest: "
+        "`wavelengths(theta)` gives the number of tokens in a full turn of each hand.",
+        "Subtract 100 from the wavelengths, drop the signs, and find the smallest: "
         "`.abs().argmin()`.",
     ),
     solution="""
@@ -34,7 +34,7 @@ theta = inverse_frequencies(64)
 hand_number = (wavelengths(theta) - 100).abs().argmin()
 """,
     why="Hand 10 needs 111.7 tokens for a full turn, hand 9 needs 83.8. Each hand "
-    "needs 1.33 times as long as the one before.",
+    "takes 1.33 times as long as the one before it.",
 )
 def a_hand_for_a_hundred_tokens(hand_number: Any) -> str:
     got = number(hand_number)
@@ -45,8 +45,8 @@ def a_hand_for_a_hundred_tokens(hand_number: Any) -> str:
     )
     expect(
         got != 9,
-        "Hand 9 needs 83.8 tokens, 16 less than 100. Is its neighbour on the other "
-        "side nearer?",
+        "Hand 9 needs 83.8 tokens, 16 less than 100. Is the neighbour on the other "
+        "side of 100 closer?",
     )
     expect(
         got != 16,
@@ -76,9 +76,9 @@ def a_hand_for_a_hundred_tokens(hand_number: Any) -> str:
     difficulty=2,
     minutes=6,
     hints=(
-        "Begin with the angles: every position times every speed. "
-        "`positions[:, None] * theta` makes a table of them.",
-        "Make an empty table `torch.empty(len(positions), dim)`, then fill every "
+        "Start with the angles: every position times every speed. `positions[:, None] "
+        "* theta` makes a table of them.",
+        "Make an empty table, `torch.empty(len(positions), dim)`, then fill every "
         "second column: `code[:, 0::2]` with sines, `code[:, 1::2]` with cosines.",
     ),
     solution='''
@@ -91,8 +91,8 @@ def build(positions, dim, base):
     code[:, 1::2] = angle.cos()
     return code
 ''',
-    why="One row a position, one pair of columns a hand: its sine, then its cosine. "
-    "This is `sinusoidal(positions, dim, base)`.",
+    why="One row per position, and one pair of columns per hand: its sine, then its "
+    "cosine. This is `sinusoidal(positions, dim, base)`.",
 )
 def build_the_table(build: Callable[..., Any]) -> str:
     positions = torch.tensor([0, 1, 7, 50])
@@ -100,12 +100,12 @@ def build_the_table(build: Callable[..., Any]) -> str:
         got = as_tensor(build(positions, dim, base))
         expect(
             tuple(got.shape) != (dim, len(positions)),
-            "Rows and columns changed places: one row a position, please.",
+            "Rows and columns are swapped: make one row per position.",
         )
         expect(
             tuple(got.shape) == (len(positions), dim),
             f"{len(positions)} positions and {dim} features make a table of shape "
-            f"({len(positions)}, {dim}), yours has {tuple(got.shape)}.",
+            f"({len(positions)}, {dim}), and yours has {tuple(got.shape)}.",
         )
         right = sinusoidal(positions, dim, base, torch.float64)
         _name_a_wrong_table(got, right, positions, dim, base)
@@ -114,13 +114,13 @@ def build_the_table(build: Callable[..., Any]) -> str:
             f"For dim {dim} and base {base:g}, the row of position 1 should be "
             f"{_listed(right[1])}; yours is {_listed(got[1])}.",
         )
-    return "That is the table of the paper of 2017, and the whole of it."
+    return "That is the whole table of the 2017 paper."
 
 
 def _name_a_wrong_table(
     got: Tensor, right: Tensor, positions: Tensor, dim: int, base: float
 ) -> None:
-    """Raise :class:`Wrong` if ``got`` is a table that one misconception makes."""
+    """Raise :class:`Wrong` if ``got`` is the table that a known misconception gives."""
     pair = torch.arange(dim // 2, dtype=torch.float64)
     theta = inverse_frequencies(dim, base)
 
@@ -139,13 +139,13 @@ def _name_a_wrong_table(
     misconceptions = (
         (
             torch.where(every % 2 == 0, alone.sin(), alone.cos()),
-            "Every feature turns at a speed of its own. The sine and the cosine of a "
-            "hand have one angle.",
+            "Every feature turns at its own speed. The sine and the cosine of one hand "
+            "share an angle.",
         ),
         (
             torch.cat([sines, cosines], -1),
-            "All sines stand first, then all cosines. Some code does that. Here the "
-            "two numbers of a hand stand side by side.",
+            "All sines come first, then all cosines. Some code does that. Here the two "
+            "numbers of a hand sit side by side.",
         ),
         (
             torch.stack([cosines, sines], -1).flatten(-2),
@@ -157,11 +157,12 @@ def _name_a_wrong_table(
         ),
         (
             built(1 / theta),
-            "Your hands get faster and faster: the minus in the exponent is missing.",
+            "Your hands get faster and faster: the minus sign in the exponent is "
+            "missing.",
         ),
         (
             built(base ** (-pair / dim)),
-            "The exponent is -2i/d, with i counting hands. Yours is -i/d, so that the "
+            "The exponent is -2i/d, where i counts hands. Yours is -i/d, so the "
             "slowest hand is far too fast.",
         ),
         (
@@ -170,8 +171,8 @@ def _name_a_wrong_table(
         ),
         (
             built(theta * 2 * torch.pi),
-            "Speeds are in radians for each token already. A factor 2π makes hand 0 "
-            "turn all the way round with every token, and nobody sees it move.",
+            "Speeds are already in radians per token. A factor of 2π turns hand 0 all "
+            "the way round with every token, so it never appears to move.",
         ),
     )
     for wrong, message in misconceptions:
@@ -189,8 +190,8 @@ def _listed(row: Tensor) -> str:
     difficulty=3,
     minutes=7,
     hints=(
-        "One hand at a time. It stands at sin φ and cos φ, and turns on by the angle "
-        "steps · θ. You know sin φ and cos φ, but not φ.",
+        "Take one hand at a time. It is at angle φ, and turns further by steps · θ. "
+        "You know sin φ and cos φ, but not φ.",
         "sin(φ + α) = sin φ cos α + cos φ sin α, and cos(φ + α) = cos φ cos α - "
         "sin φ sin α. Take `code[0::2]` as sin φ and `code[1::2]` as cos φ.",
     ),
@@ -204,7 +205,7 @@ def later(code, steps, theta):
     moved[1::2] = cos * turn.cos() - sin * turn.sin()
     return moved
 ''',
-    why="Every hand turns by its own angle, steps · θ. Where the code stood does not "
+    why="Every hand turns by its own angle, steps · θ. Where the code started does not "
     "matter: the position itself never appears.",
 )
 def later_without_a_table(later: Callable[..., Any]) -> str:
@@ -217,23 +218,23 @@ def later_without_a_table(later: Callable[..., Any]) -> str:
         what = f"{steps} tokens after position {position}"
         expect(
             not close(given, right),
-            "You wrote into the code that you were given. Whoever gave it still needs "
-            "it: return a new one.",
+            "You wrote into the code that you were given. The caller still needs it: "
+            "return a new one.",
         )
         expect(
             got.shape == start.shape,
-            f"A code of 8 features goes in, and one of 8 should come out; yours has "
+            "A code of 8 features goes in, and 8 features should come out; yours has "
             f"shape {tuple(got.shape)}.",
         )
         expect(
             not close(got, back),
             "Your hands turn the other way: that is the code of an earlier position. "
-            "Sine stands first, and the minus belongs to the new cosine.",
+            "The sine comes first, and the minus sign belongs to the new cosine.",
         )
-        expect(not close(got, start), "The code came back as it was.")
+        expect(not close(got, start), "The code came back unchanged.")
         expect(
             not close(got, start + sinusoidal(torch.tensor(steps), 8)),
-            "You added the code of `steps`. Angles add up, sines and cosines do not.",
+            "You added the code of `steps`. Angles add up; sines and cosines do not.",
         )
         one = sinusoidal(torch.tensor(position + 1), 8)
         expect(
@@ -244,7 +245,7 @@ def later_without_a_table(later: Callable[..., Any]) -> str:
             close(got, right),
             f"{what}, the code should be {_listed(right)}; yours is {_listed(got)}.",
         )
-    return "The same turn at every position: nobody had to know where the token stood."
+    return "The same turn at every position: you never had to know where the token was."
 
 
 @exercise(
@@ -253,17 +254,17 @@ def later_without_a_table(later: Callable[..., Any]) -> str:
     difficulty=2,
     minutes=5,
     hints=(
-        "Which row of the table lies nearest to the noisy code?",
+        "Which row of the table is closest to the noisy code?",
         "`(table - noisy).norm(dim=-1)` is the distance to every row. The position is "
-        "the place of the smallest: `.argmin()`.",
+        "the index of the smallest: `.argmin()`.",
     ),
     solution='''
 def read(noisy, table):
     """Return the position whose code was `noisy` before the noise."""
     return (table - noisy).norm(dim=-1).argmin()
 ''',
-    why="The codes lie far enough apart for a noise of 0.3 in each feature. All codes "
-    "have one length, so the largest dot product finds the same row.",
+    why="The codes are far enough apart to survive noise of 0.3 in each feature. All "
+    "codes have the same length, so the largest dot product finds the same row.",
 )
 def read_the_clock(read: Callable[..., Any]) -> str:
     generator = torch.Generator().manual_seed(0)
@@ -279,29 +280,30 @@ def read_the_clock(read: Callable[..., Any]) -> str:
         got = number(found)
         expect(
             got != (table - noisy).abs().argmin() or got == position,
-            f"{got:g} counts the numbers of the table, and its nearest number is not "
-            "the nearest row. Make one distance for each row first: norm(dim=-1).",
+            f"{got:g} is a place among all the numbers of the table, and the nearest "
+            "number is not the nearest row. First compute one distance per row: "
+            "norm(dim=-1).",
         )
         expect(
             abs(got - distances.min().item()) > 1e-4 or got == position,
-            "You returned the distance to the nearest code. Which row is it? "
+            "You returned the distance to the nearest code. Which row is it? Use "
             "`argmin` instead of `min`.",
         )
         expect(
             got != distances.argmax(),
-            "That row lies farthest away: the smallest distance is wanted.",
+            "That row is the farthest away: look for the smallest distance.",
         )
         one_hand = (table[:, :2] - noisy[:2]).norm(dim=-1).argmin()
         expect(
             got != one_hand or got == position,
-            "You looked at hand 0 alone. It comes round every 6 tokens. Compare whole "
-            "rows.",
+            "You looked at hand 0 alone. It comes round about every 6 tokens. Compare "
+            "whole rows.",
         )
         expect(
             got == position,
             f"The noisy code of position {position} was read as {got:g}.",
         )
     return (
-        "Fast hands tell near positions apart, slow hands far ones. Together they can "
-        "be read through noise."
+        "Fast hands tell nearby positions apart, slow hands distant ones. Together "
+        "they can be read through the noise."
     )

@@ -27,7 +27,7 @@ from rope_teach.course.exercises import (
     minutes=2,
     hints=(
         "The rows are numbered 0 to 31. Which rows do five tokens need?",
-        "They need `start` to `start + 4`, and the last of these may be 31.",
+        "They need `start` to `start + 4`, and the last of these can be at most 31.",
     ),
     solution="start = 32 - 5",
     why="Five tokens from 27 on use rows 27, 28, 29, 30 and 31, the last row there is.",
@@ -36,21 +36,21 @@ def the_last_place_that_fits(start: Any) -> str:
     got = number(start)
     expect(
         got not in (31, 32),
-        "That leaves room for the first token at most. Four more stand behind it.",
+        "That leaves room for the first token at most. Four more come after it.",
     )
     expect(
         got != 28,
-        "From 28 on the fifth token stands at 32. Rows count from 0, so the last is "
+        "Starting at 28, the fifth token is at 32. Rows count from 0, so the last is "
         "31.",
     )
     expect(
         got != 26,
-        "At 26 it works, but row 31 stays free: there is one larger start.",
+        "26 works, but row 31 stays free: there is a larger start.",
     )
     expect(
         got == 27,
-        f"From {got:g} on the last token stands at {got + 4:g}. The last row is 31, "
-        "and the largest start is wanted.",
+        f"Starting at {got:g}, the last token is at {got + 4:g}. The last row is 31, "
+        "and the question asks for the largest start.",
     )
     return "Rows 27 to 31. When text is written token by token, this is where it stops."
 
@@ -61,7 +61,7 @@ def the_last_place_that_fits(start: Any) -> str:
     difficulty=2,
     minutes=4,
     hints=(
-        "The formula is 2 to the power of -8h/H. Which h does the first head have?",
+        "The formula is 2 to the power of -8h/H. What is h for the first head?",
         "h runs from 1 to `heads`, and H is `heads`. A list comprehension over "
         "`range(1, heads + 1)` does it.",
     ),
@@ -71,7 +71,7 @@ def slopes(heads):
     return [2 ** (-8 * h / heads) for h in range(1, heads + 1)]
 ''',
     why="A geometric sequence that ends at 2^-8 = 1/256 for any number of heads. "
-    "`alibi_slopes` also knows what to do when it is no power of two.",
+    "`alibi_slopes` also handles numbers that are not a power of two.",
 )
 def slopes_of_alibi(slopes: Callable[..., Any]) -> str:
     for heads in (8, 4, 16):
@@ -86,20 +86,21 @@ def slopes_of_alibi(slopes: Callable[..., Any]) -> str:
         )
         expect(
             not close(got, -right),
-            "A slope is positive here. The minus stands before it in the score.",
+            "A slope is positive here. The minus sign is in the score, before the "
+            "slope.",
         )
         expect(
             not close(got, right.flip(0)),
-            "The right slopes, but the flattest comes first. Steepest first, please.",
+            "The right slopes, but the flattest comes first. Put the steepest first.",
         )
         expect(
             heads == 8 or not close(got, 2**-h),
-            f"2^-h is right for 8 heads alone. With {heads} heads the exponent is "
+            f"2^-h is right only for 8 heads. With {heads} heads the exponent is "
             f"-8h/{heads}.",
         )
         expect(
             not close(got, 2 ** (8 * h / heads)),
-            "The minus in the exponent is missing: these slopes get steeper and "
+            "The minus sign in the exponent is missing: these slopes get steeper and "
             "steeper.",
         )
         expect(
@@ -107,7 +108,10 @@ def slopes_of_alibi(slopes: Callable[..., Any]) -> str:
             f"With {heads} heads the first two slopes are {right[0]:.4f} and "
             f"{right[1]:.4f}; yours are {got[0]:.4f} and {got[1]:.4f}.",
         )
-    return "From steep heads that see a few tokens to flat ones that see hundreds."
+    return (
+        "They range from steep heads that see a few tokens to flat ones that see "
+        "hundreds."
+    )
 
 
 @exercise(
@@ -116,7 +120,7 @@ def slopes_of_alibi(slopes: Callable[..., Any]) -> str:
     difficulty=3,
     minutes=6,
     hints=(
-        "If only n - m counts, what happens when both m and n grow by one?",
+        "If only n - m matters, what happens when both m and n increase by one?",
         "Then nothing changes: entry (m + 1, n + 1) equals entry (m, n). Compare "
         "`bias[1:, 1:]` with `bias[:-1, :-1]`.",
     ),
@@ -137,16 +141,19 @@ def is_it_relative(is_relative: Callable[..., Any]) -> str:
         answer = as_tensor(answer)
         expect(
             answer.numel() == 1,
-            "Expected one True or False for the whole matrix. `.all()` makes one of "
-            "many.",
+            "Expected one True or False for the whole matrix. `.all()` reduces many to "
+            "one.",
         )
         if bool(answer) != right:
             raise Wrong(what)
-    return "That is the test for Toeplitz. RoPE's score will pass it, by another road."
+    return (
+        "That is the test for a Toeplitz matrix. RoPE's score will pass it too, in "
+        "another way."
+    )
 
 
 def _biases() -> list[tuple[Tensor, bool, str]]:
-    """Matrices, whether each is relative, and what to say when that is missed."""
+    """Matrices, whether each is relative, and the message for a wrong verdict."""
     m, n = torch.arange(6.0)[:, None], torch.arange(6.0)
     ahead = n - m
     corner = -ahead.abs()
@@ -155,25 +162,25 @@ def _biases() -> list[tuple[Tensor, bool, str]]:
         (
             -0.5 * ahead.abs(),
             True,
-            "ALiBi's bias is -slope · |m - n|, and you called it not relative.",
+            "ALiBi's bias is -slope · |m - n|: it is relative, and you said it is not.",
         ),
         (
             ahead.clamp(min=0) ** 2,
             True,
             "A bias may treat before and after differently: (n - m) squared ahead and "
-            "0 behind still depends on n - m alone. It need not be symmetric.",
+            "0 behind still depends only on n - m. It need not be symmetric.",
         ),
         (
             m * n,
             False,
-            "m · n is symmetric, but it grows along the diagonal: symmetric is not "
-            "relative.",
+            "m · n is symmetric, but it grows along the diagonal: symmetric does not "
+            "mean relative.",
         ),
         (
             (m - n).abs() * (m + n),
             False,
             "|m - n| · (m + n) is 0 all along the main diagonal. The other diagonals "
-            "have to be constant too.",
+            "must be constant too.",
         ),
         (
             (-n).expand(6, 6),
@@ -195,8 +202,8 @@ def _biases() -> list[tuple[Tensor, bool, str]]:
         (
             corner,
             True,
-            "The corners hold 3 where the distance is 5. A bias may have any value for "
-            "a distance, as long as it is one.",
+            "The corners hold 3, where the distance is 5. A bias may have any value "
+            "for a distance, as long as it is always the same one.",
         ),
     ]
 
@@ -218,7 +225,7 @@ def reach(slope):
     return math.log(100) / slope
 ''',
     why="e^(-s k) = 1/100 gives k = ln(100) / s = 4.6 / s. The steepest of 8 heads, "
-    "with s = 1/2, sees 9 tokens, the flattest, with 1/256, sees 1179.",
+    "with s = 1/2, sees 9 tokens; the flattest, with 1/256, sees 1179.",
 )
 def as_good_as_gone(reach: Callable[..., Any]) -> str:
     for slope in (0.5, 1 / 16, 1 / 256):
@@ -226,18 +233,18 @@ def as_good_as_gone(reach: Callable[..., Any]) -> str:
         what = f"With slope {slope:g}"
         named = {
             100
-            / slope: "divided by the slope straight away: that is where the bias is "
-            "-100. The softmax turns a bias into a factor e^bias.",
+            / slope: "divided 100 by the slope: that is where the bias is -100. The "
+            "softmax turns a bias into a factor e^bias.",
             2 / slope: "took the logarithm to base 10. The softmax has base e.",
             math.log2(100)
             / slope: "took the logarithm to base 2. The softmax has base e.",
-            0.99 / slope: "let the weight itself fall along a line. It is the score "
-            "that falls along a line; the weight falls as e^score.",
-            0.01 / slope: "asked for a bias of -0.01, which keeps 99 % of the weight.",
+            0.99 / slope: "let the weight itself fall in a straight line. It is the "
+            "score that falls in a straight line; the weight falls as e^score.",
+            0.01 / slope: "solved for a bias of -0.01, which keeps 99 % of the weight.",
             -right: "got a negative distance: ln(0.01) is negative, and so is the "
             "bias.",
             slope * math.log(100): "multiplied by the slope. A steeper head sees less "
-            "far, not farther.",
+            "far, not further.",
         }
         for value, message in named.items():
             expect(not math.isclose(got, value, rel_tol=2e-3), f"{what} you {message}")
@@ -245,6 +252,7 @@ def as_good_as_gone(reach: Callable[..., Any]) -> str:
             abs(got - right) <= max(0.005 * right, 0.01)
             or got in (round(right), math.ceil(right)),
             f"{what}, at distance {got:.1f} the weight is "
-            f"{math.exp(min(-slope * got, 50)):.2%} of the other, not 1 %.",
+            f"{math.exp(min(-slope * got, 50)):.2%} of the weight at distance 0, not 1 "
+            "%.",
         )
     return "ln(100) / slope. So each head has a horizon, chosen before training begins."

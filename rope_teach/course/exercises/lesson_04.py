@@ -22,8 +22,8 @@ def _turn(a: float, b: float, angle: float) -> tuple[float, float]:
     difficulty=1,
     minutes=3,
     hints=(
-        "Which angle, added to `angle`, makes a turn of nothing at all?",
-        "Turn once more, by the negative angle. cos stays the same, sin changes sign.",
+        "Which angle, added to `angle`, makes no turn at all?",
+        "Turn again, by the negative angle. cos stays the same, sin changes sign.",
     ),
     solution='''
 def undo(pair, angle):
@@ -31,7 +31,7 @@ def undo(pair, angle):
     return turn(pair, -angle)
 ''',
     why="Turns add up, so angle and -angle make 0. The matrix of the inverse is the "
-    "transpose: the sine changes sides.",
+    "transpose: the two sines swap places.",
 )
 def undo_a_turn(undo: Callable[..., Any]) -> str:
     for a, b, angle in ((1.0, 0.0, 0.5), (0.6, -1.2, 2.0)):
@@ -40,23 +40,23 @@ def undo_a_turn(undo: Callable[..., Any]) -> str:
         got = as_tensor(undo(turned, angle))
         expect(
             not close(got, _turn(across, up, angle)),
-            "You turned once more in the same direction: the pair is now two angles "
-            "away from where it started.",
+            "You turned again in the same direction: the pair is now two angles away "
+            "from where it started.",
         )
         expect(
             not close(got, -turned),
-            "A minus sign before the pair is half a turn, whatever the angle was. The "
-            "minus belongs to the angle.",
+            "A minus sign in front of the pair is half a turn, whatever the angle was. "
+            "The minus sign belongs to the angle.",
         )
         expect(
             not close(got, turned),
-            "The pair came back as it was given: nothing is undone.",
+            "The pair came back unchanged: nothing is undone.",
         )
         swapped = _turn(up, across, angle)
         expect(
             not close(got, swapped),
-            "The two features changed places. That mirrors the pair; it does not turn "
-            "it back.",
+            "The two features are swapped. That mirrors the pair; it does not turn it "
+            "back.",
         )
         expect(
             close(got, (a, b)),
@@ -64,7 +64,7 @@ def undo_a_turn(undo: Callable[..., Any]) -> str:
             f"({', '.join(f'{v:.3f}' for v in got.flatten().tolist())}).",
         )
     return (
-        "The opposite angle undoes a turn. The gradient of RoPE is this very "
+        "The opposite angle undoes a turn. The gradient of RoPE is exactly this "
         "function: lesson 05."
     )
 
@@ -76,28 +76,29 @@ def undo_a_turn(undo: Callable[..., Any]) -> str:
     minutes=2,
     hints=(
         "What is the only thing that the score depends on?",
-        "The distance n - m was 9 - 2. Keep it, with its sign, from the new place.",
+        "The distance n - m was 9 - 2. Keep it, with its sign, from the new position.",
     ),
     solution="key_position = 50 + (9 - 2)",
-    why="The score depends on n - m = 7 alone. So the key moves as far as the query: "
-    "to 57.",
+    why="The score depends only on n - m = 7. So the key moves as far as the query: to "
+    "57.",
 )
 def follow_the_query(position: Any) -> str:
     got = number(position)
     expect(
         got != 43,
-        "At 43 the key stands 7 tokens before the query; it stood 7 after it. The sign "
-        "of the distance counts: -7 turns the other way.",
+        "At 43 the key is 7 tokens before the query; it was 7 after it. The sign of "
+        "the distance matters: -7 turns the other way.",
     )
     expect(
         got != 9,
-        "The key stayed at 9 and the query left. The distance is now -41, so the angle "
-        "between the arrows is another one.",
+        "The key stayed at 9 and the query moved away. The distance is now -41, so the "
+        "angle between the arrows is different.",
     )
     expect(got != 7, "7 is the distance. The question asks for the key's position.")
     expect(
         got != 48,
-        "48 is how far the query moved. The key moves as far, but from where it stood.",
+        "48 is how far the query moved. The key moves just as far, but from where it "
+        "was.",
     )
     expect(
         got == 57,
@@ -112,23 +113,23 @@ def follow_the_query(position: Any) -> str:
     difficulty=2,
     minutes=4,
     hints=(
-        "Two arrows of one length have a dot product of zero when they stand at right "
-        "angles.",
+        "Two arrows have a dot product of zero when they are at right angles.",
         "After 5 tokens the hand must have turned a quarter of a circle: 5 θ = π / 2.",
     ),
     solution="inv_freq = math.pi / 2 / 5",
-    why="Equal pairs score |q|² cos(5 θ). The cosine is zero at a quarter turn, so "
-    "θ = π / 10. Odd multiples of it do as well.",
+    why="Equal pairs score |q|² cos(5 θ). The cosine is zero at a quarter turn, so θ = "
+    "π / 10. Odd multiples of it work too.",
 )
 def blind_at_distance_five(inv_freq: Any) -> str:
     got = number(inv_freq)
     expect(
-        got != 0, "At speed 0 the hand never turns, and every distance scores alike."
+        got != 0,
+        "At speed 0 the hand never turns, and every distance has the same score.",
     )
     expect(
         not math.isclose(got, math.pi / 2, rel_tol=1e-3),
-        "π/2 for each token is a quarter turn after 1 token. The right angle is wanted "
-        "after 5 of them.",
+        "π/2 per token is a quarter turn after 1 token. The right angle should come "
+        "after 5 tokens.",
     )
     expect(
         not math.isclose(got, math.pi / 5, rel_tol=1e-3),
@@ -142,10 +143,13 @@ def blind_at_distance_five(inv_freq: Any) -> str:
     score = math.cos(5 * got)
     expect(
         abs(score) < 1e-3,
-        f"At {got:g} radians for each token, the score at distance 5 is {score:.3f} of "
-        "its largest value.",
+        f"At {got:g} radians per token, the score at distance 5 is {score:.3f} of its "
+        "largest value.",
     )
-    return "A quarter turn in 5 tokens. At distance 10 the same hand says: opposite."
+    return (
+        "A quarter turn in 5 tokens. At distance 10 the arrows point in opposite "
+        "directions."
+    )
 
 
 @exercise(
@@ -155,8 +159,9 @@ def blind_at_distance_five(inv_freq: Any) -> str:
     minutes=6,
     hints=(
         "Equal pairs score cos(distance · θ). For which angles is the cosine the same?",
-        "A cosine repeats after a full turn, and it is the same for x and -x. Count "
-        "`distance` and `period - distance` alike, with any number of full turns.",
+        "A cosine repeats after a full turn, and it is the same for x and -x. So "
+        "include both `distance` and `period - distance`, plus any number of full "
+        "turns.",
     ),
     solution='''
 def twins(distance, period, last):
@@ -164,8 +169,9 @@ def twins(distance, period, last):
     same = {distance % period, -distance % period}
     return [d for d in range(last + 1) if d % period in same]
 ''',
-    why="cos x = cos y when y = ±x plus whole turns. So one hand confuses full turns, "
-    "and with equal pairs also a distance with its mirror.",
+    why="cos x = cos y when y = ±x plus whole turns. So one hand confuses distances "
+    "that are a full turn apart and, with equal pairs, a distance with its mirror "
+    "image.",
 )
 def what_one_hand_confuses(twins: Callable[..., Any]) -> str:
     for distance, period, last in ((3, 12, 40), (5, 8, 30), (0, 10, 30)):
@@ -176,26 +182,28 @@ def what_one_hand_confuses(twins: Callable[..., Any]) -> str:
         what = f"distance {distance}, period {period}, up to {last}"
         expect(
             got != turns or turns == right,
-            f"For {what} you found the full turns, but not the mirrors: a cosine is "
-            f"the same for x and -x, so {period - distance} belongs there too.",
+            f"For {what} you found the full turns, but not the mirror images: a cosine "
+            f"is the same for x and -x, so {period - distance} belongs there too.",
         )
         expect(
             got != [d for d in right if d <= period],
-            f"For {what} you stopped after one turn: the hand goes on turning.",
+            f"For {what} you stopped after one turn: the hand keeps turning.",
         )
         expect(
             got != [d for d in right if d < last] or last not in right,
-            f"For {what} you left out {last} itself: range(last) ends one before it.",
+            f"For {what} you left out {last} itself: range(last) stops one short of "
+            "it.",
         )
         expect(
             not distance or got != list(range(0, last + 1, distance)),
             f"For {what} you listed multiples of the distance. Twice the distance is "
-            "twice the angle; its cosine is another one.",
+            "twice the angle, which has a different cosine.",
         )
         expect(
-            sorted(got) == right, f"For {what} the twins are {right}, you gave {got}."
+            sorted(got) == right, f"For {what} the twins are {right}; you gave {got}."
         )
-        expect(got == right, "Right distances, but not in order.")
+        expect(got == right, "The right distances, but not in order.")
     return (
-        "One hand confuses these. A bank of hands at many speeds does not: lesson 05."
+        "One hand confuses these distances. A bank of hands at many speeds does not: "
+        "lesson 05."
     )

@@ -38,7 +38,7 @@ def _tables(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
     difficulty=1,
     minutes=4,
     hints=(
-        "How many hands has a head of 8 features? Let i count them, from 0.",
+        "How many hands does a head of 8 features have? Let i count them, from 0.",
         "base to the power of -2i/d, for i in torch.arange(head_dim // 2). Check "
         "head_dim % 2 before you compute anything.",
     ),
@@ -51,7 +51,7 @@ def speeds(head_dim, base):
     return base ** (-2 * pair / head_dim)
 ''',
     why="Two features share a hand, so there are d/2 speeds. The exponent counts "
-    "features (2i of d), which is why it runs from 0 to almost -1.",
+    "features (2i out of d), so it runs from 0 to almost -1.",
 )
 def one_speed_for_each_pair(speeds: Callable[..., Any]) -> str:
     for head_dim, base in ((8, 10_000.0), (6, 100.0), (64, 500_000.0)):
@@ -66,7 +66,7 @@ def one_speed_for_each_pair(speeds: Callable[..., Any]) -> str:
         expect_shape(got, (head_dim // 2,))
         expect(
             not close(got, right**0.5),
-            f"For {what} the hands slow down by half of what they should. The exponent "
+            f"For {what} the hands slow down half as fast as they should. The exponent "
             "is -2i/d: feature 2i, not pair i.",
         )
         expect(
@@ -75,7 +75,7 @@ def one_speed_for_each_pair(speeds: Callable[..., Any]) -> str:
         )
         expect(
             not close(got, right.flip(0)),
-            "These are the right speeds, slowest first. Hand 0 is the fastest.",
+            "These are the right speeds, but slowest first. Hand 0 is the fastest.",
         )
         expect(
             not close(got[:-1], right[1:]),
@@ -87,8 +87,8 @@ def one_speed_for_each_pair(speeds: Callable[..., Any]) -> str:
         )
         expect(
             close(got, right, 1e-6),
-            f"For {what} hand 1 should turn by {right[1]:.4g} radians for each token; "
-            f"yours turns by {got[1]:.4g}.",
+            f"For {what} hand 1 should turn by {right[1]:.4g} radians per token; yours "
+            f"turns by {got[1]:.4g}.",
         )
     for odd in (7, 1):
         try:
@@ -105,8 +105,8 @@ def one_speed_for_each_pair(speeds: Callable[..., Any]) -> str:
             f"{len(got)} speeds. Raise a ValueError before you compute."
         )
     return (
-        "A head of 64 has 32 hands. An odd head is refused at once, where a silent "
-        "d // 2 would leave its last feature without a position."
+        "A head of 64 features has 32 hands. An odd head size is rejected at once; a "
+        "silent d // 2 would leave its last feature without a position."
     )
 
 
@@ -116,7 +116,7 @@ def one_speed_for_each_pair(speeds: Callable[..., Any]) -> str:
     difficulty=2,
     minutes=5,
     hints=(
-        "Write the formula for feature 0 and for feature 1. What stands before sin?",
+        "Write the formula for feature 0 and for feature 1. What is multiplied by sin?",
         "a needs -b, and b needs a. Build the two halves, then stack and flatten.",
     ),
     solution='''
@@ -126,7 +126,7 @@ def partner(x):
     return torch.stack([-b, a], dim=-1).flatten(-2)
 ''',
     why="a cos - b sin = a cos + (-b) sin, and a sin + b cos = b cos + a sin. So the "
-    "partner of (a, b) is (-b, a): the pair turned by a quarter.",
+    "partner of (a, b) is (-b, a): the pair after a quarter turn.",
 )
 def the_partner(partner: Callable[..., Any]) -> str:
     for shape in ((8,), (3, 6), (2, 3, 5, 4)):
@@ -142,12 +142,12 @@ def the_partner(partner: Callable[..., Any]) -> str:
         expect_shape(got, shape)
         expect(
             not close(got, torch.stack([b, a], -1).flatten(-2)),
-            "You swapped the features of each pair, without a sign. That mirrors the "
-            "pair instead of turning it. Which of the two has the minus?",
+            "You swapped the features of each pair, but changed no sign. That mirrors "
+            "the pair instead of turning it. Which of the two gets the minus sign?",
         )
         expect(
             not close(got, torch.stack([b, -a], -1).flatten(-2)),
-            "The minus stands at the wrong feature: this turns clockwise. The first "
+            "The minus sign is on the wrong feature: this turns clockwise. The first "
             "line of the formula has - b sin.",
         )
         expect(
@@ -166,12 +166,12 @@ def the_partner(partner: Callable[..., Any]) -> str:
         wide_cos, wide_sin = (full_table(t, "interleaved") for t in (cos, sin))
         expect(
             close(given * wide_cos + got * wide_sin, rotate(given, cos, sin)),
-            "x * cos + partner(x) * sin is not the turn that the formula gives. Try it "
-            f"on one pair: for (1, 2) yours is {_pair_of(partner)}.",
+            "x * cos + partner(x) * sin is not the turn that the formula gives. Try "
+            f"one pair: for (1, 2) yours is {_pair_of(partner)}.",
         )
     return (
-        "(-b, a) is the pair turned by a quarter. So a turn is: cosine of yourself, "
-        "sine of your quarter turn."
+        "(-b, a) is the pair after a quarter turn. So a turn is cosine times the pair "
+        "plus sine times its quarter turn."
     )
 
 
@@ -194,8 +194,8 @@ def backward(g, cos, sin):
     """Return the gradient of x, (..., d)."""
     return turn_pairs(g, cos, -sin)
 ''',
-    why="The transpose of a rotation is its inverse. In the tables only the sine "
-    "changes its sign.",
+    why="The transpose of a rotation is its inverse. In the tables, only the sine "
+    "changes sign.",
 )
 def the_gradient_by_hand(backward: Callable[..., Any]) -> str:
     for shape in ((6, 8), (2, 3, 5, 4)):
@@ -205,17 +205,18 @@ def the_gradient_by_hand(backward: Callable[..., Any]) -> str:
         expect_shape(got, shape)
         expect(
             not close(got, rotate(g, cos, sin)),
-            "You turned g forward, as the layer turned x. The gradient goes the other "
-            "way: by the opposite angle.",
+            "You turned g forward, the way the layer turned x. The gradient turns the "
+            "other way: by the opposite angle.",
         )
         expect(
             not close(got, rotate(g, -cos, sin)),
-            "You turned the sign of the cosine. cos(-φ) is cos φ; it is the sine that "
+            "You flipped the sign of the cosine. cos(-φ) is cos φ; it is the sine that "
             "changes.",
         )
         expect(
             not close(got, rotate(g, -cos, -sin)),
-            "Both signs changed: that is half a turn more, not the opposite angle.",
+            "You changed both signs: that adds half a turn and is not the opposite "
+            "angle.",
         )
         expect(
             not close(got, rotate(g, sin, cos)),
@@ -227,11 +228,11 @@ def the_gradient_by_hand(backward: Callable[..., Any]) -> str:
         )
         expect(
             close(got, rotate(g, cos, -sin)),
-            "This is not what autograd gives. Compare with autograd on the slide "
-            "about the gradient.",
+            "This is not what autograd gives. Compare the two as on the slide about "
+            "the gradient.",
         )
     return (
-        "One minus sign, and no memory: backward needs the tables alone. Fast kernels "
+        "One minus sign, and no memory: backward needs only the tables. Fast kernels "
         "do exactly this."
     )
 
@@ -244,15 +245,15 @@ def the_gradient_by_hand(backward: Callable[..., Any]) -> str:
     hints=(
         "The pairs of x are (batch, seq, heads, d/2). Broadcasting lines up shapes "
         "from the right.",
-        "The table must be (seq, 1, d/2): the 1 stands where the heads are.",
+        "The table must be (seq, 1, d/2): the 1 is where the heads are.",
     ),
     solution='''
 def line_up(table):
     """Return the same table, ready for (batch, seq, heads, d)."""
     return table.unsqueeze(1)
 ''',
-    why="(seq, 1, d/2) lines up with (batch, seq, heads, d/2) from the right: the 1 "
-    "stretches over the heads, and each token keeps its own row.",
+    why="(seq, 1, d/2) lines up with (batch, seq, heads, d/2) from the right: the 1 is "
+    "stretched over the heads, and each token keeps its own row.",
 )
 def along_the_right_axis(line_up: Callable[..., Any]) -> str:
     for batch, seq, heads, head_dim in ((2, 5, 3, 8), (1, 4, 4, 6)):
@@ -261,23 +262,23 @@ def along_the_right_axis(line_up: Callable[..., Any]) -> str:
         shape, pairs = tuple(got.shape), (batch, seq, heads, head_dim // 2)
         expect(
             shape != (seq, head_dim // 2),
-            f"The table still is {shape}. Its rows lie along the {heads} heads: token "
-            "0 is turned differently in every head.",
+            f"The table is still {shape}. Its rows run along the {heads} heads, so "
+            "token 0 is turned differently in every head.",
         )
         expect(
             shape not in {(1, seq, head_dim // 2), (1, 1, seq, head_dim // 2)},
-            f"{shape} has its new axis in front, where broadcasting adds one by "
-            "itself. The positions still lie along the heads.",
+            f"{shape} has its new axis in front, where broadcasting adds one anyway. "
+            "The positions still run along the heads.",
         )
         expect(
             shape != (seq, head_dim // 2, 1),
-            f"{shape} puts the hands along the heads. The new axis belongs between the "
+            f"{shape} runs the hands along the heads. The new axis belongs between the "
             "positions and the hands.",
         )
         expect(
             shape != (head_dim // 2, seq),
-            "You transposed the table. Positions and hands keep their order; one axis "
-            "is missing between them.",
+            "You transposed the table. Keep positions and hands in their order; what "
+            "is missing is an axis between them.",
         )
         expect(
             _broadcasts(shape, pairs),
@@ -292,7 +293,9 @@ def along_the_right_axis(line_up: Callable[..., Any]) -> str:
             close(turned, right),
             f"{shape} lines up, but the tokens are not turned by their own positions.",
         )
-    return "The 1 stands for the heads. The package's layout='bshd' does this for you."
+    return (
+        "The 1 stands in for the heads. The package's layout='bshd' does this for you."
+    )
 
 
 def _broadcasts(shape: tuple[int, ...], pairs: tuple[int, ...]) -> bool:
@@ -337,8 +340,8 @@ def a_whole_head(turn_head: Callable[..., Any]) -> str:
     )
     expect(
         not close(got, rotate(x, *_tables(-positions, 8))),
-        "You turn clockwise: the minus stands in the first line of the formula, at "
-        "b sin.",
+        "You turn clockwise: the minus sign belongs in the first line of the formula, "
+        "before b sin.",
     )
     expect(
         not close(got, rotate(x, *_tables(positions, 8), pairing="half")),
@@ -348,7 +351,7 @@ def a_whole_head(turn_head: Callable[..., Any]) -> str:
     hands = cos_sin(positions, torch.ones(4, dtype=torch.float64), torch.float64)
     expect(
         not close(got, rotate(x, *hands)),
-        "Every pair turns at one speed. Each pair has a hand of its own: θ_i.",
+        "Every pair turns at the same speed. Each pair should have its own speed, θ_i.",
     )
     try:
         laws.check_all(lambda x, m: turn_head(x, m))
@@ -357,15 +360,15 @@ def a_whole_head(turn_head: Callable[..., Any]) -> str:
     error = (got - right).abs().max().item()
     expect(
         error < 1e-3,
-        f"It is a rotation, but by other angles than RotaryEmbedding's: off by "
+        "It is a rotation, but not by the angles of RotaryEmbedding: off by "
         f"{error:.2g}. Are the speeds base ** (-2i/d)?",
     )
     slow = rotate(x, *cos_sin(positions, inverse_frequencies(8, 100.0), torch.float64))
     expect(
         close(as_tensor(turn_head(x, positions, 100.0)), slow, 1e-3),
-        "With base=100 the hands turn as before. The base is an argument.",
+        "With base=100 your hands turn as before. The base is an argument.",
     )
     return (
         "That is all of RoPE: a handful of lines, no parameters. RotaryEmbedding adds "
-        "checks, layouts and a table that is kept."
+        "checks, layouts and a cached table."
     )

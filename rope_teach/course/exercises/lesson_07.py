@@ -34,10 +34,9 @@ from rope_teach.tables import cos_sin
     difficulty=2,
     minutes=4,
     hints=(
-        "In half order, where does the partner of feature 0 stand? It must become "
-        "feature 1.",
+        "In half order, where is the partner of feature 0? It must become feature 1.",
         "With r rotated features the order is 0, r/2, 1, r/2 + 1, ... Then come the "
-        "features from r on, as they are.",
+        "features from r on, unchanged.",
     ),
     solution='''
 def way_back(head_dim, rotary_dim):
@@ -46,8 +45,8 @@ def way_back(head_dim, rotary_dim):
     pairs = torch.stack(features.chunk(2), dim=-1)
     return pairs.flatten().tolist() + list(range(rotary_dim, head_dim))
 ''',
-    why="chunk makes the two halves, stack puts partners side by side, and flatten "
-    "writes them in a row. The package calls it half_to_interleaved.",
+    why="chunk splits the features into two halves, stack puts partners side by side, "
+    "and flatten writes them in a row. The package calls this half_to_interleaved.",
 )
 def the_way_back(way_back: Callable[..., Any]) -> str:
     for head_dim, rotary_dim in ((8, 8), (12, 6)):
@@ -59,29 +58,31 @@ def the_way_back(way_back: Callable[..., Any]) -> str:
         expect(
             not close(got, forward),
             f"{what} you gave {forward.tolist()}: that goes from interleaved to half. "
-            "The way back is another order, since reordering twice does not undo it.",
+            "The way back is a different order: applying the same one twice does not "
+            "undo it.",
         )
         expect(
             rotary_dim == head_dim or not close(got, half_to_interleaved(features)),
             f"{what} only the first {rotary_dim} features are rotated. The partner of "
-            f"feature 0 stands {rotary_dim // 2} further, and features from "
+            f"feature 0 is {rotary_dim // 2} places further on, and features from "
             f"{rotary_dim} on stay where they are.",
         )
         expect(
             not close(got, features),
-            f"{what} nothing moved: features 0 and 1 are still two hands.",
+            f"{what} nothing moved: features 0 and 1 still belong to two different "
+            "hands.",
         )
         expect(
             rotary_dim == head_dim or not close(got, right[:rotary_dim]),
-            f"{what} the features that are not rotated are lost. They belong at the "
+            f"{what} you lost the features that are not rotated. They belong at the "
             "end.",
         )
         expect_shape(got, (head_dim,))
         expect(
             close(got, right),
-            f"{what} the order is {right.tolist()}, you gave {got.int().tolist()}.",
+            f"{what} the order is {right.tolist()}; you gave {got.int().tolist()}.",
         )
-    return "Partners stand side by side again. The same index reorders rows of W_q."
+    return "Partners are side by side again. The same index reorders the rows of W_q."
 
 
 @exercise(
@@ -91,7 +92,7 @@ def the_way_back(way_back: Callable[..., Any]) -> str:
     minutes=6,
     hints=(
         "Three questions: how many heads does W_k have, how many features of each are "
-        "rotated, and which way does the conversion go?",
+        "rotated, and in which direction does the conversion go?",
         "convert_projection(weight, heads, source, target, rotary_dim) does the work. "
         "W_k has num_key_value_heads heads.",
     ),
@@ -103,8 +104,8 @@ def convert_key(weight, config):
         weight, config["num_key_value_heads"], "half", "interleaved", rotary_dim
     )
 ''',
-    why="The key projection has its own, smaller number of heads. In each of them only "
-    "the rotated features have partners to meet.",
+    why="The key projection has its own, smaller number of heads. In each of them, "
+    "only the rotated features have partners to be moved next to.",
 )
 def convert_a_key(convert_key: Callable[..., Any]) -> str:
     for heads, kv_heads, factor in ((8, 2, 1.0), (6, 3, 0.5)):
@@ -129,7 +130,7 @@ def convert_a_key(convert_key: Callable[..., Any]) -> str:
 
         expect(
             not close(got, weight),
-            "The weight came back as it was: the program would meet half pairs.",
+            "The weight came back unchanged: the program would still find half pairs.",
         )
         expect(
             not close(got, by(kv_heads, rotary_dim, "interleaved", "half")),
@@ -141,8 +142,8 @@ def convert_a_key(convert_key: Callable[..., Any]) -> str:
                 close(got, by(heads, part)) for part in _parts(heads, rows, factor)
             ),
             f"W_k has {kv_heads} heads of 24 rows. You cut its {rows} rows into "
-            f"{heads} pieces, as many as the query has heads: num_key_value_heads "
-            "counts the heads of the key.",
+            f"{heads} pieces, one for each query head: num_key_value_heads counts the "
+            "key heads.",
         )
         shared = heads // kv_heads
         expect(
@@ -155,7 +156,7 @@ def convert_a_key(convert_key: Callable[..., Any]) -> str:
         expect(
             not close(got, by(1, None)),
             f"You reordered all {rows} rows as one head. Each of the {kv_heads} heads "
-            "is reordered by itself.",
+            "is reordered on its own.",
         )
         expect(
             factor == 1 or not close(got, by(kv_heads, None)),
@@ -167,7 +168,7 @@ def convert_a_key(convert_key: Callable[..., Any]) -> str:
         expect(
             close(got, by(kv_heads, rotary_dim)),
             f"With {config} the first eight rows should be the old rows "
-            f"{by(kv_heads, rotary_dim)[:8, 0].int().tolist()}, yours are "
+            f"{by(kv_heads, rotary_dim)[:8, 0].int().tolist()}; yours are "
             f"{got[:8, 0].int().tolist()}.",
         )
     return (
@@ -188,9 +189,10 @@ def _parts(heads: int, rows: int, factor: float) -> list[int | None]:
     difficulty=3,
     minutes=6,
     hints=(
-        "Send a 1 in feature 0 to position 1. Which other feature is not zero?",
-        "The partner of feature 0 is feature 1 for interleaved pairs. Whichever other "
-        "feature it is, the pairing is half. Its sign does not matter.",
+        "Put a 1 in feature 0 and rotate it to position 1. Which other feature is not "
+        "zero?",
+        "The partner of feature 0 is feature 1 for interleaved pairs. If it is any "
+        "other feature, the pairing is half. Its sign does not matter.",
     ),
     solution='''
 def pairing_of(turn):
@@ -198,9 +200,9 @@ def pairing_of(turn):
     out = turn(torch.eye(8)[:1], torch.tensor([1]))
     return "interleaved" if out[0, 1].abs() > 1e-6 else "half"
 ''',
-    why="Only feature 0 and its partner can be other than zero. Feature 1 is the "
-    "partner for interleaved pairs alone, whatever the sign, the speeds and the part "
-    "that is rotated.",
+    why="Only feature 0 and its partner can be nonzero. Feature 1 is the partner only "
+    "for interleaved pairs, whatever the sign, the speeds and the part that is "
+    "rotated.",
 )
 def the_detector(pairing_of: Callable[..., Any]) -> str:
     # Slow and fast hands, both ways round, the whole head and a part of it.
@@ -229,7 +231,7 @@ def the_detector(pairing_of: Callable[..., Any]) -> str:
             _judge_detection(got, pairing, seen, sign, rotary_dim)
     return (
         "Right for both pairings, both signs and partial rotary, without reading a "
-        "line of anybody's code."
+        "line of anyone's code."
     )
 
 
@@ -239,7 +241,7 @@ def _judge_detection(
     expect(got is not None, "Your function returns nothing. Is there a `return`?")
     expect(
         got in ("interleaved", "half"),
-        f'The answer must be "interleaved" or "half", you gave {got!r}.',
+        f'The answer must be "interleaved" or "half"; you gave {got!r}.',
     )
     expect(
         bool(seen),
@@ -247,23 +249,24 @@ def _judge_detection(
     )
     expect(
         any(seen) or got == pairing,
-        "You asked at position 0 alone. There no hand has turned, and every pairing "
-        "gives the input back.",
+        "You tried only position 0. No hand has turned there, so every pairing gives "
+        "the input back.",
     )
     expect(
         got == pairing or sign == 1,
-        f"A rotation that turns clockwise, with {pairing} pairs, you called {got}. "
-        "There the sine comes out negative: look at its place, not at its sign.",
+        f"You answered {got!r} for a clockwise rotation with {pairing} pairs. Its sine "
+        "comes out negative: look at its place, not at its sign.",
     )
     expect(
         got == pairing or rotary_dim == 8,
-        f"A rotation of the first {rotary_dim} of 8 features, with {pairing} pairs, "
-        f"you called {got}. Half pairs are then (0, {rotary_dim // 2}), not (0, 4).",
+        f"You answered {got!r} for a rotation of the first {rotary_dim} of 8 features, "
+        f"with {pairing} pairs. Half pairs are then (0, {rotary_dim // 2}), not (0, "
+        "4).",
     )
     expect(
         got == pairing,
-        f"A rotation with {pairing} pairs you called {got}. Which feature of the "
-        "output gets the sine when a 1 goes into feature 0?",
+        f"You answered {got!r} for a rotation with {pairing} pairs. Which feature of "
+        "the output gets the sine when a 1 goes into feature 0?",
     )
 
 
@@ -273,8 +276,8 @@ def _judge_detection(
     difficulty=2,
     minutes=4,
     hints=(
-        "rotate_half belongs to half pairs. Which other line of `mixed` speaks of "
-        "pairs?",
+        "rotate_half belongs to half pairs. Which other line of `mixed` assumes a "
+        "pairing?",
         'The table must repeat for half pairs too: full_table(t, "half").',
     ),
     solution='''
@@ -285,8 +288,8 @@ def repaired(x, positions):
     cos, sin = (full_table(t, "half") for t in table)
     return x * cos + rotate_half(x) * sin
 ''',
-    why="Table and rotation must agree on who the partners are. Of the two ways to "
-    "make them agree, the checkpoint wants this one.",
+    why="Table and rotation must agree on which features are partners. Of the two ways "
+    "to make them agree, this is the one that the checkpoint needs.",
 )
 def repair_the_mixed_code(repaired: Callable[..., Any]) -> str:
     generator = torch.Generator().manual_seed(7)
@@ -302,7 +305,7 @@ def repair_the_mixed_code(repaired: Callable[..., Any]) -> str:
     )
     expect(
         not close(got, rotate(x, cos, -sin, "half"), 1e-3),
-        "Half pairs, but clockwise: the sign of the sine is the wrong way round.",
+        "Half pairs, but clockwise: the sine has the wrong sign.",
     )
     try:
         laws.check_all(repaired)
@@ -311,6 +314,6 @@ def repair_the_mixed_code(repaired: Callable[..., Any]) -> str:
     expect(
         close(got, rotate(x, cos, sin, "half"), 1e-3),
         "Every law holds, but this is not the rotation with half pairs, base 10,000 "
-        "and the sign of this course.",
+        "and this course's sign.",
     )
     return "Every law holds, and the pairing is the checkpoint's."

@@ -33,18 +33,17 @@ def _near(got: float, expected: float) -> bool:
     difficulty=1,
     minutes=3,
     hints=(
-        "Hand i turns by base ** (-2 i / rotary_dim) radians for each token. How many "
-        "radians is a full turn?",
-        "Divide 2π by the speed. A negative power below the line is a positive one "
-        "above it.",
+        "Hand i turns by base ** (-2 i / rotary_dim) radians per token. How many "
+        "radians are a full turn?",
+        "Divide 2π by the speed. A negative power in the denominator is a positive one "
+        "in the numerator.",
     ),
     solution='''
 def wavelength(i, rotary_dim, base):
     """Return the tokens for a full turn of hand i."""
     return 2 * math.pi * base ** (2 * i / rotary_dim)
 ''',
-    why="A full turn is 2π radians; at θ radians for each token it takes 2π / θ "
-    "tokens.",
+    why="A full turn is 2π radians; at θ radians per token it takes 2π / θ tokens.",
 )
 def a_wavelength(wavelength: Callable[..., Any]) -> str:
     for i, rotary_dim, base in ((3, 16, 1e4), (31, 64, 5e5)):
@@ -53,13 +52,13 @@ def a_wavelength(wavelength: Callable[..., Any]) -> str:
         what = f"hand {i} of a bank with rotary_dim={rotary_dim} and base {base:,.0f}"
         expect(
             not _near(got, speed),
-            f"For {what} you gave {got:.2g}: its speed, in radians for each token. How "
-            "many tokens make a full turn?",
+            f"For {what} you gave {got:.2g}: its speed, in radians per token. How many "
+            "tokens make a full turn?",
         )
         expect(
             not _near(got, 1 / speed),
-            f"For {what} you gave {got:.4g}: after so many tokens it has turned by 1 "
-            "radian. A full turn is 2π of them.",
+            f"For {what} you gave {got:.4g}: after that many tokens it has turned by 1 "
+            "radian. A full turn is 2π radians.",
         )
         expect(
             not _near(got, 2 * math.pi * speed),
@@ -73,7 +72,7 @@ def a_wavelength(wavelength: Callable[..., Any]) -> str:
         )
         expect(
             _near(got, 2 * math.pi / speed),
-            f"{what[0].upper()}{what[1:]} needs {2 * math.pi / speed:,.1f} tokens, you "
+            f"{what[0].upper()}{what[1:]} needs {2 * math.pi / speed:,.1f} tokens; you "
             f"gave {got:,.1f}.",
         )
     return (
@@ -97,7 +96,7 @@ def smallest_base(rotary_dim, context):
     return (context / (2 * math.pi)) ** (rotary_dim / (rotary_dim - 2))
 ''',
     why="From context = 2π base^((d-2)/d): divide by 2π, then take the power d/(d-2). "
-    "The same power stands in NTK-aware scaling, lesson 13.",
+    "The same power appears in NTK-aware scaling, lesson 13.",
 )
 def a_base_for_a_context(smallest_base: Callable[..., Any]) -> str:
     for rotary_dim, context in ((16, 4096), (128, 131_072)):
@@ -109,14 +108,14 @@ def a_base_for_a_context(smallest_base: Callable[..., Any]) -> str:
         slowest = wavelengths(inverse_frequencies(rotary_dim, got))[-1].item()
         expect(
             not _near(got, turns),
-            f"For {what} you gave context / 2π. That would do if the slowest hand had "
-            f"speed 1/base, but it is hand d/2 - 1, a little faster: it is round after "
-            f"{slowest:,.0f} tokens.",
+            f"For {what} you gave context / 2π. That would be right if the slowest "
+            "hand had speed 1/base, but it is hand d/2 - 1, which is a little faster: "
+            f"it comes round after {slowest:,.0f} tokens.",
         )
         expect(
             not _near(got, context)
             and not _near(got, context ** (rotary_dim / (rotary_dim - 2))),
-            f"For {what} you left out the 2π: a wavelength is 2π over the speed.",
+            f"For {what} you left out the 2π: a wavelength is 2π divided by the speed.",
         )
         expect(
             not _near(got, turns ** ((rotary_dim - 2) / rotary_dim)),
@@ -129,8 +128,8 @@ def a_base_for_a_context(smallest_base: Callable[..., Any]) -> str:
             f"{slowest:,.0f} tokens.",
         )
     return (
-        "The slowest hand stays within one turn. Most of the others do not, and need "
-        "not."
+        "The slowest hand stays within one turn. Most of the others do not, and do not "
+        "need to."
     )
 
 
@@ -140,10 +139,10 @@ def a_base_for_a_context(smallest_base: Callable[..., Any]) -> str:
     difficulty=3,
     minutes=6,
     hints=(
-        "At which distance does a key score highest with a copy of itself? How can "
-        "the query become the copy of a key that has been turned?",
+        "At which distance does a key score highest with a copy of itself? How can the "
+        "query become a copy of a key that has been turned?",
         "A key at position `distance` has been rotated by that distance. Rotate your "
-        "query's content by as much: rotate(key, *cos_sin(...)).",
+        "query by the same amount: rotate(key, *cos_sin(...)).",
     ),
     solution='''
 def query_for(key, distance):
@@ -151,8 +150,8 @@ def query_for(key, distance):
     table = cos_sin(torch.tensor(distance), inverse_frequencies(128), key.dtype)
     return rotate(key, *table)
 ''',
-    why="The query is the key as it looks from that distance. Then every hand agrees "
-    "at that distance, and no other distance brings all of them together.",
+    why="The query is the key as it looks from that distance. So every hand agrees "
+    "there, and no other distance lines up all of them.",
 )
 def a_query_that_likes_one_distance(query_for: Callable[..., Any]) -> str:
     inv_freq = inverse_frequencies(128)
@@ -165,18 +164,18 @@ def a_query_that_likes_one_distance(query_for: Callable[..., Any]) -> str:
         cos, sin = cos_sin(torch.tensor(distance), inv_freq, key.dtype)
         expect(
             not close(query, key, 1e-3),
-            "Your query is the key as it is. It scores highest where both stand at one "
-            "place: at distance 0.",
+            "Your query is the key itself. It scores highest where both are in the "
+            "same place: at distance 0.",
         )
         expect(
             not close(query, rotate(key, cos, -sin), 1e-3),
-            "You turned the key backwards. The key stands further on and was turned "
+            "You turned the key backwards. The key is further on and was turned "
             "forwards; your query must point where that key points.",
         )
         expect(
             not close(query, rotate(key, cos, sin, "half"), 1e-3),
             "You rotated with half pairs. These keys are rotated with interleaved "
-            "ones, so that the hands do not meet: lesson 07.",
+            "pairs, so the hands do not match: lesson 07.",
         )
         best = _likes_best(query, key, inv_freq, positions)
         expect(
@@ -186,7 +185,7 @@ def a_query_that_likes_one_distance(query_for: Callable[..., Any]) -> str:
         )
     return (
         "This head looks at one distance, near or far. Nothing fades unless the "
-        "weights want it."
+        "weights make it fade."
     )
 
 
@@ -203,10 +202,10 @@ def _likes_best(query: Tensor, key: Tensor, inv_freq: Tensor, positions: Tensor)
     difficulty=3,
     minutes=6,
     hints=(
-        "A hand that came round in training has shown every angle. Which hands did "
+        "A hand that came round in training has shown every angle. Which hands have "
         "not? How many features are rotated?",
         "Compare wavelengths(inverse_frequencies(rotary_dim, base)) with the trained "
-        "length. And what if length is not past it?",
+        "length. And what if length does not exceed it?",
     ),
     solution='''
 def new_territory(config, length):
@@ -218,8 +217,8 @@ def new_territory(config, length):
         return []
     return [i for i, tokens in enumerate(turn) if tokens > trained]
 ''',
-    why="A wavelength past the trained length is a circle that was never closed. Each "
-    "further token turns that hand to where it has not been.",
+    why="A wavelength longer than the trained length is a circle that was never "
+    "closed. Each further token turns that hand to where it has never been.",
 )
 def hands_in_new_territory(new_territory: Callable[..., Any]) -> str:
     for head_dim, factor, base, trained, length in (
@@ -239,7 +238,7 @@ def hands_in_new_territory(new_territory: Callable[..., Any]) -> str:
         if length <= trained:
             expect(
                 not got,
-                f"{what} the text is no longer than the trained ones: no hand goes "
+                f"{what} the text is no longer than the trained length: no hand goes "
                 "where it has not been.",
             )
             continue
@@ -251,7 +250,7 @@ def hands_in_new_territory(new_territory: Callable[..., Any]) -> str:
         expect(
             factor == 1 or got != _slow_hands(head_dim, base, trained),
             f"{what} only {head_dim * factor:.0f} of {head_dim} features are rotated. "
-            "The speeds are computed from that number.",
+            "Compute the speeds from that number.",
         )
         expect(
             got != _slow_hands(int(head_dim * factor), base, length),
@@ -261,8 +260,8 @@ def hands_in_new_territory(new_territory: Callable[..., Any]) -> str:
         not_round = _slow_hands(int(head_dim * factor), base, length)
         expect(
             not not_round or got != [i for i in right if i not in not_round],
-            f"{what} you left out the hands that are not round after {length:,}. They "
-            "too go on to where they have not been.",
+            f"{what} you left out the hands that have not come round after {length:,}. "
+            "They too go where they have not been.",
         )
         expect(
             got != _slow_hands(int(head_dim * factor), base, 2 * math.pi * trained),
@@ -271,18 +270,18 @@ def hands_in_new_territory(new_territory: Callable[..., Any]) -> str:
         )
         expect(
             sorted(got) == right,
-            f"{what} these are the hands from {right[0]} to {right[-1]}, you gave "
-            f"{len(got)} of them: {got[:3]}...",
+            f"{what} the answer is hands {right[0]} to {right[-1]}; you gave "
+            f"{len(got)} hands: {got[:3]}...",
         )
-        expect(got == right, "Right hands, but not fastest first.")
+        expect(got == right, "The right hands, but not fastest first.")
     return (
-        "These hands are why a model fails past its trained length, and what lesson "
-        "13 slows down."
+        "These hands are why a model fails past its trained length, and they are the "
+        "ones that lesson 13 slows down."
     )
 
 
 def _slow_hands(rotary_dim: int, base: float, tokens: float) -> list[int]:
-    """The hands that need more than ``tokens`` for a full turn."""
+    """The hands that take more than ``tokens`` for a full turn."""
     turn = wavelengths(inverse_frequencies(rotary_dim, base)).tolist()
     return [i for i, wavelength in enumerate(turn) if wavelength > tokens]
 
@@ -293,11 +292,11 @@ def _slow_hands(rotary_dim: int, base: float, tokens: float) -> list[int]:
     difficulty=4,
     minutes=8,
     hints=(
-        "Compute the mean cosine at every distance of the context, not at its end "
-        "alone.",
-        "Go through sorted(bases), and return the first one whose lowest mean over "
-        "torch.arange(context) is not below zero. Skip none: the limit jumps up and "
-        "down.",
+        "Compute the mean cosine at every distance in the context, not only at its "
+        "end.",
+        "Go through sorted(bases), and return the first whose lowest mean over "
+        "torch.arange(context) is not below zero. Do not skip any: the limit jumps up "
+        "and down.",
     ),
     solution='''
 def first_that_holds(bases, rotary_dim, context):
@@ -308,7 +307,7 @@ def first_that_holds(bases, rotary_dim, context):
         if angles(distances, inv_freq).cos().mean(-1).min() >= 0:
             return base
 ''',
-    why="The limit is not monotone in the base, so that each has to be tried over the "
+    why="The limit is not monotonic in the base, so each base has to be tried over the "
     "whole context.",
 )
 def the_smallest_base_that_holds(first_that_holds: Callable[..., Any]) -> str:
@@ -321,19 +320,19 @@ def the_smallest_base_that_holds(first_that_holds: Callable[..., Any]) -> str:
         what = f"With rotary_dim={rotary_dim} and context={context:,}"
         expect(
             got in bases,
-            f"{what} you gave {got:,.0f}, which is none of {sorted(bases)}.",
+            f"{what} you gave {got:,.0f}, which is not one of {sorted(bases)}.",
         )
         lowest = means[int(got)].min().item()
         first = int((means[int(got)] < 0).double().argmax())
         expect(
             lowest >= 0 or got != at_the_end[0],
             f"{what} base {got:,.0f} is above zero at the last distance, but dips "
-            f"below at distance {first:,}. The whole context counts.",
+            f"below zero at distance {first:,}. The whole context counts.",
         )
         expect(
             lowest >= 0,
             f"{what} base {got:,.0f} does not hold: the mean is {lowest:.3f} at its "
-            f"lowest, below zero first at distance {first:,}.",
+            f"lowest, and first falls below zero at distance {first:,}.",
         )
         expect(
             got == holds[0],

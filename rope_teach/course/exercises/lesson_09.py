@@ -20,7 +20,7 @@ from rope_teach.rotary import RotaryEmbedding
     difficulty=2,
     minutes=4,
     hints=(
-        "How many real tokens of its row have come, up to and with each token?",
+        "How many real tokens are there in its row, up to and including each token?",
         "real.cumsum(dim=1) counts them from 1. Positions count from 0.",
     ),
     solution='''
@@ -28,7 +28,7 @@ def positions(real):
     """Return positions (batch, seq), 0 at each first real token."""
     return (real.long().cumsum(dim=1) - 1).clamp(min=0)
 ''',
-    why="The running count of real tokens is 1 at the first one. Minus 1, it is the "
+    why="The running count of real tokens is 1 at the first one. Subtract 1 to get the "
     "position. The padding would get -1; a table has no such row, so it is clamped.",
 )
 def positions_from_a_mask(positions: Callable[..., Any]) -> str:
@@ -39,8 +39,8 @@ def positions_from_a_mask(positions: Callable[..., Any]) -> str:
         answer = positions(real.clone())
         expect(
             _places(answer) != int(real.sum()),
-            "That is a number for each real token alone. The padding needs one too, "
-            f"whichever you like: the result has shape {tuple(real.shape)}.",
+            "You gave numbers for the real tokens only. The padding needs one too, any "
+            f"you like: the result has shape {tuple(real.shape)}.",
         )
         got = as_tensor(answer)
         expect_shape(got, tuple(real.shape))
@@ -51,20 +51,21 @@ def positions_from_a_mask(positions: Callable[..., Any]) -> str:
         if any(pads):
             expect(
                 not same(slots),
-                "These are slots: they count the padding too, so a text that has "
-                "more of it would begin later. A learned row would be the wrong one.",
+                "These are slots: they count the padding too, so a text with more "
+                "padding would begin later. With a learned table you would pick the "
+                "wrong rows.",
             )
         expect(
             not same(right + 1),
-            "Your texts begin at position 1. RoPE would forgive it; a learned table "
-            "was trained from row 0. The first token has nobody before it.",
+            "Your texts begin at position 1. RoPE would forgive that, but a learned "
+            "table was trained from row 0. No token comes before the first.",
         )
         if len(pads) > 1:
             down = real.long().cumsum(dim=0)
             expect(
                 not same(down) and not same(down - 1),
-                "You counted down the batch, from text to text. Count along the "
-                "tokens of each: dim=1.",
+                "You counted down the batch, from text to text. Count along the tokens "
+                "of each text: dim=1.",
             )
         expect(
             not same(slots.flip(1)),
@@ -79,13 +80,13 @@ def positions_from_a_mask(positions: Callable[..., Any]) -> str:
                 f"{[round(p, 3) for p in got[row, pad:].tolist()]}.",
             )
     return (
-        "Each text counts from its own first token. Libraries call this "
-        "`cumsum(-1) - 1`, and then must go on counting the same way when they write."
+        "Each text counts from its own first token. Libraries write this as "
+        "`cumsum(-1) - 1`, and must keep counting the same way when they generate."
     )
 
 
 def _places(answer: Any) -> int:
-    """How many numbers an answer holds, in rows of any length."""
+    """How many numbers an answer holds; its rows may have any length."""
     if isinstance(answer, Tensor):
         return answer.numel()
     if isinstance(answer, (list, tuple)):
@@ -99,7 +100,7 @@ def _places(answer: Any) -> int:
     difficulty=2,
     minutes=5,
     hints=(
-        "How many tokens came before the new ones? The old keys know.",
+        "How many tokens came before the new ones? The old keys tell you.",
         "Their sequence axis is the third: rope(q, k, start=old_k.shape[2]).",
     ),
     solution='''
@@ -108,8 +109,8 @@ def step(rope, q, k, old_k):
     q, k = rope(q, k, start=old_k.shape[2])
     return q, torch.cat([old_k, k], dim=2)
 ''',
-    why="As many keys as are stored came before. So the first new token stands at that "
-    "number, because positions count from 0.",
+    why="The number of stored keys is the number of tokens so far. Positions count "
+    "from 0, so that is also the position of the first new token.",
 )
 def mend_the_step(step: Callable[..., Any]) -> str:
     generator = torch.Generator().manual_seed(0)
@@ -128,7 +129,7 @@ def mend_the_step(step: Callable[..., Any]) -> str:
         expect(
             got_k.shape == k.shape,
             f"There should be {old + new} keys, shape {tuple(k.shape)}; yours have "
-            f"{tuple(got_k.shape)}. Tokens are the third axis: cat with dim=2.",
+            f"{tuple(got_k.shape)}. Tokens are on the third axis: cat with dim=2.",
         )
 
         def at(x: Tensor, start: int) -> Tensor:
@@ -138,47 +139,47 @@ def mend_the_step(step: Callable[..., Any]) -> str:
             old == 0
             or close(got_k[:, :, :old], old_k)
             or not close(got_k[:, :, :old], at(old_k, 0)),
-            "You turned the old keys once more. They were turned when their tokens "
-            "came, and keep that angle.",
+            "You turned the old keys again. They were turned when their tokens "
+            "arrived, and they keep that angle.",
         )
         expect(
             old == 0 or close(got_k[:, :, :old], old_k),
-            "The old keys are not the first ones of your result, as they were given.",
+            "The old keys should come first in your result, unchanged.",
         )
         expect(
             not close(got_q, fresh_q),
-            "The queries came back as they were. They are turned like the new keys.",
+            "The queries came back unchanged. They are turned like the new keys.",
         )
         wrong = {
-            0: "The offset is still forgotten: the new tokens begin at position 0.",
-            old - 1: "One off: the last old token has that position already. "
+            0: "The offset is still missing: the new tokens begin at position 0.",
+            old - 1: "Off by one: the last old token already has that position. "
             "Positions count from 0, so the next one is the number of old keys.",
             old + 1: "One off: position " + str(old) + " is left out. After keys 0 to "
             f"{old - 1} comes {old}.",
-            2: "You took the batch, shape[0], for the number of tokens.",
-            3: "You took the number of heads, shape[1], for the number of tokens.",
-            8: "You took head_dim, shape[3], for the number of tokens.",
-            new: "You took the number of new tokens. Count those that came before.",
+            2: "You used the batch size, shape[0], as the number of tokens.",
+            3: "You used the number of heads, shape[1], as the number of tokens.",
+            8: "You used head_dim, shape[3], as the number of tokens.",
+            new: "You used the number of new tokens. Count the ones that came before.",
         }
         for start, message in wrong.items():
             expect(start == old or not close(got_q, at(fresh_q, start)), message)
         expect(
             not close(got_k[:, :, old:], fresh_k),
-            "The new keys were stored as they came. Turn them before you store them: "
-            "nobody will do it later.",
+            "The new keys were stored unrotated. Turn them before you store them: "
+            "nothing will do it later.",
         )
         expect(
             close(got_q, at(fresh_q, old)),
-            f"With {old} old keys the first new query stands at position {old}; yours "
-            "was turned by something else.",
+            f"With {old} old keys the first new query is at position {old}; yours was "
+            "turned by something else.",
         )
         expect(
             close(got_k[:, :, old:], at(fresh_k, old)),
-            f"With {old} old keys the first new key stands at position {old}; yours "
-            "was turned by something else.",
+            f"With {old} old keys the first new key is at position {old}; yours was "
+            "turned by something else.",
         )
     return (
-        "The keys themselves say how far the text has come, as long as none was "
+        "The keys themselves tell you how long the text is, as long as none were "
         "dropped. A cache that drops keys needs a counter: exercise 9.4."
     )
 
@@ -189,8 +190,10 @@ def mend_the_step(step: Callable[..., Any]) -> str:
     difficulty=3,
     minutes=6,
     hints=(
-        "Write down, for each token, the number of its text: repeat_interleave does.",
-        "Look at a key if it has the same number, and does not come later: .tril().",
+        "Write down, for each token, the number of its text: repeat_interleave does "
+        "that.",
+        "A query may look at a key that has the same number and does not come later: "
+        ".tril().",
     ),
     solution='''
 def pack(lengths):
@@ -200,7 +203,7 @@ def pack(lengths):
     return positions, (text[:, None] == text).tril()
 ''',
     why="Positions restart with each text. A query may look at keys of its own text, "
-    "and of those at itself and the earlier ones.",
+    "but only at itself and earlier ones.",
 )
 def pack_without_leaks(pack: Callable[..., Any]) -> str:
     for lengths in ([3, 2], [1, 4, 2], [5], [2, 3, 2]):
@@ -231,29 +234,29 @@ def pack_without_leaks(pack: Callable[..., Any]) -> str:
         )
         expect(
             bool(((mask == 0) | (mask == 1)).all()),
-            "Your mask holds numbers to add to the scores. True and False are asked "
-            "for: True where a query may look.",
+            "Your mask holds numbers to add to the scores. The exercise asks for True "
+            "and False: True where a query may look.",
         )
         causal = torch.ones(seq, seq).tril()
         allowed = together.tril()
         expect(
             len(lengths) == 1 or not close(mask, causal),
-            "This mask is causal and nothing more: a text reads the texts packed "
+            "This mask is causal and nothing more: each text can read the texts packed "
             "before it.",
         )
         expect(
             not close(mask, together),
-            "Texts are separated, but a query sees later tokens of its own text. "
+            "The texts are separated, but a query sees later tokens of its own text. "
             "The model is causal.",
         )
         expect(
             not close(mask, 1 - allowed.double()),
             "Your mask is True where looking is forbidden. Here, as in PyTorch's "
-            "scaled_dot_product_attention, True means: may look.",
+            'scaled_dot_product_attention, True means "may look".',
         )
         expect(
             not close(mask, allowed.T),
-            "Rows and columns changed places: rows are queries, columns are keys.",
+            "Rows and columns are swapped: rows are queries, columns are keys.",
         )
         expect(
             not close(mask, allowed.tril(-1)),
@@ -261,22 +264,22 @@ def pack_without_leaks(pack: Callable[..., Any]) -> str:
         )
         expect(
             close(mask, allowed) or not close(mask, right[:, None] >= right),
-            "You compared positions that restart. So a query also sees the beginning "
-            "of the other texts: compare the texts too.",
+            "You compared positions, and they restart. So a query also sees the "
+            "beginning of the other texts: compare the texts too.",
         )
         size = torch.tensor(lengths)[text[0]]
         expect(
             close(mask, allowed) or not close(mask, (size[:, None] == size).tril()),
-            "Two texts of the same length are two texts all the same. Number them.",
+            "Two texts of the same length are still two texts. Number them.",
         )
         expect(
             close(mask, allowed),
             f"For lengths {lengths} the mask has {int(allowed.sum())} True entries, "
-            f"in one triangle a text; yours has {int((mask != 0).sum())}.",
+            f"one triangle per text; yours has {int((mask != 0).sum())}.",
         )
     return (
-        "One triangle a text along the diagonal. With RoPE the positions need not "
-        "restart; with this mask alone, each text is as if it were alone."
+        "One triangle per text along the diagonal. With RoPE the positions need not "
+        "restart: this mask is enough to make each text behave as if it were alone."
     )
 
 
@@ -286,33 +289,38 @@ def pack_without_leaks(pack: Callable[..., Any]) -> str:
     difficulty=1,
     minutes=2,
     hints=(
-        "Which positions had the 100 tokens? Which of them were the last 32?",
-        "The kept keys were turned by 68 to 99, and will not turn again.",
+        "Which positions did the 100 tokens have? Which of those belonged to the last "
+        "32?",
+        "The kept keys were turned for positions 68 to 99, and will not turn again.",
     ),
     solution="position = 100",
-    why="Tokens 0 to 99 have come. The next is 100, however many keys are left.",
+    why="Tokens 0 to 99 have been seen. The next is 100, however many keys are left.",
 )
 def the_next_position(position: Any) -> str:
     got = one_number(position)
     expect(
         got != 32,
-        "32 is the number of keys that are left. They stand at 68 to 99: a query at 32 "
-        "would come before all of them.",
+        "32 is the number of keys that are left. They are at positions 68 to 99: a "
+        "query at 32 would come before all of them.",
     )
     expect(
         got not in (31, 33),
-        "You counted the keys that are left. Dropping keys moves nobody.",
+        "You counted the keys that are left. Dropping keys does not move any token.",
     )
-    expect(got != 68, "68 is the oldest key that is still there.")
-    expect(got != 99, "99 is the last token that came. The next one stands after it.")
+    expect(got != 68, "68 is the position of the oldest key that is still there.")
     expect(
-        got != 101, "The first token stood at 0, so the hundredth stood at 99. Next?"
+        got != 99,
+        "99 is the position of the last token so far. The next one comes after it.",
     )
-    expect(got != 132, "The 32 are among the 100: they must not be counted twice.")
-    expect(got == 100, f"Tokens 0 to 99 have come, so {got:g} does not follow.")
+    expect(
+        got != 101,
+        "The first token was at 0, so the hundredth was at 99. What comes next?",
+    )
+    expect(got != 132, "The 32 are among the 100: do not count them twice.")
+    expect(got == 100, f"Tokens 0 to 99 have been seen, so the next is not {got:g}.")
     return (
-        "The counter goes on. The nearest key is one step back, at 99, as it would be "
-        "if nothing had been dropped."
+        "The counter keeps going. The nearest key is one step back, at 99, just as if "
+        "nothing had been dropped."
     )
 
 
@@ -322,10 +330,12 @@ def the_next_position(position: Any) -> str:
     difficulty=4,
     minutes=8,
     hints=(
-        "Change one token at a time, each of them, and compare two lists: the outputs "
-        "that changed, and those that should: the token itself and all later ones.",
-        "Any output before the token: leaks. Only when no token leaks: is one missing "
-        "that should be there? The lesson's outputs_touched gives the first list.",
+        "Change every token, one at a time, and compare two lists: the outputs that "
+        "changed, and those that should have, which are the token's own and all later "
+        "ones.",
+        "If an output before the token changed, it leaks. If no token leaks, is an "
+        "output missing that should have changed? The lesson's outputs_touched gives "
+        "the first list.",
     ),
     solution='''
 def diagnose(forward, x):
@@ -339,8 +349,8 @@ def diagnose(forward, x):
             verdict = "deaf"
     return verdict
 ''',
-    why="Causal attention lets token n touch the outputs n and later, all of them. "
-    "An output before n is a leak; one that is missing is deaf to it.",
+    why="Causal attention lets token n touch output n and all later ones. An output "
+    "before n that changes is a leak; one after it that does not is deaf to token n.",
 )
 def a_doctor_for_attention(diagnose: Callable[..., Any]) -> str:
     generator = torch.Generator().manual_seed(0)
@@ -351,8 +361,8 @@ def a_doctor_for_attention(diagnose: Callable[..., Any]) -> str:
             got = diagnose(forward, x)
             expect(
                 torch.equal(x, given),
-                "You changed x itself. Work on x.clone(), or the next comparison is "
-                "with a text that is already changed.",
+                "You changed x itself. Work on x.clone(); otherwise the next "
+                "comparison starts from a text that has already changed.",
             )
             expect(
                 isinstance(got, str) and got in ("right", "leaks", "deaf"),
@@ -360,12 +370,12 @@ def a_doctor_for_attention(diagnose: Callable[..., Any]) -> str:
             )
             expect(
                 got == verdict,
-                f"{name}, {seq} tokens: {meaning} So it is {verdict!r}, and you said "
+                f"{name}, {seq} tokens: {meaning} So it is {verdict!r}; you said "
                 f"{got!r}.",
             )
     return (
         "No weights, no training, no reference: you asked what may depend on what. "
-        "The tests of this course do the same to their own attention."
+        "This course tests its own attention in the same way."
     )
 
 
@@ -374,7 +384,7 @@ Patient = tuple[str, Callable[[Tensor], Tensor], str]
 
 @torch.no_grad()
 def _patients(seq: int) -> dict[str, Patient]:
-    """Name, verdict and what to look at, of a healthy attention and of faulty ones."""
+    """Healthy and faulty attention by name: verdict, forward and what to look at."""
     torch_state = torch.get_rng_state()
     torch.manual_seed(0)
     causal = Attention(16, 2, encoding="rope")
@@ -410,7 +420,7 @@ def _patients(seq: int) -> dict[str, Patient]:
         "Attention without a mask": (
             "leaks",
             both_ways,
-            "every output feels every token, later ones too.",
+            "every output depends on every token, including later ones.",
         ),
         "A leak at one place": (
             "leaks",
@@ -430,7 +440,8 @@ def _patients(seq: int) -> dict[str, Patient]:
         "Two halves": (
             "deaf",
             halves,
-            "the second half does not feel the first. No output feels a later token.",
+            "the second half does not depend on the first. No output depends on a "
+            "later token.",
         ),
         "The first token unheard": (
             "deaf",
@@ -445,7 +456,7 @@ def _patients(seq: int) -> dict[str, Patient]:
         "Two faults at once": (
             "leaks",
             both_faults,
-            "outputs feel later tokens, and some miss earlier ones. A leak counts "
-            "first.",
+            "outputs depend on later tokens, and some miss earlier ones. A leak takes "
+            "precedence.",
         ),
     }

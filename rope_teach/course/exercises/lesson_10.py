@@ -26,7 +26,7 @@ from rope_teach.tables import cos_sin
     difficulty=2,
     minutes=4,
     hints=(
-        "Store the positions 0, 1, 2, ... in dtype. Where do two neighbours come out "
+        "Store the positions 0, 1, 2, ... in dtype. Where do two neighbours become "
         "equal?",
         "stored = torch.arange(5000).to(dtype); compare stored[:-1] with stored[1:], "
         "and take the first place where they are equal.",
@@ -38,7 +38,8 @@ def first_collision(dtype):
     return (stored[:-1] == stored[1:]).nonzero()[0].item()
 ''',
     why="With p bits every whole number up to 2 to the power p is stored exactly. The "
-    "next one needs a bit more, lies midway, and goes back: 2**8 and 2**11 here.",
+    "next one needs an extra bit, lies midway, and is rounded down: 2**8 and 2**11 "
+    "here.",
 )
 def the_first_collision(first_collision: Callable[..., Any]) -> str:
     for dtype, bits in ((torch.bfloat16, 8), (torch.float16, 11)):
@@ -46,23 +47,23 @@ def the_first_collision(first_collision: Callable[..., Any]) -> str:
         first = 2**bits
         expect(
             got != first + 1,
-            f"{dtype}: {first + 1} is the token that was moved. The pair is "
+            f"{dtype}: {first + 1} is the position that was rounded. The pair is "
             f"({first}, {first + 1}), and m is the first of the two.",
         )
         expect(
             got != 2 ** (bits - 1),
-            f"{dtype}: from {got:.0f} on the steps are 1 wide, and so every whole "
-            "number is still there. Positions collide when the steps are wider.",
+            f"{dtype}: from {got:.0f} on the steps are 1 wide, so every whole number "
+            "is still there. Positions collide when the steps are wider.",
         )
         expect(
             got != torch.finfo(dtype).max,
-            f"{dtype}: that is where the numbers end. The range is not the precision: "
-            "gaps open long before.",
+            f"{dtype}: that is the largest number. Range is not precision: gaps open "
+            "long before that.",
         )
         expect(
             bits == 8 or got != 256,
-            "256 is right for bfloat16. float16 keeps more bits, and spends fewer on "
-            "its range.",
+            "256 is right for bfloat16. float16 keeps more bits of precision, and "
+            "spends fewer on its range.",
         )
         expect(
             got == first,
@@ -70,8 +71,8 @@ def the_first_collision(first_collision: Callable[..., Any]) -> str:
             f"as {_stored(got + 1, dtype):.0f}. Look for the first equal pair.",
         )
     return (
-        "256 and 2048: a type with p bits counts to 2 to the power p, then skips. "
-        "float32 gets to 16,777,216."
+        "256 and 2048: a type with p bits counts up to 2 to the power p, then skips "
+        "numbers. float32 gets to 16,777,216."
     )
 
 
@@ -85,14 +86,14 @@ def _stored(m: float, dtype: torch.dtype) -> float:
     difficulty=3,
     minutes=5,
     hints=(
-        "Between which two powers of two does each number lie? From 256 to 512 the "
+        "Which two powers of two does each number lie between? From 256 to 512 the "
         "stored numbers are 2 apart, from 512 on 4, from 1024 on 8, from 2048 on 16.",
         "Round each number to the nearest multiple of its step. 301 lies midway: "
         "300 is 150 steps of 2 and 302 is 151, so it goes to 300, the even one.",
     ),
     solution='colliding = "BEF"',
-    why="Stored are A: 199, 200; B: 300, 300; C: 300, 302; D: 1024, 1032; E: 1024, "
-    "1024; F: 4096, 4096.",
+    why="The stored numbers are A: 199, 200; B: 300, 300; C: 300, 302; D: 1024, 1032; "
+    "E: 1024, 1024; F: 4096, 4096.",
 )
 def pairs_that_collide(letters: Any) -> str:
     try:
@@ -102,32 +103,32 @@ def pairs_that_collide(letters: Any) -> str:
     expect(got <= set("ABCDEF"), 'Answer with letters from A to F, for example "AC".')
     expect(
         "A" not in got,
-        "A: 199 and 200 lie below 256. There bfloat16 holds every whole number.",
+        "A: 199 and 200 are below 256, where bfloat16 holds every whole number.",
     )
     expect(
         got != set("BCDEF"),
-        "You took every pair that is closer than a step. Rounding goes to the nearest "
+        "You chose every pair that is closer than a step. Rounding goes to the nearest "
         "stored number, and two close numbers can lie on either side of the middle: "
         "301 and 302, or 1026 and 1030.",
     )
     expect(
         got != set("BDF"),
-        "You cut the bits off. The hardware rounds to the nearest stored number: 1023 "
+        "You cut off the bits. The hardware rounds to the nearest stored number: 1023 "
         "goes up to 1024, and so does 1030 to 1032.",
     )
     expect(
         got != set("CEF"),
-        "You rounded midway numbers up. They go to the neighbour whose last kept bit "
+        "You rounded midway numbers up. They go to the neighbour whose last stored bit "
         "is 0: 301 goes down to 300.",
     )
     expect(
         "E" in got,
-        "E: 1023 and 1027 lie on two sides of a power of two, and both are nearest to "
-        "1024.",
+        "E: 1023 and 1027 lie on either side of a power of two, and both are nearest "
+        "to 1024.",
     )
     for letter, message in (
         ("B", "B: 301 lies midway between 300 and 302. 300 = 100101100 in binary, and "
-              "its last kept bit is 0."),
+"its last stored bit is 0."),
         ("F", "F: from 2048 on the stored numbers are 16 apart: 4080, 4096. Where does "
               "4090 go?"),
     ):  # fmt: skip
@@ -140,7 +141,7 @@ def pairs_that_collide(letters: Any) -> str:
     )
     return (
         "Rounding to even makes uneven groups: from 256 to 512, three tokens share a "
-        "place and the next stands alone."
+        "position and the next one has its own."
     )
 
 
@@ -150,9 +151,9 @@ def pairs_that_collide(letters: Any) -> str:
     difficulty=3,
     minutes=5,
     hints=(
-        "Which tensors of a module does .bfloat16() look for? Look at what the module "
-        "Naive did to tell torch about its tensor.",
-        "It casts parameters and buffers. A tensor that is set as an ordinary "
+        "Which tensors of a module does .bfloat16() cast? Look at how the module Naive "
+        "told torch about its tensor.",
+        "It casts parameters and buffers. A tensor that is assigned as an ordinary "
         "attribute, self.inv_freq = inv_freq, is neither.",
     ),
     solution='''
@@ -162,8 +163,8 @@ def steady(inv_freq):
     module.inv_freq = inv_freq
     return module
 ''',
-    why="An ordinary attribute is neither a parameter nor a buffer, so that no cast "
-    "finds it. It does not follow .to(device) either: move it where it is used.",
+    why="An ordinary attribute is neither a parameter nor a buffer, so no cast finds "
+    "it. It does not follow .to(device) either: move it where it is used.",
 )
 def speeds_that_survive(steady: Callable[..., Any]) -> str:
     for inv_freq in (inverse_frequencies(64), inverse_frequencies(16, 5e5)):
@@ -185,8 +186,8 @@ def speeds_that_survive(steady: Callable[..., Any]) -> str:
                 continue
             expect(
                 not mends_itself,
-                f"Called on the module itself, .{cast}() is survived; called on a "
-                "model around it, it is not. A model does not call its children's "
+                f"The speeds survive .{cast}() on the module itself, but not on a "
+                "model that contains it. A model does not call its children's "
                 f".{cast}(): it goes through their parameters and buffers.",
             )
             expect(
@@ -200,16 +201,16 @@ def speeds_that_survive(steady: Callable[..., Any]) -> str:
             )
             expect(
                 "inv_freq" not in buffers,
-                f"A buffer is cast: .{cast}() goes through every floating parameter "
-                "and buffer. What else can a module hold a tensor as?",
+                f"A buffer is cast: .{cast}() goes through every floating-point "
+                "parameter and buffer. How else can a module hold a tensor?",
             )
             raise Wrong(
                 f"After .{cast}() the speeds have type {module.inv_freq.dtype}, but "
                 "their digits are lost. Casting back cannot bring them back."
             )
     return (
-        "No cast can find them. The package goes one step further, and computes its "
-        "speeds anew from the base."
+        "No cast can find them. The package goes one step further and recomputes its "
+        "speeds from the base."
     )
 
 
@@ -218,8 +219,8 @@ def _expect_speeds(module: nn.Module, inv_freq: Tensor, when: str) -> None:
     expect(got is not None, "The module has no attribute inv_freq.")
     expect(
         close(got, inv_freq, 1e-2),
-        f"The module's inv_freq is not the one that was given, {when}: these are other "
-        "speeds. Keep the tensor that the function is handed.",
+        f"The module's inv_freq is not the one that was given, {when}: these are "
+        "different speeds. Keep the tensor that the function receives.",
     )
     expect(
         close(got, inv_freq, 1e-9),
@@ -246,8 +247,8 @@ def combine(m, fine, coarse):
     (cos_b, sin_b), (cos_a, sin_a) = [t[b] for t in fine], [t[a] for t in coarse]
     return cos_a * cos_b - sin_a * sin_b, sin_a * cos_b + cos_a * sin_b
 ''',
-    why="Both rows are right to one float32 rounding, and a product of numbers below 1 "
-    "does not make it grow. No large angle is ever formed.",
+    why="Both rows are right to one float32 rounding, and multiplying numbers below 1 "
+    "does not make that error grow. No large angle is ever computed.",
 )
 def two_small_tables(combine: Callable[..., Any]) -> str:
     rows = torch.arange(1024)
@@ -262,7 +263,7 @@ def two_small_tables(combine: Callable[..., Any]) -> str:
         got = as_tensor(answer)
         expect(
             tuple(got.shape) == (2, 32),
-            f"Return two tensors of 32 numbers, cos and sin; yours make "
+            "Return two tensors of 32 numbers, cos and sin; yours have shape "
             f"{tuple(got.shape)}.",
         )
         (cos_a, sin_a), (cos_b, sin_b) = (
@@ -272,11 +273,11 @@ def two_small_tables(combine: Callable[..., Any]) -> str:
         known = {
             "You added the cosines. Turns add up, but cos(A + B) is not cos A + "
             "cos B.": (cos_a + cos_b, sin_a + sin_b),
-            "You turned by 1024 a alone. The b tokens past it are missing.": (
+            "You turned only by 1024 a. The b tokens after it are missing.": (
                 cos_a,
                 sin_a,
             ),
-            "You turned by b alone. The 1024 a tokens before it are missing.": (
+            "You turned only by b. The 1024 a tokens before it are missing.": (
                 cos_b,
                 sin_b,
             ),
@@ -286,11 +287,11 @@ def two_small_tables(combine: Callable[..., Any]) -> str:
                 cos_a * cos_b + sin_a * sin_b,
                 sin_a * cos_b - cos_a * sin_b,
             ),
-            "Sine and cosine changed places: the first result must be the cosine.": (
+            "Sine and cosine are swapped: the first result must be the cosine.": (
                 sin_a * cos_b + cos_a * sin_b,
                 cos_a * cos_b - sin_a * sin_b,
             ),
-            "a and b changed places: m // 1024 is the row of coarse, m % 1024 that of "
+            "a and b are swapped: m // 1024 is the row in coarse, m % 1024 the row in "
             "fine.": _at(1024 * (m % 1024) + m // 1024, inv_freq),
         }
         for message, wrong in known.items():
@@ -303,24 +304,24 @@ def two_small_tables(combine: Callable[..., Any]) -> str:
             expect(
                 not close(got[part], right[part], 1e-5)
                 or close(got[other], right[other], 1e-5),
-                f"Your {good} is right, your {bad} is not. Look at its signs.",
+                f"Your {good} is right, but your {bad} is not. Look at its signs.",
             )
         error = (got - right).abs().max().item()
         angle = torch.tensor(float(m)) * inv_freq.float()
         expect(
             m < 500_000 or not close(got, (angle.cos(), angle.sin()), 1e-3),
             f"That is the float32 angle again: off by {error:.0e} at {m:,}. Do not "
-            "multiply position by speed; the tables have done it.",
+            "multiply position by speed; the tables have already done that.",
         )
         expect(
             error < 1e-6,
-            f"At position {m:,} you are off by {error:.0e}; two float32 rows, well "
-            "combined, are off by less than 1e-6. The tables belong to any bank: use "
-            "nothing but them.",
+            f"At position {m:,} you are off by {error:.0e}; two float32 rows, combined "
+            "correctly, are off by less than 1e-6. The tables may come from any bank: "
+            "use nothing else.",
         )
     return (
-        "2048 rows in place of a million, all in float32, and no error that grows: "
-        "float32 angles would be off by 0.02 here."
+        "2048 rows instead of a million, all in float32, and no growing error: float32 "
+        "angles would be off by 0.02 here."
     )
 
 

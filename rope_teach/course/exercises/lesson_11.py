@@ -25,8 +25,8 @@ from rope_teach.course.exercises import (
     minutes=4,
     hints=(
         "Walk along the curve with `enumerate`. Which step does entry n stand for?",
-        "Entry n was measured at step `n * every`. Return that at the first entry that "
-        "is at least `goal`; after the loop, return None.",
+        "Entry n was measured at step `n * every`. Return that for the first entry "
+        "that is at least `goal`; after the loop, return None.",
     ),
     solution='''
 def solved_at(curve, goal, every):
@@ -48,22 +48,25 @@ def when_was_it_solved(solved_at: Callable[..., Any]) -> str:
         "A run has solved it when it *reaches* the goal: exactly 0.95 counts.",
     )
     expect(first != 15, "The first entry was measured at step 0, not at step `every`.")
-    expect(first != 25, "That is the last time it was above. The first is asked for.")
+    expect(
+        first != 25,
+        "That is the last time it was above the goal. The question asks for the first.",
+    )
     expect(
         first == 10,
-        f"The curve {curve}, measured every 5 steps, reaches 0.95 at step 10; you say "
+        f"The curve {curve}, measured every 5 steps, reaches 0.95 at step 10; you gave "
         f"{first:g}.",
     )
     never = solved_at([0.1, 0.2, 0.3], 0.95, 5)
     expect(
         never != float("inf"),
-        "This run never gets there. The lesson's figures and tables mark that with "
-        "None, not with infinity.",
+        "This run never gets there. The lesson's figures and tables show that as None, "
+        "not as infinity.",
     )
     if never is not None:
         raise Wrong(
-            f"This run never gets there, and you give it step {number(never):g}. In an "
-            "average it would look like a fast one. Return None."
+            f"This run never gets there, but you gave step {number(never):g}. In an "
+            "average it would look like a fast run. Return None."
         )
     for curve, goal, every, right in (
         ([1.0, 1.0], 0.5, 10, 0),
@@ -75,7 +78,9 @@ def when_was_it_solved(solved_at: Callable[..., Any]) -> str:
             f"The curve {curve}, measured every {every} steps, reaches {goal} at step "
             f"{right}; you say {got}.",
         )
-    return "A number a run, and None for those that never get there: count them too."
+    return (
+        "One number per run, and None for those that never get there: count those too."
+    )
 
 
 @exercise(
@@ -84,8 +89,8 @@ def when_was_it_solved(solved_at: Callable[..., Any]) -> str:
     difficulty=2,
     minutes=4,
     hints=(
-        "Each column of `curves` is one moment, seen by all seeds. Along which axis do "
-        "you look for the lowest?",
+        "Each column of `curves` is one moment, for all seeds. Along which axis do you "
+        "look for the lowest?",
         "`torch.amin` and `torch.amax` take an axis. The seeds are axis 0.",
     ),
     solution='''
@@ -105,7 +110,7 @@ def draw_the_band(band: Callable[..., Any]) -> str:
         for part in result if isinstance(result, tuple) else ():
             expect(
                 not isinstance(part, (torch.return_types.min, torch.return_types.max)),
-                "Along an axis, `min` returns values and places. Take `.values`, or "
+                "Along an axis, `min` returns values and indices. Take `.values`, or "
                 "use `amin`.",
             )
         expect(
@@ -118,7 +123,7 @@ def draw_the_band(band: Callable[..., Any]) -> str:
             raise Wrong("Return two tensors: the lowest, then the highest.") from None
         expect(
             low.shape != (seeds,),
-            f"You have one value for each of the {seeds} seeds: the lowest of its "
+            f"You have one value for each of the {seeds} seeds: its lowest in "
             "training. The band needs one for each point.",
         )
         expect(
@@ -134,8 +139,8 @@ def draw_the_band(band: Callable[..., Any]) -> str:
                 for middle in (mean, curves.median(0).values)
                 for width in (spread, spread / seeds**0.5, curves.std(0, correction=0))
             ),
-            "That is a middle and a standard deviation. It can leave the range of the "
-            "runs, even above 100 %. The lowest and the highest are asked for.",
+            "That is a centre and a standard deviation. It can leave the range of the "
+            "runs, and even go above 100 %. Return the lowest and the highest.",
         )
         expect(
             not close(low, curves.quantile(0.25, 0)),
@@ -144,17 +149,17 @@ def draw_the_band(band: Callable[..., Any]) -> str:
         )
         expect(
             not close(low, curves[curves.mean(1).argmin()]),
-            "You drew the worst run and the best one. At each point another seed may "
-            "be the lowest.",
+            "You drew the worst run and the best one. At each point a different seed "
+            "may be the lowest.",
         )
         expect(
             not close(low, curves.amax(0)),
-            "The right values, but the highest comes first. Lowest first, please.",
+            "The right values, but the highest comes first. Put the lowest first.",
         )
         expect(
             close(low, curves.amin(0)) and close(high, curves.amax(0)),
-            f"With {seeds} seeds the band at the first point reaches from "
-            f"{curves[:, 0].min():.2f} to {curves[:, 0].max():.2f}; yours from "
+            f"With {seeds} seeds the band at the first point goes from "
+            f"{curves[:, 0].min():.2f} to {curves[:, 0].max():.2f}; yours goes from "
             f"{low[0]:.2f} to {high[0]:.2f}.",
         )
     return "That is what `bands=` in this lesson's figures takes."
@@ -166,9 +171,9 @@ def draw_the_band(band: Callable[..., Any]) -> str:
     difficulty=2,
     minutes=4,
     hints=(
-        "Which of our runs, and which of theirs, is the hardest pair?",
+        "Which of our runs and which of theirs make the hardest pair?",
         "Our slowest against their fastest. A run that never gets there is slower than "
-        "any number: `math.inf` stands for it.",
+        "any number: use `math.inf` for it.",
     ),
     solution='''
 def clear_win(ours, theirs):
@@ -178,11 +183,16 @@ def clear_win(ours, theirs):
     return max(ours) < min(theirs)
 ''',
     why="If the slowest of ours beats the fastest of theirs, no choice of seeds could "
-    "have turned the result round. Means can hide that.",
+    "have reversed the result. Means can hide that.",
 )
 def a_clear_win(clear_win: Callable[..., Any]) -> str:
     for ours, theirs, right, what in (
-        ([20, 25, 30], [60, 65, 80], True, "The ranges lie apart, and you see no win."),
+        (
+            [20, 25, 30],
+            [60, 65, 80],
+            True,
+            "The ranges do not overlap, so this is a win.",
+        ),
         (
             [20, 70, 25],
             [60, 65, 80],
@@ -213,8 +223,8 @@ def a_clear_win(clear_win: Callable[..., Any]) -> str:
             [20, None, 30],
             [60, 65, 80],
             False,
-            "One of ours never got there. It must not be left out, or a method could "
-            "win by failing.",
+            "One of ours never got there. Do not leave it out, or a method could win "
+            "by failing.",
         ),
         (
             [20, 30],
@@ -226,13 +236,16 @@ def a_clear_win(clear_win: Callable[..., Any]) -> str:
             [None, None],
             [None, None],
             False,
-            "Nobody got there. Nobody has won.",
+            "No run got there, so neither side won.",
         ),
     ):
         answer = clear_win(list(ours), list(theirs))
         expect(answer is not None, "Your function returns nothing. Is there a return?")
         got = number(answer)
-        expect(got in (0, 1), f"Expected True or False, got {got:g}. Is that a margin?")
+        expect(
+            got in (0, 1),
+            f"Expected True or False, got {got:g}. Did you return the margin?",
+        )
         if bool(got) != right:
             raise Wrong(f"ours {ours}, theirs {theirs}: {what}")
     return "Where the ranges overlap, say so, or run more seeds."
@@ -244,10 +257,10 @@ def a_clear_win(clear_win: Callable[..., Any]) -> str:
     difficulty=3,
     minutes=5,
     hints=(
-        "How many pairs does one head have, and what does a pair cost? Which heads are "
-        "turned?",
-        "A pair costs 4 products and 2 sums, a head has `head_dim / 2` pairs. Query "
-        "heads and key heads are turned, values are not. In every layer.",
+        "How many pairs does one head have, and what does each pair cost? Which heads "
+        "are turned?",
+        "A pair costs 4 products and 2 sums, and a head has `head_dim / 2` pairs. "
+        "Query heads and key heads are turned, in every layer; values are not.",
     ),
     solution='''
 def rope_operations(layers, heads, kv_heads, head_dim):
@@ -256,7 +269,8 @@ def rope_operations(layers, heads, kv_heads, head_dim):
     return layers * pairs * 6
 ''',
     why="Each of the heads + kv_heads turned vectors has head_dim / 2 pairs at 6 "
-    "operations. With a fourth of the key heads, a model pays 5/8 of the full price.",
+    "operations each. With a quarter of the key heads, a model pays 5/8 of the full "
+    "price.",
 )
 def grouped_queries_pay_less(rope_operations: Callable[..., Any]) -> str:
     for case in ((5, 12, 4, 16), (32, 32, 8, 128), (2, 2, 2, 16)):
@@ -269,30 +283,31 @@ def grouped_queries_pay_less(rope_operations: Callable[..., Any]) -> str:
             * heads
             * size
             * 6: "turned as many key heads as query heads. With grouped queries there "
-            "are fewer.",
+            "are fewer key heads.",
             layers
             * (heads + 2 * kv_heads)
             * size
             * 3: "turned the values too. They stay as they are: lesson 09.",
-            layers * heads * size * 3: "turned the queries alone. The keys are turned "
+            layers * heads * size * 3: "turned only the queries. The keys are turned "
             "too.",
-            layers * kv_heads * size * 3: "turned the keys alone. The queries are "
+            layers * kv_heads * size * 3: "turned only the keys. The queries are "
             "turned too.",
-            layers * kv_heads * size * 6: "turned as few query heads as key heads.",
+            layers * kv_heads * size * 6: "turned only as many query heads as there "
+            "are key heads.",
             layers * (heads + kv_heads) * 6: "counted one pair in each head. It has "
             "head_dim / 2.",
-            layers * heads * kv_heads * size * 3: "multiplied the heads with each "
-            "other. Each head is turned by itself: add them.",
+            layers * heads * kv_heads * size * 3: "multiplied the two head counts. "
+            "Each head is turned on its own: add them.",
             pairs * 6: "counted one layer. RoPE works in every layer.",
-            2 * right: "counted six operations a feature. They are for a pair.",
-            layers * pairs * 4: "counted the products alone: a pair has two sums too.",
-            layers * pairs * 2: "counted the sums alone: a pair has four products too.",
+            2 * right: "counted six operations per feature. A pair costs six.",
+            layers * pairs * 4: "counted only the products: a pair has two sums too.",
+            layers * pairs * 2: "counted only the sums: a pair has four products too.",
         }
         for value, message in named.items():
             expect(value == right or got != value, f"You {message}")
         expect(
             got == right,
             f"{layers} layers, {heads} query heads, {kv_heads} key heads of {size} "
-            f"features: {right:,} operations, you have {got:,.0f}.",
+            f"features: {right:,} operations; you gave {got:,.0f}.",
         )
-    return "The cost goes with q and k. Fewer key heads, less to turn."
+    return "The cost grows with q and k. Fewer key heads, less to turn."

@@ -24,7 +24,7 @@ from rope_teach.course.exercises import (
     difficulty=1,
     minutes=3,
     hints=(
-        "How many bits is one nat? The loss has base e, bits have base 2.",
+        "How many bits is one nat? The loss uses base e, bits use base 2.",
         "One byte of text costs `nats / math.log(2)` bits. There are `count` of them, "
         "and eight bits make a byte.",
     ),
@@ -35,7 +35,7 @@ def compressed(nats, count):
     return count * bits / 8
 ''',
     why="A good predictor is a compressor: a byte with probability p takes -log2 p "
-    "bits. A blind guess, ln 256 nats, gives back the size of the text.",
+    "bits. A blind guess, at ln 256 nats, gives the size of the text itself.",
 )
 def nats_to_bits(compressed: Callable[..., Any]) -> str:
     for nats, count in ((math.log(2), 1000), (math.log(256), 300), (2.1, 59_083)):
@@ -43,7 +43,7 @@ def nats_to_bits(compressed: Callable[..., Any]) -> str:
         what = f"With {nats:.3f} nats and {count:,} bytes you"
         named = {
             8 * right: "gave the size in bits. Eight bits make a byte.",
-            nats / math.log(2): "gave the bits of one byte. The text has more of them.",
+            nats / math.log(2): "gave the bits for one byte. The text has many bytes.",
             count
             * nats
             / 8: "counted nats as if they were bits. One nat is 1.44 bits.",
@@ -54,14 +54,14 @@ def nats_to_bits(compressed: Callable[..., Any]) -> str:
             "bit, so there must be more bits than nats.",
             count * nats / math.log(10) / 8: "divided by ln 10: that gives decimal "
             "digits, not bits.",
-            count * math.log2(nats) / 8: "took the logarithm of the loss. It is one "
-            "already: only its base has to change.",
-            count * math.exp(nats): "took e to the power of the loss. That is for a "
-            "probability; bits are a logarithm, as nats are.",
-            nats / math.log(256): "gave the share of the size that is left. Bytes are "
-            "asked for.",
-            count * nats: "gave the nats of the whole text. The size in bytes is asked "
-            "for.",
+            count * math.log2(nats) / 8: "took the logarithm of the loss. It already "
+            "is one: only its base has to change.",
+            count * math.exp(nats): "took e to the power of the loss. That turns it "
+            "into a probability; bits are a logarithm, just as nats are.",
+            nats / math.log(256): "gave the fraction of the size that is left. The "
+            "question asks for bytes.",
+            count * nats: "gave the nats of the whole text. The question asks for the "
+            "size in bytes.",
         }
         for value, message in named.items():
             expect(
@@ -71,9 +71,9 @@ def nats_to_bits(compressed: Callable[..., Any]) -> str:
             )
         expect(
             math.isclose(got, right, rel_tol=0.01, abs_tol=1),
-            f"{what} have {got:,.0f} bytes; it takes {right:,.0f}.",
+            f"{what} gave {got:,.0f} bytes; it takes {right:,.0f}.",
         )
-    return "A language model is a compressor. At 8 bits a byte it saves nothing."
+    return "A language model is a compressor. At 8 bits per byte it saves nothing."
 
 
 @exercise(
@@ -82,7 +82,7 @@ def nats_to_bits(compressed: Callable[..., Any]) -> str:
     difficulty=2,
     minutes=4,
     hints=(
-        "How many tokens does a hand need for 2π radians?",
+        "How many tokens does a hand need to turn by 2π radians?",
         "Hand i needs `2 * math.pi * base ** (2 * i / head_dim)` tokens. Count the i "
         "from 0 to head_dim / 2 - 1 for which that is at most `trained`.",
     ),
@@ -93,8 +93,8 @@ def come_round(head_dim, base, trained):
              for i in range(head_dim // 2)]
     return sum(wave <= trained for wave in waves)
 ''',
-    why="A hand at θ radians a token needs 2π/θ tokens. With 64 bytes and heads of 16 "
-    "features, hands 0, 1 and 2 come round: 6, 20 and 63 tokens.",
+    why="A hand at θ radians per token needs 2π/θ tokens. With 64 bytes and heads of "
+    "16 features, hands 0, 1 and 2 come round: 6, 20 and 63 tokens.",
 )
 def hands_that_come_round(come_round: Callable[..., Any]) -> str:
     for size, base, trained in (
@@ -109,25 +109,25 @@ def hands_that_come_round(come_round: Callable[..., Any]) -> str:
         named = {
             _turning(
                 size, base, trained, turn=1
-            ): "asked for one radian. A full turn has 2π of them.",
+            ): "used one radian. A full turn is 2π radians.",
             _turning(
                 size, base, trained, turn=math.pi
-            ): "asked for half a turn. A full one has 2π radians.",
+            ): "used half a turn. A full turn is 2π radians.",
             size // 2 - right: "counted the hands that do *not* come round.",
             _turning(
                 size, base, trained, step=1
             ): "used base^(-i/d). The exponent is -2i/d.",
-            size // 2: "counted all hands there are.",
+            size // 2: "counted all the hands.",
         }
         expect(
             got <= size // 2,
-            f"{what} count {got:g} hands, but each hand has two features: there are "
+            f"{what} counted {got:g} hands, but each hand has two features: there are "
             f"{size // 2}.",
         )
         for value, message in named.items():
             expect(value == right or got != value, f"{what} {message}")
-        expect(got == right, f"{what} count {got:g} hands; {right} come round.")
-    return "The rest of the bank has shown training only a part of its dial."
+        expect(got == right, f"{what} counted {got:g} hands; {right} come round.")
+    return "The rest of the bank has shown only part of its dial in training."
 
 
 def _turning(
@@ -144,10 +144,10 @@ def _turning(
     difficulty=3,
     minutes=6,
     hints=(
-        "First the level to compare with: the mean of `loss[:trained]`. Then walk on "
-        "from position `trained`.",
-        "`for m in range(trained, len(loss))`: return m at the first one above the "
-        "level plus `height`. After the loop return None.",
+        "First compute the level to compare with: the mean of `loss[:trained]`. Then "
+        "walk on from position `trained`.",
+        "`for m in range(trained, len(loss))`: return the first m whose loss is above "
+        "the level plus `height`. After the loop return None.",
     ),
     solution='''
 def cliff(loss, trained, height):
@@ -158,8 +158,8 @@ def cliff(loss, trained, height):
             return m
     return None
 ''',
-    why="The level comes from the trained part alone, and the search begins after it: "
-    "the first bytes of a text are hard too, for want of context.",
+    why="The level comes only from the trained part, and the search begins after it: "
+    "the first bytes of a text are hard too, because they lack context.",
 )
 def find_the_cliff(cliff: Callable[..., Any]) -> str:
     generator = torch.Generator().manual_seed(0)
@@ -170,14 +170,14 @@ def find_the_cliff(cliff: Callable[..., Any]) -> str:
         got = cliff(loss.clone(), trained, 0.5)
         expect(
             got is not None,
-            f"The loss jumps from 2 to 3.5 at position {place}, and you find no cliff. "
-            "Is None returned only after the last position? And is the level the mean "
-            "of the trained part alone?",
+            f"The loss jumps from 2 to 3.5 at position {place}, but you found no "
+            "cliff. Is None returned only after the last position? And is the level "
+            "the mean of the trained part only?",
         )
         got = number(got)
         expect(
             got != 0,
-            "Position 0 is hard because nothing stands before it. The search begins at "
+            "Position 0 is hard because nothing comes before it. The search begins at "
             "`trained`.",
         )
         expect(
@@ -191,35 +191,35 @@ def find_the_cliff(cliff: Callable[..., Any]) -> str:
         )
         expect(
             got != int(loss.argmax()) and got != int(loss[trained:].argmax()) + trained,
-            "That is the worst position. The first bad one is asked for.",
+            "That is the worst position. The question asks for the first bad one.",
         )
         expect(
             got == place,
-            f"The loss jumps from 2 to 3.5 at position {place}; you say {got:g}.",
+            f"The loss jumps from 2 to 3.5 at position {place}; you gave {got:g}.",
         )
     slope = torch.full((16,), 2.0, dtype=torch.float64)
     slope[7:] = torch.linspace(2.4, 4.0, 9)
     got = cliff(slope.clone(), 8, 0.5)
     expect(
         got is not None,
-        "This loss climbs by 0.2 at a time, and you find no cliff. Compare with the "
-        "mean of the trained part alone, not with the position before.",
+        "This loss climbs by 0.2 at a time, but you found no cliff. Compare with the "
+        "mean of the trained part only, not with the position before.",
     )
     expect(
         number(got) == 8,
         "The trained positions have 2.05 on average, so with height 0.5 position 8, at "
-        f"2.6, is the first bad one; you say {number(got):g}. The level is the mean of "
-        "the trained part alone, not its last or its highest value.",
+        f"2.6, is the first bad one; you gave {number(got):g}. The level is the mean "
+        "of the trained part, not its last or highest value.",
     )
     flat = torch.full((12,), 2.0, dtype=torch.float64)
     flat[0] = 6.0
     never = cliff(flat, 4, 0.5)
     if never is not None:
         raise Wrong(
-            f"This loss stays flat, and you find a cliff at {number(never):g}. Return "
+            f"This loss stays flat, but you found a cliff at {number(never):g}. Return "
             "None where there is none."
         )
-    return "Where it stands tells you how far the model may be trusted."
+    return "Where the cliff is tells you how far the model can be trusted."
 
 
 @exercise(
@@ -230,8 +230,8 @@ def find_the_cliff(cliff: Callable[..., Any]) -> str:
     hints=(
         "Write one token at a time on paper: which tokens go through the model for the "
         "first, the second, the third?",
-        "Without a cache prompt, prompt + 1, ... go through, `steps` times in all. "
-        "With one, the prompt goes once, and then one token a step.",
+        "Without a cache, prompt, prompt + 1, ... tokens go through, `steps` times in "
+        "all. With one, the prompt goes through once, and then one token per step.",
     ),
     solution='''
 def processed(prompt, steps):
@@ -240,7 +240,7 @@ def processed(prompt, steps):
     return without, prompt + steps - 1
 ''',
     why="Step s reads prompt + s tokens without a cache: a sum that grows with the "
-    "square of the length. With one, each token is read once, but for the last.",
+    "square of the length. With one, each token is read once, except the last.",
 )
 def what_the_cache_saves(processed: Callable[..., Any]) -> str:
     for prompt, steps in ((16, 48), (1000, 1), (5, 3)):
@@ -251,12 +251,12 @@ def what_the_cache_saves(processed: Callable[..., Any]) -> str:
         what = f"{prompt} tokens given, {steps} written: "
         expect(
             steps == 1 or (without, cached) != right[::-1],
-            "The right numbers in the other order: first without a cache.",
+            "The right numbers in the wrong order: without a cache comes first.",
         )
         expect(
             cached != prompt + steps,
             what + "with a cache you also read the last token written. Nothing is "
-            "asked after it.",
+            "predicted after it.",
         )
         expect(
             steps == 1 or cached != steps,
@@ -264,8 +264,8 @@ def what_the_cache_saves(processed: Callable[..., Any]) -> str:
         )
         expect(
             steps == 1 or without != prompt * steps,
-            what + "without a cache you read the prompt each time, but not what was "
-            "written since.",
+            what + "without a cache you read the prompt each time, but not what has "
+            "been written since.",
         )
         expect(
             without != sum(prompt + step + 1 for step in range(steps)),
@@ -274,7 +274,7 @@ def what_the_cache_saves(processed: Callable[..., Any]) -> str:
         )
         expect(
             (without, cached) == right,
-            what + f"{right[0]:,} without a cache and {right[1]:,} with it; you have "
+            what + f"{right[0]:,} without a cache and {right[1]:,} with it; you gave "
             f"{without:,.0f} and {cached:,.0f}.",
         )
     return "The square of the length, or the length. That is what a cache is for."

@@ -29,18 +29,18 @@ from rope_teach.tables import cos_sin
     difficulty=2,
     minutes=4,
     hints=(
-        "A hand stands at position times speed. Half the speed at position 10 is the "
+        "A hand points at position times speed. Half the speed at position 10 is the "
         "full speed at which position?",
-        "Divide torch.arange(length) by length / trained, but by 1 where the text is "
-        "no longer than the trained ones.",
+        "Divide torch.arange(length) by length / trained, but by 1 if the text is no "
+        "longer than the trained length.",
     ),
     solution='''
 def positions_for(length, trained):
     """Return the positions (length,) at which tokens stand."""
     return torch.arange(length) / max(1, length / trained)
 ''',
-    why="m · (θ / s) = (m / s) · θ. The hands cannot tell whether they turn slower or "
-    "the tokens stand closer.",
+    why="m · (θ / s) = (m / s) · θ. The hands cannot tell whether they turn more "
+    "slowly or the tokens are closer together.",
 )
 def the_same_rule_without_touching_a_hand(positions_for: Callable[..., Any]) -> str:
     for length, trained in ((256, 64), (96, 64), (40, 64)):
@@ -52,8 +52,8 @@ def the_same_rule_without_touching_a_hand(positions_for: Callable[..., Any]) -> 
         if length <= trained:
             expect(
                 not close(got, plain * trained / length, 1e-3),
-                f"{what} you spread the tokens out. A text that fits needs no rule: it "
-                "stands as in training.",
+                f"{what} you spread the tokens out. A text that fits needs no rule: "
+                "keep its positions as in training.",
             )
             expect(
                 close(got, right, 1e-3),
@@ -62,38 +62,38 @@ def the_same_rule_without_touching_a_hand(positions_for: Callable[..., Any]) -> 
             continue
         expect(
             not close(got, plain * length / trained, 1e-3),
-            f"{what} your last token stands at {got[-1]:.0f}: further out, not closer. "
+            f"{what} your last token is at {got[-1]:.0f}: further out, not closer. "
             "Divide.",
         )
         expect(
             not close(got, plain, 1e-3),
-            f"{what} these are the plain positions: the last hands meet new angles.",
+            f"{what} these are the plain positions: the slow hands meet new angles.",
         )
         expect(
             not close(got, plain % trained, 1e-3),
-            f"{what} you count from 0 again after {trained}: then tokens that stand "
+            f"{what} you start from 0 again after {trained}: then tokens that are "
             f"{trained} apart share a position.",
         )
         expect(
             not close(got, (plain + 1) * trained / length, 1e-3),
-            f"{what} the first token stands at {got[0]:.2f}. Positions count from 0.",
+            f"{what} the first token is at {got[0]:.2f}. Positions count from 0.",
         )
         expect(
             len(got.unique()) == length,
-            f"{what} some tokens share a position, so that nobody can tell which comes "
-            "first. Positions need not be integers.",
+            f"{what} some tokens share a position, so the model cannot tell which "
+            "comes first. Positions need not be integers.",
         )
         expect(
             not close(got, plain * (trained - 1) / (length - 1), 1e-3),
-            f"{what} your last token stands exactly at {trained - 1}. Close, but the "
-            "step is then not trained / length, which the rule divides by.",
+            f"{what} your last token is exactly at {trained - 1}. Close, but then the "
+            "step is not trained / length, as the rule has it.",
         )
         expect(
             close(got, right, 1e-3),
-            f"{what} token 1 stands at {right[1]:.3f}, yours at {got[1]:.3f}; the last "
-            f"at {right[-1]:.2f}, yours at {got[-1]:.2f}.",
+            f"{what} token 1 should be at {right[1]:.3f}, yours is at {got[1]:.3f}; "
+            f"the last should be at {right[-1]:.2f}, yours is at {got[-1]:.2f}.",
         )
-    return "Slower hands or closer tokens: position interpolation is one rule."
+    return "Slower hands or closer tokens: both are position interpolation."
 
 
 @exercise(
@@ -102,10 +102,10 @@ def the_same_rule_without_touching_a_hand(positions_for: Callable[..., Any]) -> 
     difficulty=3,
     minutes=6,
     hints=(
-        "Write down the speed of the last hand, number d/2 - 1, for a base. Which "
-        "power of the base is it?",
-        "It is base^(-(d-2)/d). Let the new base give that speed divided by factor, "
-        "and solve for it.",
+        "Write down the speed of the last hand, number d/2 - 1, in terms of the base. "
+        "Which power of the base is it?",
+        "It is base^(-(d-2)/d). The new base must give that speed divided by factor: "
+        "solve for it.",
     ),
     solution='''
 def new_base(base, rotary_dim, factor):
@@ -119,7 +119,7 @@ def the_base_that_slows_the_last_hand(new_base: Callable[..., Any]) -> str:
     for base, rotary_dim, factor in ((1e4, 16, 4.0), (5e5, 128, 8.0)):
         got = number(new_base(base, rotary_dim, factor))
         what = f"For base {base:,.0f}, rotary_dim={rotary_dim} and factor {factor:g}"
-        expect(got > 0, f"{what} you gave {got:g}, and a base is positive.")
+        expect(got > 0, f"{what} you gave {got:g}, but a base is positive.")
         power = rotary_dim / (rotary_dim - 2)
         slowed = float(
             inverse_frequencies(rotary_dim, base)[-1]
@@ -127,8 +127,8 @@ def the_base_that_slows_the_last_hand(new_base: Callable[..., Any]) -> str:
         )
         expect(
             not _near(got, base * factor),
-            f"{what} you multiplied the base by the factor. The last hand is not quite "
-            f"1/base, so that it slows by {slowed:.2f} only.",
+            f"{what} you multiplied the base by the factor. The speed of the last hand "
+            f"is not quite 1/base, so it slows by only {slowed:.2f}.",
         )
         expect(
             not _near(got, base * factor ** (1 / power)),
@@ -136,7 +136,7 @@ def the_base_that_slows_the_last_hand(new_base: Callable[..., Any]) -> str:
         )
         expect(
             not _near(got, base / factor**power),
-            f"{what} your base is smaller, and the hands are faster. Slower hands need "
+            f"{what} your base is smaller, so the hands are faster. Slower hands need "
             "a larger base.",
         )
         expect(
@@ -148,7 +148,10 @@ def the_base_that_slows_the_last_hand(new_base: Callable[..., Any]) -> str:
             _near(float(inverse_frequencies(rotary_dim, got)[-1]), right),
             f"{what} your base {got:,.0f} slows the last hand by {slowed:.2f}.",
         )
-    return "Only the last hand slows by the factor; the first one does not at all."
+    return (
+        "Only the last hand slows by the full factor; the first one does not slow at "
+        "all."
+    )
 
 
 @exercise(
@@ -167,8 +170,8 @@ def kept(rotary_dim, base, trained):
     turn = wavelengths(inverse_frequencies(rotary_dim, base))
     return [i for i, tokens in enumerate(turn) if trained / tokens >= 4]
 ''',
-    why="From four turns on the blend keeps all of the old speed. The wavelength is "
-    "then at most a quarter of the trained length.",
+    why="From four turns on, the blend keeps the old speed unchanged. The wavelength "
+    "is then at most a quarter of the trained length.",
 )
 def which_hands_llama_3_keeps(kept: Callable[..., Any]) -> str:
     for rotary_dim, base, trained in ((128, 5e5, 8192), (64, 1e4, 2048)):
@@ -183,20 +186,21 @@ def which_hands_llama_3_keeps(kept: Callable[..., Any]) -> str:
         expect(
             hands != _numbers(turns >= 1),
             f"{what} you listed all hands that came round once. Between 1 and 4 turns "
-            "a hand is slowed in part.",
+            "a hand is slowed partly.",
         )
         expect(
             hands != _numbers(turns >= 1 / 4),
             f"{what} you kept wavelengths up to 4 times the trained length. Four turns "
-            "need a wavelength of a quarter of it.",
+            "need a wavelength of at most a quarter of it.",
         )
         expect(
             hands != _numbers(turns >= 32),
-            f"{what} you kept hands of 32 turns: that is YaRN. Llama 3 asks for 4.",
+            f"{what} you kept hands with at least 32 turns: that is YaRN. Llama 3 uses "
+            "4.",
         )
         expect(
             hands != _numbers(turns * 2 * math.pi >= 4),
-            f"{what} you took 1/θ for the wavelength. A full turn needs 2π/θ tokens.",
+            f"{what} you used 1/θ as the wavelength. A full turn needs 2π/θ tokens.",
         )
         expect(
             hands != [i + 1 for i in right],
@@ -204,12 +208,13 @@ def which_hands_llama_3_keeps(kept: Callable[..., Any]) -> str:
         )
         expect(
             sorted(hands) == right,
-            f"{what} these are the hands 0 to {right[-1]}, you gave {len(hands)} of "
-            f"them: {hands[:3]}...",
+            f"{what} the answer is hands 0 to {right[-1]}; you gave {len(hands)} "
+            f"hands: {hands[:3]}...",
         )
-        expect(hands == right, "Right hands, but not fastest first.")
+        expect(hands == right, "The right hands, but not fastest first.")
     return (
-        "Llama 3.1 keeps 29 of its 64 hands, slows 29 by 8, and blends the 6 between."
+        "Llama 3.1 keeps 29 of its 64 hands, slows 29 by 8, and blends the 6 in "
+        "between."
     )
 
 
@@ -220,7 +225,7 @@ def which_hands_llama_3_keeps(kept: Callable[..., Any]) -> str:
     minutes=7,
     hints=(
         "The key at position m was turned by m times the old speeds. It should have "
-        "been turned by m times the new ones. Turns add up: how much is missing?",
+        "been turned by m times the new ones. Turns add up: what is missing?",
         "What is missing is a turn at the speeds new - old: cos_sin(positions, "
         "new - old), then rotate.",
     ),
@@ -231,7 +236,7 @@ def mended(keys, old, new):
     return rotate(keys, *cos_sin(positions, new - old, keys.dtype))
 ''',
     why="R(m · old), then R(m · (new - old)), is R(m · new): lesson 04. A cache of "
-    "keys that were never rotated would need no mending, but a rotation each step.",
+    "unrotated keys would need no repair, but it would need a rotation at every step.",
 )
 def mend_the_cached_keys(mended: Callable[..., Any]) -> str:
     for seq, dim, factor in ((20, 16, 4.0), (7, 8, 2.0)):
@@ -244,17 +249,17 @@ def mend_the_cached_keys(mended: Callable[..., Any]) -> str:
         expect_shape(got, (seq, dim))
         expect(
             not close(got, cached),
-            "These are the keys as they lay in the cache: they fit queries at the old "
-            "speeds.",
+            "These are the keys unchanged from the cache: they match queries at the "
+            "old speeds.",
         )
         expect(
             not close(got, _turned(cached, new)),
-            "You turned the keys by the new angles on top of the old ones. They had "
-            "been turned already: only the difference is missing.",
+            "You turned the keys by the new angles on top of the old ones. They were "
+            "already turned: only the difference is missing.",
         )
         expect(
             not close(got, _turned(cached, old - new)),
-            "The turn goes the wrong way: you added old - new. Which speed do you "
+            "The turn goes the wrong way: you turned by old - new. Which speed do you "
             "have, and which do you want?",
         )
         expect(
@@ -269,15 +274,15 @@ def mend_the_cached_keys(mended: Callable[..., Any]) -> str:
         wrong = (got - right).abs().amax(-1) > 1e-4
         expect(
             not wrong[0],
-            "The keys differ from keys rotated with the new speeds first at position "
-            "0, whose key was never turned. Do your positions begin at 0?",
+            "Your keys differ from keys rotated with the new speeds already at "
+            "position 0, whose key needs no turn. Do your positions begin at 0?",
         )
         expect(
             not wrong.any(),
             f"{int(wrong.sum())} of {seq} keys differ from keys rotated with the new "
             f"speeds, first at position {int(wrong.double().argmax())}.",
         )
-    return "It costs one rotation of the whole cache at every change of the speeds."
+    return "It costs one rotation of the whole cache every time the speeds change."
 
 
 def _near(got: float, expected: float) -> bool:

@@ -28,8 +28,8 @@ START, END = 1, 2  # as in rope_teach.course.tasks
     difficulty=1,
     minutes=4,
     hints=(
-        "Before the decoder writes the first word, which token has it seen?",
-        "Put 1 (START) in front, and leave the last target away: nothing follows it.",
+        "Which token has the decoder seen before it writes the first word?",
+        "Put 1 (START) in front, and drop the last target: nothing follows it.",
     ),
     solution='''
 def given_from(targets):
@@ -37,7 +37,7 @@ def given_from(targets):
     return [1, *targets[:-1]]
 ''',
     why="At each place the decoder has seen START and the words before it, and its "
-    "target is the next word. One row of words serves as both, shifted by one.",
+    "target is the next word. One row of words serves as both, shifted by one place.",
 )
 def one_place_late(given_from: Callable[..., Any]) -> str:
     for targets in ([10, 22, 3, 2], [8, 19, 3, 12, 25, 3, 2]):
@@ -49,31 +49,31 @@ def one_place_late(given_from: Callable[..., Any]) -> str:
         expect(
             got != targets,
             "Given and targets are the same row. At each place the decoder would see "
-            "the very word that it has to guess: nothing is left to learn.",
+            "the very word that it has to predict: there is nothing left to learn.",
         )
         expect(
             got != [*targets[1:], START] and got[: len(targets) - 1] != targets[1:],
             "You shifted the other way: at each place the decoder would be given a "
-            "word that lies in the future.",
+            "word from the future.",
         )
         expect(
             got != [START, *targets],
-            f"Right beginning, but {len(got)} tokens for {len(targets)} targets. END "
-            "is never given: nothing is written after it.",
+            f"The beginning is right, but there are {len(got)} tokens for "
+            f"{len(targets)} targets. END is never given: nothing is written after it.",
         )
         expect(
             got != targets[:-1],
-            "START is missing: with nothing given at all, there is no place from "
-            "which the first word could be written.",
+            "START is missing: with nothing given at all, the decoder has no place "
+            "from which to write the first word.",
         )
         expect(
             got[:1] == [START] or got[1:] != targets[:-1],
-            f"Right but for the first token: START is 1, you gave {got[:1]}.",
+            f"Right except for the first token: START is 1, you gave {got[:1]}.",
         )
         expect(
             got == [START, *targets[:-1]],
-            f"For the targets {targets} the decoder is given "
-            f"{[START, *targets[:-1]]}, you gave {got}.",
+            f"For the targets {targets} the decoder is given {[START, *targets[:-1]]}; "
+            f"you gave {got}.",
         )
     return "START and all but the last target. The causal mask does the rest."
 
@@ -84,31 +84,32 @@ def one_place_late(given_from: Callable[..., Any]) -> str:
     difficulty=2,
     minutes=4,
     hints=(
-        "Which of the places 4, 9 and 30 does cross-attention without rotation know?",
-        "None. The score is the plain dot product of q and k over the root of the "
-        "number of features: (2·1 + 0·3 + 1·(-2) + 4·2) / √4.",
+        "Which of the positions 4, 9 and 30 does cross-attention without rotation "
+        "know?",
+        "None of them. The score is the plain dot product of q and k divided by the "
+        "square root of the number of features: (2·1 + 0·3 + 1·(-2) + 4·2) / √4.",
     ),
     solution="score = (2 * 1 + 0 * 3 + 1 * (-2) + 4 * 2) / 4 ** 0.5",
-    why="The two tokens stand in two texts, so no angle enters: q·k = 8, over the root "
-    "of 4 features. Moving the report from 9 to 30 changes nothing.",
+    why="The two tokens are in different texts, so no angle enters: q·k = 8, divided "
+    "by the square root of 4 features. Moving the report from 9 to 30 changes nothing.",
 )
 def score_between_two_texts(score: Any) -> str:
     got = number(score)
     expect(
         abs(got - 8) > 1e-3,
-        "8 is the dot product. Attention divides it by the root of the number of "
-        "features.",
+        "8 is the dot product. Attention divides it by the square root of the number "
+        "of features.",
     )
     expect(
         abs(got - 2) > 1e-3,
-        "You divided by the number of features. It is the root of it.",
+        "You divided by the number of features. Divide by its square root.",
     )
     rotated = {_rotated_score(4, 9): "9", _rotated_score(4, 30): "30"}
     for value, place in rotated.items():
         expect(
             min(abs(got - value), abs(got - 2 * value)) > 2e-2,
-            "That is the score with both tokens turned, the report's at place "
-            f"{place}. Places of two texts are not on one line: nothing is turned.",
+            "That is the score with both tokens turned, the report's at position "
+            f"{place}. Positions in two texts are not on one line: nothing is turned.",
         )
     expect(
         abs(got - 4) < 1e-3,
@@ -131,8 +132,8 @@ def _rotated_score(m: int, n: int) -> float:
     difficulty=3,
     minutes=8,
     hints=(
-        "How many words do both have? A word counts as often as the side that has it "
-        "less often.",
+        "How many words do both have? A word that one side has more often counts only "
+        "as often as the other side has it.",
         "common = the sum over words of min(count in one, count in the other). The "
         "harmonic mean of precision and recall is 2·common / (words of both texts).",
     ),
@@ -144,7 +145,8 @@ def rouge_1(written, wanted):
     return 2 * common / (len(written) + len(wanted))
 ''',
     why="Precision is common / written, recall common / wanted; their harmonic mean is "
-    "2·common over all words. The minimum keeps a repeated word from counting twice.",
+    "2·common over all words. The minimum keeps a repeated word from counting too "
+    "often.",
 )
 def rouge_1_by_hand(rouge_1: Callable[..., Any]) -> str:
     cases = (
@@ -169,17 +171,17 @@ def rouge_1_by_hand(rouge_1: Callable[..., Any]) -> str:
         hits = sum(word in wanted for word in written)
         common = right * (len(written) + len(wanted)) / 2
         names = {
-            "that is exact match; words in common are to count even when others "
+            "that is exact match; words in common should count even when others "
             "differ": float(written == wanted),
-            "each repetition counted as a hit; a word counts at most as often as it is "
-            "wanted": 2 * hits / (len(written) + len(wanted)),
+            "you counted each repetition as a hit; a word counts at most as often as "
+            "it is wanted": 2 * hits / (len(written) + len(wanted)),
             "that is recall alone; a text that says everything would score 1": common
             / len(wanted),
             "that is precision alone; a text of one safe word would score 1": common
             / len(written),
             "that is the plain mean of precision and recall; the harmonic mean is "
             "2 · P · R / (P + R)": common * (1 / len(written) + 1 / len(wanted)) / 2,
-            "each word counted once; a word counts as often as both have it": 2
+            "you counted each word once; a word counts as often as both have it": 2
             * len({*written} & {*wanted})
             / (len(written) + len(wanted)),
         }
@@ -190,9 +192,9 @@ def rouge_1_by_hand(rouge_1: Callable[..., Any]) -> str:
             )
         expect(
             abs(got - right) < 1e-6,
-            f"{what} F1 is {right:.3f}, you gave {got:.3f}.",
+            f"{what} F1 is {right:.3f}; you gave {got:.3f}.",
         )
-    return 'And "jams pump" scores 1 against "pump jams". Read the texts, too.'
+    return 'And "jams pump" scores 1 against "pump jams". So read the texts, too.'
 
 
 @exercise(
@@ -201,10 +203,10 @@ def rouge_1_by_hand(rouge_1: Callable[..., Any]) -> str:
     difficulty=4,
     minutes=10,
     hints=(
-        "Greedy keeps the best first word alone. With two beams, both first words "
-        "stay. What is the probability of each pair of words?",
-        "For each first word a and next word b: first[a] * then[a, b]. Take the "
-        "largest of all the products.",
+        "Greedy keeps only the best first word. With two beams, both first words stay. "
+        "What is the probability of each pair of words?",
+        "For each first word a and next word b, compute first[a] * then[a, b]. Take "
+        "the largest of all the products.",
     ),
     solution='''
 def best_pair(first, then):
@@ -213,8 +215,9 @@ def best_pair(first, then):
     best = int(joint.argmax())
     return best // joint.shape[1], best % joint.shape[1]
 ''',
-    why="A summary's probability is the product of its words'. Enough beams keep every "
-    "first word, and the best product wins, not the best first factor.",
+    why="A summary's probability is the product of the probabilities of its words. "
+    "Enough beams keep every first word, and the best product wins, not the best first "
+    "factor.",
 )
 def two_beams(best_pair: Callable[..., Any]) -> str:
     generator = torch.Generator().manual_seed(3)
@@ -230,8 +233,8 @@ def two_beams(best_pair: Callable[..., Any]) -> str:
     for pair in pairs:
         expect(
             pair.numel() != 1,
-            "That is one number. Which two words is it? divmod(number, columns) takes "
-            "apart what argmax of a matrix returns.",
+            "That is one number. Which two words does it stand for? divmod(number, "
+            "columns) splits what argmax of a matrix returns.",
         )
         expect_shape(pair, (2,))
     got = [(int(a), int(b)) for a, b in pairs]
@@ -248,13 +251,13 @@ def two_beams(best_pair: Callable[..., Any]) -> str:
     expect(
         got != always(lambda f, t: torch.where((f == f.max())[:, None], t, -1.0)),
         "That is greedy: the likeliest first word, then the likeliest after it. For "
-        "(0.6, 0.4) the second word to start with leads to 0.4 · 0.9 = 0.36, the first "
-        "to 0.6 · 0.5 = 0.30.",
+        "(0.6, 0.4), starting with the second word leads to 0.4 · 0.9 = 0.36, starting "
+        "with the first to 0.6 · 0.5 = 0.30.",
     )
     expect(
         got != always(lambda first, then: then),
-        "You took the surest second word, however unlikely the first word before it "
-        "is. Multiply the two.",
+        "You took the most certain second word, however unlikely the first word before "
+        "it. Multiply the two.",
     )
     expect(
         got != always(lambda first, then: first[:, None] + then),

@@ -47,21 +47,21 @@ def _same(a: float, b: float) -> bool:
         "right after two more words.",
     ),
     solution="span = (10, 11)",
-    why="anna's last sentence begins at word 8. Two words later stands new, then york.",
+    why="anna's last sentence begins at word 8. Two words later come new and york.",
 )
 def point_at_the_answer(span: Any) -> str:
     start, end = _pair(span)
     expect(
         (start, end) != (2, 2),
-        "That is the first city of anna. She travelled on: the last mention wins.",
+        "That is anna's first city. She travelled on: the last mention wins.",
     )
     expect(
         (start, end) != (15, 15),
-        "That is the last city of the text, but ben is there.",
+        "That is the last city in the text, but it is where ben is.",
     )
     expect(
         (start, end) != (10, 12),
-        "Here the end is part of the span. Word 12 is the full stop.",
+        "The end is part of the span here. Word 12 is the full stop.",
     )
     expect(
         (start, end) != (11, 12),
@@ -69,22 +69,22 @@ def point_at_the_answer(span: Any) -> str:
     )
     expect(
         (start, end) not in ((16, 17), (15, 16), (14, 15)),
-        "Count in the text alone: the question and START are not part of it here.",
+        "Count in the text only: the question and START are not part of it here.",
     )
     expect(
         (start, end) != (8, 9),
-        "You left out the full stops. Each of them counts as a word.",
+        "You left out the full stops. Each one counts as a word.",
     )
     expect(
         (start, end) != (10, 10),
-        "The city has two words: the end stands one word after the start.",
+        "The city has two words: the end is one word after the start.",
     )
     expect(
         (start, end) == (10, 11),
-        f"Words {start} to {end} are not the answer. Number the words from 0, full "
-        "stops as well.",
+        f"Words {start} to {end} are not the answer. Number the words from 0, "
+        "including the full stops.",
     )
-    return "Two numbers, and they name two words that the model never has to write."
+    return "Two numbers stand for two words, and the model never has to write them."
 
 
 @exercise(
@@ -93,8 +93,8 @@ def point_at_the_answer(span: Any) -> str:
     difficulty=2,
     minutes=4,
     hints=(
-        "Which number can a logit have, so that its softmax is exactly 0?",
-        "Put -inf wherever `text` is False: logits.masked_fill does that.",
+        "What must a logit be for its softmax to be exactly 0?",
+        "Put -inf wherever `text` is False: logits.masked_fill does this.",
     ),
     solution='''
 def over_text(logits, text):
@@ -113,8 +113,8 @@ def not_in_the_question(over_text: Callable[..., Any]) -> str:
         got = as_tensor(over_text(logits.clone(), text)).to(torch.float64)
         expect(
             got.shape == logits.shape,
-            f"{len(logits)} logits go in, {got.numel()} came back. Keep every place, "
-            "or the places no longer fit the words.",
+            f"{len(logits)} logits went in and {got.numel()} came back. Keep every "
+            "place, or the places no longer match the words.",
         )
         expect(
             not close(got, logits),
@@ -122,8 +122,8 @@ def not_in_the_question(over_text: Callable[..., Any]) -> str:
         )
         expect(
             not close(got, logits * text),
-            "Times 0 gives 0, and 0 is more than any negative logit. The question "
-            "still wins where all logits of the text are negative.",
+            "Multiplying by 0 gives 0, and 0 is more than any negative logit. The "
+            "question still wins where all logits of the text are negative.",
         )
         expect(
             not got.isnan().any(),
@@ -137,12 +137,12 @@ def not_in_the_question(over_text: Callable[..., Any]) -> str:
         )
         expect(
             not close(got.sum(), 1.0) or bool((got < 0).any()),
-            "You gave probabilities. Logits are asked for; the softmax comes later.",
+            "You gave probabilities. Return logits; the softmax comes later.",
         )
         expect(
             bool(got[~text].max() < got[text].max()),
-            f"The text's best logit is {got[text].max():g}, and a masked word has "
-            f"{got[~text].max():g}: it wins. Which logit is lower than any other?",
+            f"The text's best logit is {got[text].max():g}, but a masked word has "
+            f"{got[~text].max():g} and wins. Which logit is lower than any other?",
         )
         expect(
             not (got[~text].isfinite().all() and got[~text].max() > -50),
@@ -156,7 +156,8 @@ def not_in_the_question(over_text: Callable[..., Any]) -> str:
             "Within the text the probabilities should follow the given logits.",
         )
     return (
-        "Masked before the softmax, the question gets no probability, in training too."
+        "Masked before the softmax, the question gets no probability, not even in "
+        "training."
     )
 
 
@@ -167,7 +168,7 @@ def not_in_the_question(over_text: Callable[..., Any]) -> str:
     minutes=6,
     hints=(
         "Which pairs (i, j) are spans at all? Score each by start[i] + end[j].",
-        "Two loops, the second from i on; keep the pair with the highest sum.",
+        "Use two loops, the second starting at i; keep the pair with the highest sum.",
     ),
     solution='''
 def best_span(start, end):
@@ -197,18 +198,18 @@ def the_best_span(best_span: Callable[..., Any]) -> str:
         what = f"start {start} and end {end}"
         expect(
             got[0] <= got[1],
-            f"For {what} you gave {got}: it ends before it starts. Each maximum on "
-            "its own is not yet a span.",
+            f"For {what} you gave {got}: it ends before it starts. Two separate maxima "
+            "do not yet make a span.",
         )
         expect(
             got == right or got != (last, first),
-            f"For {what} you swapped the two maxima. Those are other words: each "
-            "logit speaks of one role.",
+            f"For {what} you swapped the two maxima. That makes a different span: each "
+            "logit is about one role.",
         )
         expect(
             got == right or got != times or min(start) > -2,
-            f"For {what} you gave {got}: two negative logits have a large product. A "
-            "span scores the sum.",
+            f"For {what} you gave {got}: two negative logits have a large product. The "
+            "score of a span is the sum.",
         )
         expect(
             got == right or got != longer,
@@ -221,14 +222,14 @@ def the_best_span(best_span: Callable[..., Any]) -> str:
         expect(
             got == right or got[0] != first,
             f"For {what} you chose the best start first, and then an end after it. "
-            "Together another pair scores more.",
+            "Another pair scores more in total.",
         )
         expect(
             got == right or got[1] != last,
             f"For {what} you chose the best end first, and then a start before it. "
-            "Together another pair scores more.",
+            "Another pair scores more in total.",
         )
-        expect(got == right, f"For {what} the best span is {right}, you gave {got}.")
+        expect(got == right, f"For {what} the best span is {right}; you gave {got}.")
     return "This is what `QuestionAnswerer.answer` does, for a whole batch."
 
 
@@ -239,7 +240,7 @@ def the_best_span(best_span: Callable[..., Any]) -> str:
     minutes=4,
     hints=(
         "How many words have the two answers in common? Precision divides that by the "
-        "words that were given, recall by the words that were wanted.",
+        "number of words given, recall by the number of words wanted.",
         "2 · common / (words given + words wanted).",
     ),
     solution='''
@@ -274,12 +275,12 @@ def half_right(word_f1: Callable[..., Any]) -> str:
             ) from None
         expect(
             _same(got, right) or not _same(got, common / a),
-            f"For {what} you gave the precision {got:.2f}. The words that are missing "
-            "count too.",
+            f"For {what} you gave the precision, {got:.2f}. The missing words count "
+            "too.",
         )
         expect(
             _same(got, right) or not _same(got, common / b),
-            f"For {what} you gave the recall {got:.2f}. The words too many count too.",
+            f"For {what} you gave the recall, {got:.2f}. The extra words count too.",
         )
         expect(
             _same(got, right) or not _same(got, (common / a + common / b) / 2),
@@ -300,10 +301,10 @@ def half_right(word_f1: Callable[..., Any]) -> str:
         expect(
             _same(got, right) or got not in (0, 1),
             f"For {what} you gave {got:g}, which is exact match. F1 gives part of a "
-            "point for a part of the words.",
+            "point for part of the words.",
         )
         expect(
             _same(got, right),
-            f"For {what} F1 is {right:.2f}, you gave {got:.2f}.",
+            f"For {what} F1 is {right:.2f}; you gave {got:.2f}.",
         )
-    return "Half of the words are not half of the truth: new delhi is not new york."
+    return "Half the words are not half the truth: new delhi is not new york."

@@ -27,7 +27,7 @@ from rope_teach.tables import xpos_scale
     difficulty=2,
     minutes=4,
     hints=(
-        "At distance B a pair has zeta left, at 2 B zeta squared. How much at a "
+        "At distance B a pair has zeta left; at 2 B it has zeta squared. How much at a "
         "distance of x?",
         "Solve zeta ** (x / B) = 1/2 for x with logarithms: x / B is log(1/2) / "
         "log(zeta).",
@@ -38,8 +38,8 @@ def half_faded(i, d, B):
     zeta = (2 * i + 0.4 * d) / (1.4 * d)
     return B * math.log(1 / 2) / math.log(zeta)
 ''',
-    why="The fading is a power of the distance, so each pair has one half-life. A "
-    "longer B stretches all of them alike.",
+    why="The fading is exponential in the distance, so each pair has a half-life. A "
+    "larger B stretches all of them by the same factor.",
 )
 def half_faded(half_faded: Callable[..., Any]) -> str:
     for i, d, base in ((0, 64, 512), (7, 16, 32), (5, 128, 100)):
@@ -49,7 +49,7 @@ def half_faded(half_faded: Callable[..., Any]) -> str:
         what = f"For pair {i} of d={d} and B={base}"
         expect(
             not _near(got, -right),
-            f"{what} your distance is negative. Both logarithms are: divide the one by "
+            f"{what} your distance is negative. So are both logarithms: divide one by "
             "the other.",
         )
         expect(
@@ -58,22 +58,22 @@ def half_faded(half_faded: Callable[..., Any]) -> str:
         )
         expect(
             not _near(got, base * math.log(zeta) / math.log(0.5)),
-            f"{what} the fraction is upside down: a zeta near 1 fades late.",
+            f"{what} the fraction is upside down: a zeta near 1 fades slowly.",
         )
         expect(
             not _near(got, base / 2),
-            f"{what} you took half of B. At B a pair has zeta left, not nothing, and "
-            "each pair has its own.",
+            f"{what} you took half of B. At B a pair has zeta left, not zero, and each "
+            "pair has its own zeta.",
         )
         expect(
             not _near(got, base * 0.5 / (1 - zeta)),
             f"{what} you let the score fall in a straight line. After B tokens zeta is "
-            "left, after 2 B zeta squared.",
+            "left, after 2 B tokens zeta squared.",
         )
         slip = base * math.log(0.5) / math.log((i + 0.4 * d) / (1.4 * d))
         expect(
             i == 0 or not _near(got, slip),
-            f"{what} you have i + 0.4 d above the line. Pairs count in steps of 2: "
+            f"{what} you have i + 0.4 d in the numerator. Pairs count in steps of 2: "
             "2i + 0.4 d.",
         )
         expect(
@@ -82,7 +82,8 @@ def half_faded(half_faded: Callable[..., Any]) -> str:
             f"{got:.1f}.",
         )
     return (
-        "With B = 32 hand 0 has its half after 18 tokens, hand 7 of 8 only after 237."
+        "With B = 32, hand 0 is down to half after 18 tokens, hand 7 of 8 only after "
+        "237."
     )
 
 
@@ -93,9 +94,10 @@ def half_faded(half_faded: Callable[..., Any]) -> str:
     minutes=6,
     hints=(
         "A key at n was multiplied by zeta ** (-(n - old) / B). It should have been "
-        "multiplied by zeta ** (-(n - new) / B). Divide: what becomes of n?",
-        "n goes away: multiply every key by zeta ** ((new - old) / B). Each zeta "
-        "belongs to two neighbouring features: repeat_interleave(2).",
+        "multiplied by zeta ** (-(n - new) / B). Divide one by the other: what happens "
+        "to n?",
+        "n cancels: multiply every key by zeta ** ((new - old) / B). Each zeta belongs "
+        "to two neighbouring features: repeat_interleave(2).",
     ),
     solution='''
 def mended(keys, old, new, B):
@@ -105,7 +107,7 @@ def mended(keys, old, new, B):
     zeta = (2 * i + 0.4 * d) / (1.4 * d)
     return keys * (zeta ** ((new - old) / B)).repeat_interleave(2)
 ''',
-    why="Another origin is one factor a pair, the same for all keys. That is why a "
+    why="A new origin is one factor per pair, the same for all keys. That is why a "
     "fixed origin loses nothing, and why a forgotten one spoils every score.",
 )
 def keys_with_an_old_origin(mended: Callable[..., Any]) -> str:
@@ -118,17 +120,17 @@ def keys_with_an_old_origin(mended: Callable[..., Any]) -> str:
         what = f"From origin {old} to {new}, B={base}:"
         expect(
             not _alike(got, cached),
-            f"{what} these are the keys as they lay in the cache.",
+            f"{what} these are the keys unchanged from the cache.",
         )
         expect(
             not _alike(got, _scaled(raw, 2 * old - new, base)),
-            f"{what} the wrong way: you moved the origin from {old} to "
+            f"{what} that is the wrong direction: you moved the origin from {old} to "
             f"{2 * old - new}. Keys are *divided* by the scale of a query.",
         )
         expect(
             not _alike(got, raw),
-            f"{what} you took the scale away and stopped there. Keys need the scale "
-            "of the new origin.",
+            f"{what} you removed the scale and stopped there. Keys need the scale of "
+            "the new origin.",
         )
         expect(
             not _alike(got, _scaled(cached, new, base)),
@@ -136,8 +138,8 @@ def keys_with_an_old_origin(mended: Callable[..., Any]) -> str:
         )
         expect(
             not _alike(got, cached * _zeta(d, (new - old) / base).repeat(2)),
-            f"{what} right numbers, wrong features. These pairs are interleaved: "
-            "features 0 and 1 are pair 0.",
+            f"{what} the right numbers, in the wrong features. These pairs are "
+            "interleaved: features 0 and 1 are pair 0.",
         )
         expect(
             not _alike(got, _scaled(raw, old + base * (new - old), base)),
@@ -147,10 +149,12 @@ def keys_with_an_old_origin(mended: Callable[..., Any]) -> str:
         worst = int(((yours - factor) / factor).abs().argmax())
         expect(
             _alike(got, right),
-            f"{what} feature {worst} needs the factor {float(factor[worst]):.3f}, you "
+            f"{what} feature {worst} needs the factor {float(factor[worst]):.3f}; you "
             f"multiplied by {float(yours[worst]):.3f}.",
         )
-    return "One factor a pair, whatever the position: the origin is a matter of taste."
+    return (
+        "One factor per pair, whatever the position: you are free to choose the origin."
+    )
 
 
 @exercise(
@@ -160,7 +164,7 @@ def keys_with_an_old_origin(mended: Callable[..., Any]) -> str:
     minutes=6,
     hints=(
         "Which hands are there, and which of them turn? Partial rotary has a bank of "
-        "factor * d features. p-RoPE has one of d features, and stops its slow end.",
+        "factor * d features. p-RoPE has a bank of d features, and stops its slow end.",
         "default: wavelengths(inverse_frequencies(int(factor * d), base))[-1]. "
         "proportional: wavelengths(inverse_frequencies(d, base)), and the last of the "
         "first int(factor * d / 2).",
@@ -173,7 +177,7 @@ def slowest_turn(kind, d, base, factor):
     return wavelengths(inverse_frequencies(rotary_dim, base))[turning - 1]
 ''',
     why="Both have the same number of hands that turn. Partial rotary spreads them "
-    "from fast to slow, p-RoPE takes the fastest of a larger bank.",
+    "from fast to slow; p-RoPE takes the fastest of a larger bank.",
 )
 def read_the_configuration(slowest_turn: Callable[..., Any]) -> str:
     for d, base, factor in ((128, 1e4, 0.25), (256, 1e6, 0.25), (64, 1e4, 0.5)):
@@ -195,12 +199,12 @@ def read_the_configuration(slowest_turn: Callable[..., Any]) -> str:
             number(got)
             expect(
                 not _near(got, float(right[other])),
-                f"{what} that is the turn of {other!r}. Which bank do its hands come "
+                f"{what} that is the turn for {other!r}. Which bank do the hands come "
                 "from?",
             )
             expect(
                 not _near(got, float(large[-1])),
-                f"{what} that is the slowest hand of the full bank, and it does not "
+                f"{what} that is the slowest hand of the full bank, but it does not "
                 "turn here.",
             )
             expect(
@@ -209,26 +213,26 @@ def read_the_configuration(slowest_turn: Callable[..., Any]) -> str:
             )
             expect(
                 not _near(2 * math.pi / got, float(right[kind])),
-                f"{what} you gave the speed, {got:.5f} radians a token. How many "
-                "tokens for a turn?",
+                f"{what} you gave the speed, {got:.5f} radians per token. How many "
+                "tokens does a turn take?",
             )
             expect(
                 not _near(got, too_far[kind]),
-                f"{what} you are one hand too far: {len(small)} hands have the numbers "
-                f"0 to {len(small) - 1}.",
+                f"{what} you are one hand too far: {len(small)} hands are numbered 0 "
+                f"to {len(small) - 1}.",
             )
             expect(
                 not _near(got, float(large[int(factor * d) - 1])),
-                f"{what} you are some hands too far. d features are d / 2 hands.",
+                f"{what} you are several hands too far. d features make d / 2 hands.",
             )
             expect(
                 _near(got, float(right[kind])),
-                f"{what} it needs {float(right[kind]):,.1f} tokens, you gave "
+                f"{what} it needs {float(right[kind]):,.1f} tokens; you gave "
                 f"{got:,.1f}.",
             )
     return (
-        "At base 10,000 a quarter of 128 features: 35,333 tokens in one, 54 in the "
-        "other. The type beside the factor decides."
+        "A quarter of 128 features at base 10,000: 35,333 tokens in one, 54 in the "
+        "other. The type given beside the factor decides."
     )
 
 
@@ -238,10 +242,10 @@ def read_the_configuration(slowest_turn: Callable[..., Any]) -> str:
     difficulty=3,
     minutes=6,
     hints=(
-        "The fastest hand's scale leaves the range first. Its zeta is 0.4 / 1.4. At "
+        "The fastest hand's scale goes out of range first. Its zeta is 0.4 / 1.4. At "
         "which distance from the origin does it reach 1 / most?",
-        "That distance is r = B log(most) / log(3.5). With the origin in the middle "
-        "the text goes from -r to r around it.",
+        "That distance is r = B log(most) / log(3.5). With the origin in the middle, "
+        "the text runs from -r to r around it.",
     ),
     solution='''
 def longest_text(most, B):
@@ -249,9 +253,9 @@ def longest_text(most, B):
     reach = B * math.log(most) / math.log(1.4 / 0.4)
     return 2 * reach
 ''',
-    why="Before the origin queries grow and keys shrink, after it the reverse. A scale "
-    "has room on both sides of 1, and an origin at 0 uses only one. The package stops "
-    "earlier, to leave room for the features that are scaled.",
+    why="Before the origin queries grow and keys shrink; after it the reverse. A scale "
+    "has room on both sides of 1, but with the origin at 0 only one side is used. The "
+    "package stops earlier, to leave room for the features that are scaled.",
 )
 def twice_the_reach(longest_text: Callable[..., Any]) -> str:
     for most, base in ((65_504.0, 512), (2.0**96, 32), (65_504.0, 64)):
@@ -260,23 +264,24 @@ def twice_the_reach(longest_text: Callable[..., Any]) -> str:
         what = f"With scales up to {most:.3g} and B={base}"
         expect(
             not _near(got, reach, 0.02),
-            f"{what} that is the reach on one side of the origin. Where must it stand?",
+            f"{what} that is the reach on one side of the origin. Where should the "
+            "origin be?",
         )
         expect(
             not _near(got, base * math.log(most), 0.02)
             and not _near(got, 2 * base * math.log(most), 0.02),
-            f"{what} you gave {got:,.0f}: as if a scale grew by e in B tokens. It "
-            "grows by 1 / zeta.",
+            f"{what} you gave {got:,.0f}: as if a scale grew by a factor of e in B "
+            "tokens. It grows by 1 / zeta.",
         )
         expect(
             not _near(got, 2 * base * math.log(most) / math.log(2), 0.02),
             f"{what} you gave {got:,.0f}: as if a scale doubled in B tokens. The "
-            "fastest hand's grows by 3.5.",
+            "fastest hand's scale grows by a factor of 3.5.",
         )
         expect(
             not _near(got, 2 * base * most, 0.02) and not _near(got, base * most, 0.02),
-            f"{what} {got:.3g} tokens: the scale grows as a power of the distance, not "
-            "in proportion to it.",
+            f"{what} you gave {got:.3g} tokens: the scale grows exponentially with the "
+            "distance, not in proportion to it.",
         )
         expect(
             got > 0,
@@ -286,15 +291,15 @@ def twice_the_reach(longest_text: Callable[..., Any]) -> str:
         at_end = float(xpos_scale(torch.tensor(-got / 2), 16, base)[0])
         expect(
             got < 2.02 * reach,
-            f"{what} your text of {got:,.0f} tokens is too long: the fastest hand "
-            f"reaches a scale of {at_end:.3g} half of it away from the origin.",
+            f"{what} your text of {got:,.0f} tokens is too long: half that length away "
+            f"from the origin the fastest hand reaches a scale of {at_end:.3g}.",
         )
         expect(
             got > 1.98 * reach,
-            f"{what} {got:,.0f} tokens fit, but so do more: half of it away from the "
-            f"origin the fastest hand's scale is {at_end:.3g}.",
+            f"{what} {got:,.0f} tokens fit, but so do more: half that length away from "
+            f"the origin the fastest hand's scale is {at_end:.3g}.",
         )
-    return "float16 with B = 512: 9,063 tokens, and half of that from an origin at 0."
+    return "float16 with B = 512: 9,063 tokens, and half of that with the origin at 0."
 
 
 def _near(got: float, expected: float, tolerance: float = 1e-3) -> bool:

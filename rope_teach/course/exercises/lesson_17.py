@@ -25,18 +25,18 @@ from rope_teach.course.exercises import (
     difficulty=2,
     minutes=4,
     hints=(
-        "Which position has the cell in a sequence that was read row by row? And "
-        "which position lies 13 tokens on?",
-        "The cell stands at row * width + column. Add 13, then divide by the width: "
-        "the quotient is the row, the rest is the column. divmod gives both.",
+        "What is the position of the cell in a sequence that is read row by row? And "
+        "which position is 13 tokens further on?",
+        "The cell is at row * width + column. Add 13, then divide by the width: the "
+        "quotient is the row, the remainder is the column. divmod gives both.",
     ),
     solution='''
 def looks_at(row, column, width):
     """Return the row and the column of the cell it looks at."""
     return divmod(row * width + column + 13, width)
 ''',
-    why="The reader knows positions alone. 13 tokens on is the same position in every "
-    "picture, and another cell on every width.",
+    why="The reader knows only positions. 13 tokens further on is always the same "
+    "distance, but a different cell for every width.",
 )
 def what_the_flat_reader_sees(looks_at: Callable[..., Any]) -> str:
     for row, column, width in ((0, 0, 6), (3, 5, 7), (0, 0, 7), (2, 5, 9), (1, 3, 12)):
@@ -52,17 +52,17 @@ def what_the_flat_reader_sees(looks_at: Callable[..., Any]) -> str:
         right = divmod(place, width)
         expect(
             got != (row + 2, column + 1) or got == right,
-            f"{what} you went 2 down and 1 to the right. That is what the reader "
-            "should look at; it counts 13 tokens.",
+            f"{what} you went 2 down and 1 to the right. That is where the reader "
+            "should look; but it counts 13 tokens.",
         )
         expect(
             got != right[::-1] or got == right,
-            f"{what} row and column changed places: the row comes first.",
+            f"{what} row and column are swapped: the row comes first.",
         )
         expect(
             got != divmod(row * 6 + column + 13, 6) or got == right,
-            f"{what} you counted rows of 6 cells. It was trained on those, but this "
-            "picture has other rows.",
+            f"{what} you counted rows of 6 cells. It was trained on those, but the "
+            "rows of this picture are longer.",
         )
         expect(
             all(float(place).is_integer() for place in got),
@@ -72,7 +72,8 @@ def what_the_flat_reader_sees(looks_at: Callable[..., Any]) -> str:
         expect(
             0 <= got[1] < width,
             f"{what} you gave column {got[1]:g}. A row has the columns 0 to "
-            f"{width - 1}: beyond its end the row before or after it goes on.",
+            f"{width - 1}: past either end you are in the next row or the previous "
+            "one.",
         )
         expect(
             got != (right[0] + 1, right[1] + 1),
@@ -81,14 +82,16 @@ def what_the_flat_reader_sees(looks_at: Callable[..., Any]) -> str:
         expect(
             got != (row + 2, right[1]) or got == right,
             f"{what} the column is right, but you went 2 rows down. 13 tokens are "
-            "fewer rows where a row is wider.",
+            "fewer rows when rows are longer.",
         )
         expect(
             got == right,
-            f"{what} token {place - 13}, it looks at token {place}: cell {right}. "
-            f"You gave ({got[0]:g}, {got[1]:g}).",
+            f"{what} which is token {place - 13}, it looks at token {place}: cell "
+            f"{right}. You gave ({got[0]:g}, {got[1]:g}).",
         )
-    return "One distance, another cell on every width. A second axis mends that."
+    return (
+        "One distance, but a different cell for every width. A second axis fixes that."
+    )
 
 
 @exercise(
@@ -97,8 +100,8 @@ def what_the_flat_reader_sees(looks_at: Callable[..., Any]) -> str:
     difficulty=3,
     minutes=6,
     hints=(
-        "Count the cells that ask on size x size, and those of them that ask and look "
-        "inside the trained square. What do the others score on average?",
+        "Count the cells that ask on size x size, and those among them that both ask "
+        "and look inside the trained square. What do the others score on average?",
         "(size - 2) * (size - 1) cells ask. (trained - 2) * (trained - 1) of them are "
         "right, and an eighth of the rest.",
     ),
@@ -108,9 +111,9 @@ def share(trained, size):
     known = (trained - 2) * (trained - 1) / ((size - 2) * (size - 1))
     return known + (1 - known) / 8
 ''',
-    why="A table knows the cells that it was trained on, and where they are in "
-    "relation to each other. Its other rows are noise. For 6 this gives 0.71, 0.44 and "
-    "0.28 at 7, 9 and 12: what was measured.",
+    why="A table knows the cells that it was trained on, and where they are relative "
+    "to each other. Its other rows are noise. For 6 this gives 0.71, 0.44 and 0.28 at "
+    "7, 9 and 12, which is what was measured.",
 )
 def what_a_table_can_know(share: Callable[..., Any]) -> str:
     for trained, size in ((6, 7), (6, 12), (8, 8), (5, 20)):
@@ -126,7 +129,7 @@ def what_a_table_can_know(share: Callable[..., Any]) -> str:
         expect(
             not any(_near(got, x) for x in (stands, trained**2 / asked, *looks))
             or trained == size,
-            f"{what} you took every trained cell that asks. Some of them look at a "
+            f"{what} you counted every trained cell that asks. Some of them look at a "
             "cell outside the trained square, and the table never learned where that "
             "is.",
         )
@@ -135,11 +138,15 @@ def what_a_table_can_know(share: Callable[..., Any]) -> str:
             f"{what} you gave {got:g}. A share lies between 0 and 1.",
         )
         if trained == size:
-            expect(_near(got, 1), f"{what} every cell was trained; you gave {got:.3f}.")
+            expect(
+                _near(got, 1),
+                f"{what} every cell was trained, so the share is 1; "
+                f"you gave {got:.3f}.",
+            )
             continue
         expect(
             not _near(got, known),
-            f"{what} you left out the guesses: of the other cells one in eight is "
+            f"{what} you left out the guesses: one in eight of the other cells is "
             "right by luck.",
         )
         expect(
@@ -149,8 +156,8 @@ def what_a_table_can_know(share: Callable[..., Any]) -> str:
         )
         expect(
             not _near(got, square) and not _near(got, square + (1 - square) / 8),
-            f"{what} you took two columns away. The answer lies 2 below, but only 1 "
-            "to the right.",
+            f"{what} you removed two columns. The answer is 2 below, but only 1 to the "
+            "right.",
         )
         expect(
             not _near(got, area + (known - area) / 8) and not _near(got, known + 1 / 8),
@@ -161,11 +168,11 @@ def what_a_table_can_know(share: Callable[..., Any]) -> str:
             f"{what} {(trained - 2) * (trained - 1)} of {(size - 2) * (size - 1)} "
             f"cells know and the others guess; you gave {got:.3f}.",
         )
-    return "Compare with the row `table` of the lesson: it knows what it saw."
+    return "Compare with the row `table` in the lesson: a table knows what it has seen."
 
 
 def _hands() -> list[tuple[str, Callable[[Any, Any], Any], bool, str]]:
-    """Names of hands, their angles, whether they are relative, and why."""
+    """For each hand: its name, its angle, whether it is relative, and why."""
     turn = 2 * math.pi
     return [
         ("0.3 * row + 0.7 * column", lambda r, c: 0.3 * r + 0.7 * c, True,
@@ -182,11 +189,11 @@ def _hands() -> list[tuple[str, Callable[[Any, Any], Any], bool, str]]:
         ("0.4 * row + 0.1 * column ** 2", lambda r, c: 0.4 * r + 0.1 * c * c, False,
          "Along the rows it is relative; along the columns it is not. Try both."),
         ("0.5 * abs(row - column)", lambda r, c: 0.5 * abs(r - c), False,
-         "It stays when both axes move together, and only then: a step to the right "
-         "turns it forwards here and backwards there."),
+         "It stays the same only when both axes move together: a step to the right "
+         "turns it forwards in some places and backwards in others."),
         ("0.3 * (row - 2 * column) ** 2", lambda r, c: 0.3 * (r - 2 * c) ** 2, False,
-         "It stays along the offset (2, 1), and only there. Try a step along each "
-         "axis."),
+         "It stays the same along the offset (2, 1), but only there. Try a step along "
+         "each axis."),
         ("a free angle for every cell",
          lambda r, c: (7.3 * r * r + 1.7 * c * c * c + 2.9 * r * c) % turn, False,
          "No step is like any other."),
@@ -200,9 +207,9 @@ def _hands() -> list[tuple[str, Callable[[Any, Any], Any], bool, str]]:
     minutes=6,
     hints=(
         "A score sees the difference of two angles. If only the offset counts, how "
-        "much must one step down add, wherever it is made? And a step to the right?",
-        "Collect angle(r + 1, c) - angle(r, c) for all cells, and the same along c. In "
-        "each list all must be one rotation: math.cos(step - first) is 1.",
+        "much must one step down add, wherever it is? And a step to the right?",
+        "Collect angle(r + 1, c) - angle(r, c) for all cells, and the same along c. "
+        "All entries of a list must be the same rotation: math.cos(step - first) is 1.",
     ),
     solution='''
 def is_relative(angle):
@@ -214,8 +221,8 @@ def is_relative(angle):
                for steps in (down, right) for step in steps)
 ''',
     why="Any offset is made of steps down and steps to the right. If all steps along "
-    "an axis are one rotation, so are all equal offsets. The cosine forgives whole "
-    "turns.",
+    "an axis are the same rotation, then equal offsets are too. The cosine ignores "
+    "whole turns.",
 )
 def a_test_for_the_law(is_relative: Callable[..., Any]) -> str:
     answers = []
@@ -235,10 +242,10 @@ def a_test_for_the_law(is_relative: Callable[..., Any]) -> str:
     for name, answer, relative, reason in answers:
         expect(
             answer == relative,
-            f"The hand {name} is {'' if relative else 'not '}relative, you say "
+            f"The hand {name} is {'' if relative else 'not '}relative; you say "
             f"{answer}. {reason}",
         )
-    return "Linear in each coordinate, up to whole turns: that is all the law asks."
+    return "Linear in each coordinate, up to whole turns: that is all the law asks for."
 
 
 @exercise(
@@ -249,15 +256,15 @@ def a_test_for_the_law(is_relative: Callable[..., Any]) -> str:
     hints=(
         "Which is the largest position, on any axis, that the image uses?",
         "It counts from start on each axis, so the longest axis decides: its last cell "
-        "stands at start + length - 1. The text begins one further.",
+        "is at start + length - 1. The text begins one position later.",
     ),
     solution='''
 def text_goes_on_at(start, time, height, width):
     """Return the position of the first word after the image."""
     return start + max(time, height, width)
 ''',
-    why="The largest position used is start + max(...) - 1. One past it, no word "
-    "shares a position with the image.",
+    why="The largest position used is start + max(...) - 1. From one past that, no "
+    "word shares a position with the image.",
 )
 def after_the_image(text_goes_on_at: Callable[..., Any]) -> str:
     for start, sizes in ((4, (1, 4, 6)), (2, (1, 24, 24)), (3, (9, 2, 3))):
@@ -266,23 +273,22 @@ def after_the_image(text_goes_on_at: Callable[..., Any]) -> str:
         longest = max(sizes)
         expect(
             got != start + math.prod(sizes),
-            f"{what} you counted every cell, as flat positions do. The cells share "
-            "rows and columns.",
+            f"{what} you counted every cell, as flat positions do. Cells share rows "
+            "and columns.",
         )
         expect(
             got != start + sum(sizes),
-            f"{what} you added the axes up. They count side by side, each from "
-            f"{start}.",
+            f"{what} you added up the axes. They count in parallel, each from {start}.",
         )
         expect(
             got != start + longest - 1,
             f"{what} the image's own last position is {start + longest - 1}: the word "
-            "would stand on it.",
+            "would land on it.",
         )
         expect(got != longest, f"{what} you forgot where the image starts: at {start}.")
         expect(
             got != start + max(sizes[1:]) or longest == max(sizes[1:]),
-            f"{what} the time is the longest axis: a video has many frames.",
+            f"{what} time is the longest axis: a video has many frames.",
         )
         expect(
             got == start + longest,
@@ -298,8 +304,8 @@ def after_the_image(text_goes_on_at: Callable[..., Any]) -> str:
     difficulty=4,
     minutes=5,
     hints=(
-        "Every matrix commutes with its own powers. Which powers of a skew matrix are "
-        "skew again? Transpose A @ A and see.",
+        "Every matrix commutes with its own powers. Which powers of a skew-symmetric "
+        "matrix are skew-symmetric too? Transpose A @ A and see.",
         "(A @ A).T = A @ A is symmetric. (A @ A @ A).T = -(A @ A @ A) is skew.",
     ),
     solution='''
@@ -307,9 +313,9 @@ def partner(A):
     """Return a skew matrix that commutes with A."""
     return A @ A @ A
 ''',
-    why="A and A³ turn the same planes, each at a speed of its own: hand i by θ along "
-    "the rows and by -θ³ along the columns. Generators that commute are banks of "
-    "hands, seen from another side.",
+    why="A and A³ turn the same planes, each at its own speed: hand i by θ along the "
+    "rows and by -θ³ along the columns. Generators that commute are banks of hands, "
+    "seen from a different angle.",
 )
 def a_second_generator(partner: Callable[..., Any]) -> str:
     for size, seed in ((6, 0), (8, 1)):
@@ -320,29 +326,33 @@ def a_second_generator(partner: Callable[..., Any]) -> str:
         got = as_tensor(partner(A.clone()))
         expect_shape(got, (size, size))
         scale = got.norm()
-        expect(scale > 1e-9, "Zero is skew, but then columns do not turn at all.")
+        expect(
+            scale > 1e-9,
+            "Zero is skew-symmetric, but then columns do not turn anything.",
+        )
         expect(
             not close(got, got.T, 1e-6 * float(scale)),
             "Your matrix is symmetric: it equals its transpose. Its exponential "
-            "stretches and turns nothing.",
+            "stretches; it does not turn.",
         )
         expect(
             close(got, -got.T, 1e-6 * float(scale)),
-            "Your matrix is not skew: B.T must be -B, or exp(B) is no rotation.",
+            "Your matrix is not skew-symmetric: B.T must be -B, or exp(B) is not a "
+            "rotation.",
         )
         along = (got * A).sum() / A.square().sum()
         expect(
             bool((got - along * A).norm() > 1e-6 * scale),
-            f"Your matrix is {along:g} times A. Then a step along the columns is "
-            f"{along:g} steps along the rows, and cells are confused.",
+            f"Your matrix is {along:g} times A. Then a step along the columns is the "
+            f"same as {along:g} steps along the rows, and cells get confused.",
         )
         apart = (A @ got - got @ A).norm() / (A.norm() * scale)
         expect(
             bool(apart < 1e-6),
             f"A B and B A differ by {apart:.2f} of their size. Turns along the two "
-            "axes do not add up, and scores depend on the place.",
+            "axes do not add up, so scores depend on the place.",
         )
-    return "Generators that commute share their planes: hands with a speed an axis."
+    return "Generators that commute share their planes: hands with one speed per axis."
 
 
 def _near(got: float, expected: float) -> bool:

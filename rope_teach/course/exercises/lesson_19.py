@@ -28,8 +28,8 @@ from rope_teach.course.parallel import shard_positions
     hints=(
         "How many pieces are there in all, and how long is each? Which two of them "
         "belong to this rank?",
-        "torch.arange(seq).chunk(2 * world) gives the pieces. The r-th from the end of "
-        "a list is pieces[-1 - r].",
+        "torch.arange(seq).chunk(2 * world) gives the pieces. Counting from 0, the "
+        "r-th piece from the end is pieces[-1 - r].",
     ),
     solution='''
 def zigzag(seq, rank, world):
@@ -37,15 +37,18 @@ def zigzag(seq, rank, world):
     pieces = torch.arange(seq).chunk(2 * world)
     return torch.cat([pieces[rank], pieces[-1 - rank]])
 ''',
-    why="Piece r has little to do and its mirror image has much. Their sum is the same "
-    "for every r, so nobody waits.",
+    why="Piece r has little work and its mirror image has a lot. Their sum is the same "
+    "for every r, so no device waits.",
 )
 def zigzag_positions(zigzag: Callable[..., Any]) -> str:
     for seq, world in ((24, 3), (16, 2), (32, 4), (6, 1)):
-        for rank in reversed(range(world)):  # on rank 0 several mistakes look alike
+        for rank in reversed(range(world)):  # on rank 0, several mistakes look alike
             got = as_tensor(zigzag(seq, rank, world)).long().flatten()
             _judge_zigzag(got, seq, rank, world)
-    return "Every device holds a cheap piece and a dear one, and all have equal work."
+    return (
+        "Every device holds one cheap piece and one expensive piece, so all have equal "
+        "work."
+    )
 
 
 def _judge_zigzag(got: Tensor, seq: int, rank: int, world: int) -> None:
@@ -57,7 +60,7 @@ def _judge_zigzag(got: Tensor, seq: int, rank: int, world: int) -> None:
     pieces = torch.arange(seq).view(2 * world, size)
     expect(
         not torch.equal(got, shard_positions(seq, rank, world)),
-        f"{what}: that is one piece, the contiguous cut. Zigzag has two a device.",
+        f"{what}: that is one piece, the contiguous cut. Zigzag has two per device.",
     )
     expect(
         not torch.equal(got, torch.arange(2 * size)),
@@ -67,12 +70,12 @@ def _judge_zigzag(got: Tensor, seq: int, rank: int, world: int) -> None:
     expect(
         not torch.equal(got, torch.cat([pieces[rank], pieces[rank + world]])),
         f"{what}: you took the pieces r and r + world. Then the last device has more "
-        "to do than the first, twice. The second piece is counted from the end.",
+        "work than the first in both pieces. Count the second piece from the end.",
     )
     expect(
         not torch.equal(got, torch.cat([pieces[rank], pieces[-rank]])),
-        f"{what}: off by one. From the end one counts -1, -2, ...: rank 0 has the "
-        "last piece.",
+        f"{what}: off by one. From the end you count -1, -2, ...: rank 0 has the last "
+        "piece.",
     )
     expect(
         not torch.equal(got, torch.cat([pieces[rank], pieces[world - 1 - rank]])),
@@ -81,12 +84,12 @@ def _judge_zigzag(got: Tensor, seq: int, rank: int, world: int) -> None:
     )
     expect(
         not torch.equal(got, torch.arange(rank, seq, world)),
-        f"{what}: you dealt single tokens out in turn. That is balanced, and not "
+        f"{what}: you dealt out single tokens in turn. That is balanced, but it is not "
         "zigzag: here a device holds two whole pieces.",
     )
     expect(
         not torch.equal(got, torch.cat([pieces[rank], pieces[-1 - rank].flip(0)])),
-        f"{what}: the second piece runs backwards. Only the order of pieces is "
+        f"{what}: the second piece runs backwards. Only the order of the pieces is "
         "mirrored, not the tokens in them.",
     )
     expect(
@@ -95,7 +98,7 @@ def _judge_zigzag(got: Tensor, seq: int, rank: int, world: int) -> None:
     )
     expect(
         torch.equal(got, right),
-        f"{what}: you have {got.tolist()}, zigzag is {right.tolist()}.",
+        f"{what}: you gave {got.tolist()}; zigzag is {right.tolist()}.",
     )
 
 
@@ -106,9 +109,9 @@ def _judge_zigzag(got: Tensor, seq: int, rank: int, world: int) -> None:
     minutes=5,
     hints=(
         "Write down for two devices which pieces each shard holds, then number the "
-        "pieces of the whole sequence. Where do the second halves stand?",
-        "heads, tails = zip(*(s.chunk(2) for s in shards)). First all heads in the "
-        "order of ranks, then the tails from the last rank to the first.",
+        "pieces of the whole sequence. Where do the second halves go?",
+        "heads, tails = zip(*(s.chunk(2) for s in shards)). First all heads in rank "
+        "order, then the tails from the last rank to the first.",
     ),
     solution='''
 def in_order(shards):
@@ -116,8 +119,8 @@ def in_order(shards):
     heads, tails = zip(*(s.chunk(2) for s in shards))
     return torch.cat([*heads, *reversed(tails)])
 ''',
-    why="Rank r holds piece r and piece 2 * world - 1 - r. So the heads come in the "
-    "order of ranks and the tails the other way round.",
+    why="Rank r holds piece r and piece 2 * world - 1 - r. So the heads come in rank "
+    "order and the tails in reverse.",
 )
 def back_in_order(in_order: Callable[..., Any]) -> str:
     for seq, world in ((8, 2), (12, 3), (16, 4), (4, 1)):
@@ -129,9 +132,12 @@ def back_in_order(in_order: Callable[..., Any]) -> str:
         falling = as_tensor(in_order([-part for part in shards])).double()
         expect(
             torch.equal(falling, -x),
-            "You sorted by the numbers in the tokens. Their order is in who held them.",
+            "You sorted by the numbers in the tokens. Their order depends on which "
+            "device held them.",
         )
-    return "Whatever a device returns, somebody has to put it back. Now you can."
+    return (
+        "Whatever the devices return, someone has to put it back in order. Now you can."
+    )
 
 
 def _judge_order(got: Tensor, shards: list[Tensor], x: Tensor) -> None:
@@ -143,30 +149,30 @@ def _judge_order(got: Tensor, shards: list[Tensor], x: Tensor) -> None:
     what = f"With {len(x)} tokens on {world} devices"
     expect(
         not torch.equal(got, torch.cat(shards)),
-        f"{what} you laid the shards one after the other: that is right for the "
-        "contiguous cut. Each of these has a hole in the middle.",
+        f"{what} you put the shards one after another: that is right for the "
+        "contiguous cut. Each of these has a gap in the middle.",
     )
     expect(
         not torch.equal(got, torch.cat([*heads, *tails])),
-        f"{what} the second halves come in the order of ranks. Rank 0 holds the *last* "
-        "piece of all.",
+        f"{what} you put the second halves in rank order. Rank 0 holds the very *last* "
+        "piece.",
     )
     expect(
         not torch.equal(got, torch.cat([*heads, torch.cat(tails).flip(0)])),
-        f"{what} you turned the second part around token by token. Only the order of "
-        "pieces is mirrored; within a piece tokens run forwards.",
+        f"{what} you reversed the second part token by token. Only the order of the "
+        "pieces is mirrored; within a piece, tokens run forwards.",
     )
     positions = [shard_positions(len(x), r, world, "zigzag") for r in range(world)]
     expect(
         not torch.equal(got, torch.cat(shards)[torch.cat(positions)]),
         f"{what} you indexed with the positions the wrong way round. They say where a "
-        "token goes; argsort() of them says where it is taken from.",
+        "token goes; their argsort() says where it is taken from.",
     )
     expect(
         bool((got.sort(dim=0).values == x.sort(dim=0).values).all()),
-        f"{what} some tokens are missing, and others came twice.",
+        f"{what} some tokens are missing, and others appear twice.",
     )
-    expect(False, f"{what} the tokens come as {got[:, 0].int().tolist()}.")
+    expect(False, f"{what} your tokens come in the order {got[:, 0].int().tolist()}.")
 
 
 @exercise(
@@ -178,7 +184,7 @@ def _judge_order(got: Tensor, shards: list[Tensor], x: Tensor) -> None:
         "One process holds 1 token with loss 8, another 3 tokens with loss 4 each. "
         "What is the mean of the four?",
         "means[r] * counts[r] is the sum of the losses on process r. Add those up, and "
-        "divide by the number of all tokens.",
+        "divide by the total number of tokens.",
     ),
     solution='''
 def loss_of_all(means, counts):
@@ -186,8 +192,8 @@ def loss_of_all(means, counts):
     total = sum(m * c for m, c in zip(means, counts))
     return total / sum(counts)
 ''',
-    why="A token of a short text is one token. The mean of means gives it more weight "
-    "than a token of a long text, and gradients inherit that.",
+    why="A token in a short text is still one token. The mean of means gives it more "
+    "weight than a token in a long text, and gradients inherit that.",
 )
 def the_mean_of_means(loss_of_all: Callable[..., Any]) -> str:
     for means, counts in (([8.0, 4.0], [1, 3]), ([2.0, 3.0, 7.0], [10, 30, 5])):
@@ -195,18 +201,18 @@ def the_mean_of_means(loss_of_all: Callable[..., Any]) -> str:
         sums = [m * c for m, c in zip(means, counts, strict=True)]
         tokens, world = sum(counts), len(means)
         right = sum(sums) / tokens
-        what = f"With means {means} and counts {counts} you have {got:.3f}"
+        what = f"With means {means} and counts {counts} you gave {got:.3f}"
         named = {
             sum(means) / world: "the mean of the means. A process with few tokens must "
             "not count as much as one with many.",
             sum(means): "the sum of the means.",
-            sum(sums): "the sum over all tokens. The mean is asked for.",
-            sum(sums) / world: "the mean sum of a process. Divide by the number of "
+            sum(sums): "the sum over all tokens. The question asks for the mean.",
+            sum(sums) / world: "the mean sum per process. Divide by the number of "
             "tokens, not of processes.",
             sum(means) / tokens: "the means divided by the tokens. Each mean stands "
             "for counts[r] tokens.",
             sum(m / c for m, c in zip(means, counts, strict=True))
-            / sum(1 / c for c in counts): "a mean in which a process counts less the "
+            / sum(1 / c for c in counts): "a mean in which a process counts less, the "
             "more tokens it holds. It must count more.",
         }
         for value, message in named.items():
@@ -216,8 +222,8 @@ def the_mean_of_means(loss_of_all: Callable[..., Any]) -> str:
             f"{what}; one process would report {right:.3f}.",
         )
     return (
-        "With equal counts the plain mean would do. That is why the lesson's training "
-        "cuts its batch into halves of one size."
+        "With equal counts the plain mean would be right. That is why the lesson's "
+        "training splits its batch into halves of equal size."
     )
 
 
@@ -227,10 +233,11 @@ def the_mean_of_means(loss_of_all: Callable[..., Any]) -> str:
     difficulty=4,
     minutes=10,
     hints=(
-        "The weight of piece b is exp(L_b - L): never above 1. Only exp(L_b) alone can "
-        "overflow. Which function of torch adds two numbers whose logarithms it has?",
+        "The weight of piece b is exp(L_b - L), which is never above 1. Only exp(L_b) "
+        "itself can overflow. Which torch function adds two numbers that are given by "
+        "their logarithms?",
         "lse = torch.logaddexp(lse_a, lse_b); the weights are (lse_a - lse).exp() and "
-        "(lse_b - lse).exp(), each with [:, None] so that it meets all features.",
+        "(lse_b - lse).exp(), each with [:, None] so that it applies to all features.",
     ),
     solution='''
 def merge(out_a, lse_a, out_b, lse_b):
@@ -239,9 +246,9 @@ def merge(out_a, lse_a, out_b, lse_b):
     a, b = (lse_a - lse).exp(), (lse_b - lse).exp()
     return a[:, None] * out_a + b[:, None] * out_b, lse
 ''',
-    why="A piece's softmax was divided by its own sum, e^L_b. Multiplying by it and "
-    "dividing by the sum of all, e^L, puts that right. The difference is taken before "
-    "the exponential, so nothing overflows.",
+    why="A piece's softmax was divided by its own sum, e^L_b. Multiplying by that and "
+    "dividing by the total, e^L, corrects it. The difference is taken before the "
+    "exponential, so nothing overflows.",
 )
 def merge_of_the_ring(merge: Callable[..., Any]) -> str:
     for scale, keys in ((1.0, (5, 3)), (2.0, (1, 6)), (300.0, (4, 4))):
@@ -258,11 +265,14 @@ def merge_of_the_ring(merge: Callable[..., Any]) -> str:
         expect(got is not None, "Your function returns nothing. Is there a `return`?")
         expect(
             isinstance(got, (tuple, list)) and len(got) == 2,
-            "Return two things, out and lse: the next piece of the ring needs both.",
+            "Return two values, out and lse: the next piece of the ring needs both.",
         )
         out, lse = (as_tensor(part).double() for part in got)
         _judge_merge(out, lse, parts, _attended(q * scale, k, v))
-    return "Keys may now come piece by piece, in any order, and none has to stay."
+    return (
+        "Keys may now arrive piece by piece, in any order, and none of them has to be "
+        "kept."
+    )
 
 
 Attended = tuple[Tensor, Tensor]
@@ -282,25 +292,25 @@ def _judge_merge(
     expect_shape(lse, tuple(lse_a.shape))
     expect(
         bool(out.isfinite().all() and lse.isfinite().all()),
-        f"With L up to {max(lse_a.max(), lse_b.max()):.0f} you have inf or nan: e to "
-        "that is no number that fits. Subtract before the exponential.",
+        f"With L up to {max(lse_a.max(), lse_b.max()):.0f} you get inf or nan: e to "
+        "that power overflows. Subtract before the exponential.",
     )
     if close(out, right[0], 1e-3) and close(lse, right[1], 1e-3):  # float32 will do
         return
     expect(
         not close(out, (out_a + out_b) / 2),
-        "That is the plain mean of both pieces. A piece whose scores are higher has a "
+        "That is the plain mean of both pieces. A piece with higher scores gets a "
         "larger share: e^(L_b - L).",
     )
     expect(
         not close(out, out_a + out_b),
-        "You added the results. Their weights e^(L_b - L) must sum to 1.",
+        "You added the results. Weight them: the weights e^(L_b - L) sum to 1.",
     )
     larger = (lse_a > lse_b)[:, None]
     expect(
         not close(out, torch.where(larger, out_a, out_b)),
-        "You kept the piece with the larger L and dropped the other. Both count, by "
-        "e^(L_b - L).",
+        "You kept the piece with the larger L and dropped the other. Both count, with "
+        "weight e^(L_b - L).",
     )
     for shift in (torch.zeros_like(lse_a), torch.maximum(lse_a, lse_b)):
         a, b = (lse_a - shift).exp()[:, None], (lse_b - shift).exp()[:, None]
@@ -311,25 +321,26 @@ def _judge_merge(
     share = (lse_a / (lse_a + lse_b))[:, None]
     expect(
         not close(out, share * out_a + (1 - share) * out_b),
-        "You weighted by L_a and L_b themselves. They are logarithms: it is e^L that "
-        "adds up.",
+        "You weighted by L_a and L_b themselves. They are logarithms: what adds up is "
+        "e^L.",
     )
     gate = (lse_b - lse_a).sigmoid()[:, None]
     expect(
         not close(out, gate * out_a + (1 - gate) * out_b),
-        "The weights are exchanged: the piece with the smaller L has the larger share.",
+        "The weights are swapped: you gave the piece with the smaller L the larger "
+        "share.",
     )
     expect(
         not close(out, right[0], 1e-3) or not close(lse, lse_a + lse_b),
-        "The result is right, L is not: you added logarithms. That multiplies the "
-        "sums; here they are added.",
+        "The result is right, but L is not: you added logarithms. That multiplies the "
+        "sums; here they have to be added.",
     )
     expect(
         close(out, right[0], 1e-3),
-        "The result is not that of both pieces together.",
+        "This is not the result of both pieces together.",
     )
     expect(
         close(lse, right[1], 1e-3),
-        "The result is right, L is not: it must be the logarithm of e^L_a + e^L_b, or "
-        "the next merge goes wrong.",
+        "The result is right, but L is not: it must be the logarithm of e^L_a + e^L_b, "
+        "or the next merge goes wrong.",
     )

@@ -42,16 +42,16 @@ HEADS, KV_HEADS, HEAD_DIM = 8, 2, 32
     difficulty=2,
     minutes=5,
     hints=(
-        "A permutation moves features to other places. What of a clock bank does it "
-        "leave as it is?",
-        "Partners may stand elsewhere, and may change places with each other, which "
-        "turns their hand the other way. How fast a hand turns, whether it turns, and "
-        "how long it is, stay.",
+        "A permutation moves features to other places. What does it leave unchanged in "
+        "a bank of hands?",
+        "Partners may move elsewhere, and may swap with each other, which turns their "
+        "hand the other way. How fast a hand turns, whether it turns at all, and how "
+        "long it is stay the same.",
     ),
     solution='mendable = "ABF"',
-    why="A: partners stand elsewhere. B: swap the two features of each pair, and their "
-    "hand turns the other way. F: partners stand elsewhere again. C changes the "
-    "speeds, D how many hands turn, and E their lengths.",
+    why="A: partners are in other places. B: swap the two features of each pair, and "
+    "their hand turns the other way. F: partners are in other places again. C changes "
+    "the speeds, D how many hands turn, and E their lengths.",
 )
 def what_a_permutation_can_mend(answer: Any) -> str:
     expect(
@@ -63,18 +63,18 @@ def what_a_permutation_can_mend(answer: Any) -> str:
     expect(not unknown, f"The lines go from A to F; you gave {', '.join(unknown)}.")
     expect(
         "C" not in given,
-        "C: with another base the hands turn at other speeds. No place in the head "
-        "makes a slow hand fast.",
+        "C: with a different base the hands turn at different speeds. Moving a slow "
+        "hand to another place does not make it fast.",
     )
     expect(
         "D" not in given,
-        "D: your weights expect 32 hands that turn, and the program turns 16. No order "
+        "D: your weights expect 32 hands that turn, but the program turns 16. No order "
         "of features makes the others turn.",
     )
     expect(
         "E" not in given,
-        "E: xPos makes features longer or shorter by their position. A permutation "
-        "changes no length.",
+        "E: xPos makes features longer or shorter depending on their position. A "
+        "permutation changes no length.",
     )
     expect("A" in given, "A is missing: that is the permutation of lesson 07.")
     expect(
@@ -84,10 +84,13 @@ def what_a_permutation_can_mend(answer: Any) -> str:
     )
     expect(
         "F" in given,
-        "F is missing: the program's pairs are (63, 31), (62, 30)... They are pairs at "
-        "other places, and that is all.",
+        "F is missing: the program's pairs are (63, 31), (62, 30)... They are the same "
+        "pairs in other places, and that is all.",
     )
-    return "A permutation can move hands and mirror them. Speeds and lengths it keeps."
+    return (
+        "A permutation can move hands and mirror them. It cannot change speeds or "
+        "lengths."
+    )
 
 
 @exercise(
@@ -96,7 +99,7 @@ def what_a_permutation_can_mend(answer: Any) -> str:
     difficulty=2,
     minutes=5,
     hints=(
-        "On what does the result of make depend? All of that, and nothing else, "
+        "What does the result of make depend on? All of that, and nothing else, "
         "belongs in the key.",
         "A tuple can be the key of a dict: key = (start, seq, base).",
     ),
@@ -108,7 +111,8 @@ def cached_table(kept, make, start, seq, base):
         kept[key] = make(start, seq, base)
     return kept[key]
 ''',
-    why="The key holds everything that made the table, so no two tables share a key.",
+    why="The key holds everything that the table depends on, so no two tables share a "
+    "key.",
 )
 def a_cache_that_keeps_its_promise(cached_table: Callable[..., Any]) -> str:
     made: list[tuple[Any, ...]] = []
@@ -119,13 +123,13 @@ def a_cache_that_keeps_its_promise(cached_table: Callable[..., Any]) -> str:
 
     calls = [(0, 5, 1e4), (3, 5, 1e4), (0, 9, 1e4), (0, 5, 5e5), (3, 5, 1e4)]
     blame = {
-        1: "the second call starts at 3 and got the table of 0. That is exhibit 7: "
-        "the offset is missing in the key",
-        2: "a call for 9 tokens got a table of another length. The length is missing "
-        "in the key",
-        3: "a call with base 500 000 got the table of base 10 000. The base is missing "
-        "in the key",
-        4: "the last call got the table of another",
+        1: "the second call starts at 3 and got the table for 0. That is exhibit 7: "
+        "the offset is missing from the key",
+        2: "a call for 9 tokens got a table of a different length. The length is "
+        "missing from the key",
+        3: "a call with base 500,000 got the table for base 10,000. The base is "
+        "missing from the key",
+        4: "the last call got the table of a different call",
     }
     kept: dict[Any, Any] = {}
     for number_of_call, call in enumerate(calls):
@@ -143,9 +147,9 @@ def a_cache_that_keeps_its_promise(cached_table: Callable[..., Any]) -> str:
         )
     expect(
         len(made) == 4,
-        f"Five calls, one of them a repetition, computed {len(made)} tables and not 4. "
-        "Is the result put into kept, under the key that you look for? (setdefault "
-        "computes first, and looks afterwards.)",
+        f"Five calls, one of them a repeat, computed {len(made)} tables instead of 4. "
+        "Is the result stored in kept, under the key that you look up? (setdefault "
+        "computes first, and looks it up afterwards.)",
     )
     cases = [((1, 12, 1e4), (11, 2, 1e4)), ((2, 3, 1e4), (3, 2, 1e4))]
     for first, second in cases:
@@ -154,17 +158,20 @@ def a_cache_that_keeps_its_promise(cached_table: Callable[..., Any]) -> str:
         got = as_tensor(cached_table(kept, make, *second))
         expect(
             close(got, second[0] + torch.arange(second[1]) / second[2], 1e-9),
-            f"{first} and {second} share one key. Keep the three apart: neither a sum "
-            "nor digits in a row tell them from each other.",
+            f"{first} and {second} share one key. Keep the three numbers separate: "
+            "neither a sum nor digits joined together can tell the calls apart.",
         )
     count = len(made)
     cached_table({}, make, *calls[0])
     expect(
         len(made) == count + 1,
-        "An empty kept must lead to a new table; yours came from somewhere else. Two "
-        "models have two dicts, and must not share one table.",
+        "With an empty kept a new table must be computed; yours came from somewhere "
+        "else. Two models have two dicts, and must not share a table.",
     )
-    return "The answer to a call depends on that call alone, and each is computed once."
+    return (
+        "The result of a call depends only on its arguments, and each table is "
+        "computed once."
+    )
 
 
 @exercise(
@@ -173,10 +180,10 @@ def a_cache_that_keeps_its_promise(cached_table: Callable[..., Any]) -> str:
     difficulty=3,
     minutes=8,
     hints=(
-        "Put a 1 into the first features of hands 0 and 1, and read their angles at "
+        "Put a 1 in the first feature of hands 0 and 1, and read their angles at "
         "position 1. In half pairs the partner of feature 0 is feature 32.",
-        "Speed 0 is 1 / factor. Speed 0 over speed 1 is base ** (2 / 64), whatever the "
-        "factor.",
+        "Speed 0 is 1 / factor. Speed 0 divided by speed 1 is base ** (2 / 64), "
+        "whatever the factor.",
     ),
     solution='''
 def base_and_factor(turn):
@@ -187,8 +194,9 @@ def base_and_factor(turn):
     first, second = torch.atan2(out[32:34], out[:2])
     return (first / second) ** 32, 1 / first
 ''',
-    why="Position interpolation divides every speed by one factor, so it drops out of "
-    "a ratio of two. Hand 0 has speed 1 in every base, so it shows the factor alone.",
+    why="Position interpolation divides every speed by the same factor, so it cancels "
+    "in a ratio of two speeds. Hand 0 has speed 1 for every base, so it shows the "
+    "factor alone.",
 )
 def read_the_base(base_and_factor: Callable[..., Any]) -> str:
     for base, factor in ((10_000.0, 1.0), (500_000.0, 4.0), (1e6, 2.5)):
@@ -212,18 +220,18 @@ def read_the_base(base_and_factor: Callable[..., Any]) -> str:
         what = f"With base {base:,.0f} and factor {factor:g}"
         step = base ** (1 / 32)
         known = {
-            "base and factor changed places.": (factor, base),
+            "base and factor are swapped.": (factor, base),
             "the base came out as its square: hand 1 has the exponent -2/64, so the "
             "ratio of speeds is base ** (1/32).": (base**2, factor),
             "the base came out as its square root: hand 1 has the exponent -2/64, so "
             "the ratio of speeds is base ** (1/32).": (math.sqrt(base), factor),
-            "the base came out as 1 / base: divide the faster hand by the slower.": (
+            "the base came out as 1 / base: divide the faster speed by the slower.": (
                 1 / base,
                 factor,
             ),
-            "you took speed 1 alone for base ** (-1/32). The factor is in it as well; "
-            "in a ratio of two speeds it is not.": ((step * factor) ** 32, factor),
-            "you gave the ratio of speeds. It is base ** (1/32), not the base.": (
+            "you used speed 1 alone as base ** (-1/32). It contains the factor too; a "
+            "ratio of two speeds does not.": ((step * factor) ** 32, factor),
+            "you gave the ratio of the speeds. That is base ** (1/32), not the base.": (
                 step,
                 factor,
             ),
@@ -248,14 +256,17 @@ def read_the_base(base_and_factor: Callable[..., Any]) -> str:
         )
         expect(
             factor == 1 or not math.isclose(got[1], 1, rel_tol=1e-3),
-            f"{what}, you gave 1. Hand 0 would turn by 1 radian a token in every base; "
-            "how far does it turn here?",
+            f"{what}, you gave 1. Hand 0 would turn by 1 radian per token for every "
+            "base; how far does it turn here?",
         )
         expect(
             math.isclose(got[1], factor, rel_tol=1e-3),
             f"{what}, you read the factor as {got[1]:.6g}.",
         )
-    return "Two hands at one position were enough. identify looks at all, and far out."
+    return (
+        "Two hands at one position were enough. identify looks at all of them, and at "
+        "distant positions."
+    )
 
 
 # -------------------------------------------------------------------------- capstone
@@ -307,7 +318,7 @@ def mystery(seed: int) -> tuple[Tensor, Tensor, Turn]:
     hints=(
         "First make the RotaryEmbedding: base=report.base, and scaling=partial(f, "
         "**report.parameters), where f is the function that report.scaling names. Then "
-        "let conversion compare the report of turn with the report of that module.",
+        "use conversion to compare the report of turn with the report of that module.",
         "conversion(identify(turn), identify(rope)).projection(w_q, 8) reorders the "
         "rows of W_q. W_k has 2 heads.",
     ),
@@ -323,8 +334,9 @@ def bring_home(w_q, w_k, turn):
     order = conversion(report, identify(rope))
     return order.projection(w_q, 8), order.projection(w_k, 2), rope
 ''',
-    why="Base and scaling go into the module, since no permutation makes them. Pairing "
-    "and sign go into the rows, head by head, each projection with its own heads.",
+    why="Base and scaling go into the module, since no permutation can produce them. "
+    "Pairing and sign go into the rows, head by head, each projection with its own "
+    "number of heads.",
 )
 def bring_it_home(bring_home: Callable[..., Any]) -> str:
     for seed in (17, 5, 9, 0, 12, 14):
@@ -333,7 +345,7 @@ def bring_it_home(bring_home: Callable[..., Any]) -> str:
         expect(answer is not None, "Your function returns nothing.")
         expect(
             isinstance(answer, (tuple, list)) and len(answer) == 3,
-            "Return three things: new W_q, new W_k, and the RotaryEmbedding.",
+            "Return three values: the new W_q, the new W_k, and the RotaryEmbedding.",
         )
         new_q, new_k, rope = as_tensor(answer[0]), as_tensor(answer[1]), answer[2]
         expect(
@@ -343,23 +355,24 @@ def bring_it_home(bring_home: Callable[..., Any]) -> str:
         for name, new, old in (("W_q", new_q, w_q), ("W_k", new_k, w_k)):
             expect(
                 new.shape == old.shape,
-                f"{name} must stay {tuple(old.shape)}, yours is {tuple(new.shape)}.",
+                f"{name} must keep its shape {tuple(old.shape)}; yours is "
+                f"{tuple(new.shape)}.",
             )
         what = "This checkpoint" if seed == 17 else f"The checkpoint of seed {seed}"
         _expect_module(rope, turn, what)
         _expect_weights(new_q, new_k, rope, seed, what)
     return (
-        "Six checkpoints of unknown origin give their logits in our convention. That "
-        "is all there is to porting a RoPE."
+        "Six checkpoints of unknown origin now give the same logits in our convention. "
+        "That is all there is to porting a RoPE."
     )
 
 
 def _expect_module(rope: RotaryEmbedding, turn: Turn, what: str) -> None:
-    """The module must be in our convention, and turn as fast as ``turn``."""
+    """The module must follow our convention, and turn as fast as ``turn``."""
     expect(
         rope.pairing == "interleaved",
-        "Ours is interleaved: RotaryEmbedding(32, ...) without pairing. The weights "
-        "come to the module, not the other way round.",
+        "Ours is interleaved: RotaryEmbedding(32, ...) without pairing. Adapt the "
+        "weights to the module, not the module to the weights.",
     )
     expect(
         rope.head_dim == rope.rotary_dim == HEAD_DIM,
@@ -373,22 +386,23 @@ def _expect_module(rope: RotaryEmbedding, turn: Turn, what: str) -> None:
     expect(
         bool((mine > 0).all()),
         f"{what}: negative speeds turn clockwise, and ours turn the other way. The "
-        "sign goes into the rows: a turn of (a, b) one way is one of (b, a) the other.",
+        "sign goes into the rows: turning (a, b) one way is turning (b, a) the other "
+        "way.",
     )
     bent = not torch.allclose(speeds.log().diff(), speeds.log().diff()[0].expand(15))
     expect(
         not math.isclose(
             float(mine[0] / mine[1]), float(speeds[0] / speeds[1]), rel_tol=1e-4
         ),
-        f"{what}: the base is right, and the scaling is not: hand 15 turns by "
-        f"{speeds[15]:.3g} radians a token in turn, by {mine[15]:.3g} in yours. Look "
+        f"{what}: the base is right, but the scaling is not: hand 15 turns by "
+        f"{speeds[15]:.3g} radians per token in turn, by {mine[15]:.3g} in yours. Look "
         "at report.scaling and report.parameters.",
     )
     raise Wrong(
-        f"{what}: another base. Hand 1 turns by {speeds[1]:.4f} radians a token in "
-        f"turn, by {mine[1]:.4f} in yours"
+        f"{what}: the base is different. Hand 1 turns by {speeds[1]:.4f} radians per "
+        f"token in turn, by {mine[1]:.4f} in yours"
         + (
-            ". A scaling rule bends the slow end alone; the fast hands show the base."
+            ". A scaling rule bends only the slow end; the fast hands show the base."
             if bent
             else "."
         )
@@ -396,7 +410,7 @@ def _expect_module(rope: RotaryEmbedding, turn: Turn, what: str) -> None:
 
 
 def _speeds_and_length(turn: Turn) -> tuple[Tensor, float]:
-    """Speeds of the hands of ``turn``, without sign, and their length."""
+    """The speeds of the hands of ``turn``, without sign, and their length."""
     pairing = _pairing(turn)
     ones = torch.zeros(1, HEAD_DIM, dtype=torch.float64)
     ones[0, slice(0, None, 2) if pairing == "interleaved" else slice(0, 16)] = 1
@@ -416,7 +430,7 @@ def _pairing(turn: Turn) -> Pairing:
 def _expect_weights(
     new_q: Tensor, new_k: Tensor, rope: RotaryEmbedding, seed: int, what: str
 ) -> None:
-    """Weights and module must give the logits, else say how they were converted."""
+    """Weights and module must give the same logits; otherwise say what went wrong."""
     w_q, w_k, turn = mystery(seed)
     speeds, length = _speeds_and_length(turn)
     pairing = _pairing(turn)
@@ -429,7 +443,7 @@ def _expect_weights(
         return rotate(x, cos * rope.attention_factor, sin * rope.attention_factor)
 
     def by(heads: int, weight: Tensor, pairs: bool = True, swap: bool = True) -> Tensor:
-        """``weight`` as if converted in part: its pairs, its sign, or both."""
+        """``weight`` as if only partly converted: its pairs, its sign, or both."""
         if pairs:
             weight = convert_projection(weight, heads, pairing, "interleaved")
         if swap and back:
@@ -441,13 +455,13 @@ def _expect_weights(
         return
     expect(
         math.isclose(rope.attention_factor, length, rel_tol=1e-4),
-        f"{what}: the speeds are right, but cos and sin are multiplied by "
-        f"{length:.4f} in turn and by {rope.attention_factor:.4f} in yours. YaRN "
-        "brings its factor if you give it as scaling.",
+        f"{what}: the speeds are right, but cos and sin are multiplied by {length:.4f} "
+        f"in turn and by {rope.attention_factor:.4f} in yours. YaRN supplies its "
+        "factor if you pass it as scaling.",
     )
     expect(
         not (close(new_q, w_q) and close(new_k, w_k)),
-        f"{what}: the weights came back as they were, and turn is {pairing} with sign "
+        f"{what}: the weights came back unchanged, but turn is {pairing} with sign "
         f"{'-' if back else '+'}.",
     )
     good_q = close(_logits(new_q, by(KV_HEADS, w_k), ours), right, 1e-3)
@@ -458,34 +472,34 @@ def _expect_weights(
     )
     expect(
         not (good_q and not good_k),
-        f"{what}: W_q is right, W_k is not. Both must be reordered, each with its own "
-        "number of heads.",
+        f"{what}: W_q is right, but W_k is not. Both must be reordered, each with its "
+        "own number of heads.",
     )
     expect(
         not (good_k and not good_q),
-        f"{what}: W_k is right, W_q is not. Both must be reordered, each with its own "
-        "number of heads.",
+        f"{what}: W_k is right, but W_q is not. Both must be reordered, each with its "
+        "own number of heads.",
     )
     expect(
         not (back and close(new_q, by(HEADS, w_q, swap=False))),
-        f"{what}: turn goes clockwise, and yours the other way. The pairs stand right; "
-        "their two features must change places as well.",
+        f"{what}: turn goes clockwise, and yours goes the other way. The pairs are in "
+        "the right places; the two features of each must be swapped as well.",
     )
     expect(
         not (pairing == "half" and close(new_q, by(HEADS, w_q, pairs=False))),
-        f"{what}: turn has half pairs, and your weights still do.",
+        f"{what}: turn has half pairs, and your weights still have them.",
     )
     wrong_way = convert_projection(w_q, HEADS, "interleaved", "half")
     expect(
         not (pairing == "half" and close(new_q, wrong_way)),
-        f"{what}: you reordered from interleaved to half. turn is half, and must "
-        "become interleaved.",
+        f"{what}: you reordered from interleaved to half. turn is half, and the "
+        "weights must become interleaved.",
     )
     off = (_logits(new_q, new_k, ours) - right).abs().max()
     raise Wrong(
         f"{what}: the module is right, but the logits are off by {off:.1f}. Look at "
-        "report.pairs: the two features of hand i belong at 2i and 2i + 1. In which "
-        "direction does your conversion go?"
+        "report.pairs: the two features of hand i belong at 2i and 2i + 1. Which "
+        "direction does your conversion go in?"
     )
 
 

@@ -24,16 +24,16 @@ Measured = dict[str, dict[str, float]]
     difficulty=2,
     minutes=6,
     hints=(
-        "Try position 0 first: whose output is not the input there? Then ask, for the "
-        "other, whether the two features of a pair get the same angle.",
-        "A keeps position 0, but not the length of a vector. B has the right numbers "
-        "in the wrong places, which shows at position 0. C adds: what does a turn do "
-        "to a sum, or to a vector's length?",
+        "Try position 0 first: whose output differs from the input there? Then ask of "
+        "the remaining one whether the two features of a pair get the same angle.",
+        "A is right at position 0, but does not keep the length of a vector. B has the "
+        "right numbers in the wrong places, which shows at position 0. C adds: what "
+        "does a turn do to a sum, or to a vector's length?",
     ),
     solution="""
 broken = {"A": "norm_is_kept", "B": "identity_at_zero", "C": "is_linear"}
 """,
-    why="Each law has one kind of mistake that it sees best. A mixes a table for one "
+    why="Each law is best at catching one kind of mistake. A mixes a table for one "
     "pairing with a rotation for the other, B reorders the features, C describes "
     "sinusoidal positions.",
 )
@@ -46,7 +46,8 @@ def three_more_explanations(broken: Mapping[str, Any]) -> str:
     for letter, told in EXPLANATIONS.items():
         name = getattr(broken[letter], "__name__", broken[letter])
         expect(
-            name is not ..., f"{letter} is still open. Each of the three breaks a law."
+            name is not ...,
+            f"{letter} is still missing. Each of the three breaks a law.",
         )
         expect(
             isinstance(name, str) and name in laws.LAWS,
@@ -55,11 +56,13 @@ def three_more_explanations(broken: Mapping[str, Any]) -> str:
         expect(_breaks(told, name), f"{letter}: {_kept(letter, name)}")
         expect(
             name not in named,
-            f"{letter}: {name} is right, and you named it before. A law that several "
-            "break says little about each: name another.",
+            f"{letter}: {name} is right, but you have named it already. A law that "
+            "several of them break says little about each: name a different one.",
         )
         named.add(name)
-    return "Compute it at one position past 0, and an explanation shows what it is."
+    return (
+        "Compute an explanation at one position past 0, and you see what it is worth."
+    )
 
 
 @exercise(
@@ -70,8 +73,8 @@ def three_more_explanations(broken: Mapping[str, Any]) -> str:
     hints=(
         "A dot product of two vectors of fixed length is highest when they are equal. "
         "Which key equals the query, once both are turned by their positions?",
-        "The query at m turns by m, the key by m - distance. The key has to have the "
-        "missing turn in it from the start: rotate q by +distance.",
+        "The query at m turns by m, the key by m - distance. The key must contain the "
+        "missing turn from the start: rotate q by +distance.",
     ),
     solution='''
 def key_for(q, distance, inv_freq):
@@ -80,7 +83,7 @@ def key_for(q, distance, inv_freq):
     return rotate(q, *table)
 ''',
     why="R_m q equals R_(m - distance) applied to R_distance q. So any distance can be "
-    "the favourite one: the rotation forces no fading.",
+    "the favourite: rotation does not force fading.",
 )
 def against_fading(key_for: Callable[..., Any]) -> str:
     for d, distance, seed in ((16, 37, 0), (64, 1500, 1), (32, 5, 2)):
@@ -104,14 +107,14 @@ def against_fading(key_for: Callable[..., Any]) -> str:
         )
         expect(
             not close(key, half),
-            f'{what} you rotated in halves. Here features 0 and 1 are a pair: "'
-            'interleaved".',
+            f"{what} you rotated with half pairs. Here features 0 and 1 are a pair: "
+            '"interleaved".',
         )
         expect(
             math.isclose(float(key.norm()), float(q.norm()), rel_tol=1e-4),
             f"{what} your key has length {float(key.norm()):.2f}, q has "
-            f"{float(q.norm()):.2f}. Give it q's length: a longer key always scores "
-            "higher, which says nothing about distance.",
+            f"{float(q.norm()):.2f}. Give it the length of q: a longer key always "
+            "scores higher, which says nothing about distance.",
         )
         scores = _scores_before(q, key, bank, 4 * distance)
         best = int(scores.argmax())
@@ -119,7 +122,9 @@ def against_fading(key_for: Callable[..., Any]) -> str:
             best == distance,
             f"{what} your key scores best {best} tokens before the query.",
         )
-    return "Any distance can be the favourite of some key: a rotation forces no fading."
+    return (
+        "Any distance can be the favourite of some key: rotation does not force fading."
+    )
 
 
 @exercise(
@@ -130,8 +135,8 @@ def against_fading(key_for: Callable[..., Any]) -> str:
     hints=(
         "angles(torch.arange(20_000), inverse_frequencies(64, base)).cos().mean(-1) "
         "is the mean cosine at each distance, as in lesson 08.",
-        "(mean < 0).nonzero()[0] is the first distance where it is negative. Which "
-        "of the three bases has it past 8,192?",
+        "(mean < 0).nonzero()[0] is the first distance where it is negative. For which "
+        "of the three bases is that past 8,192?",
     ),
     solution="""
 def first_negative(base):
@@ -142,8 +147,9 @@ def first_negative(base):
 
 choice = (500_000, first_negative(500_000))
 """,
-    why="200,000 ends at 6,462 and a million at 6,235: past some point a larger base "
-    "first brings the limit nearer. By this rule of thumb half a million is right.",
+    why="200,000 reaches its limit at 6,462 and a million at 6,235: past some point a "
+    "larger base brings the limit closer at first. By this rule of thumb half a "
+    "million is right.",
 )
 def a_base_for_a_model(choice: Any) -> str:
     choice = choice.tolist() if isinstance(choice, Tensor) else choice
@@ -151,18 +157,18 @@ def a_base_for_a_model(choice: Any) -> str:
         isinstance(choice, (tuple, list)) and len(choice) == 2,
         "Answer with two numbers: (base, distance).",
     )
-    expect(... not in choice, "One of the two is still open: (base, distance).")
+    expect(... not in choice, "One of the two is still missing: (base, distance).")
     base, distance = (float(as_tensor(value)) for value in choice)
     expect(
         base in (200_000, 500_000, 1_000_000),
-        f"{base:,.0f} is none of the three bases. (Is the base first?)",
+        f"{base:,.0f} is not one of the three bases. (Does the base come first?)",
     )
     mean = angles(torch.arange(20_000), inverse_frequencies(64, base)).cos().mean(-1)
     first = int((mean < 0).nonzero()[0])
     smaller = (
         "A larger base is not always better: try a smaller one."
         if base > 500_000
-        else "Larger bases get further, up to a point."
+        else "Larger bases reach further, up to a point."
     )
     expect(
         first > 8192,
@@ -173,18 +179,22 @@ def a_base_for_a_model(choice: Any) -> str:
     slip = (half.cos().mean(-1) < 0).nonzero()
     expect(
         not (len(slip) and distance == int(slip[0])),
-        f"{distance:,.0f} comes from speeds with i/d: the exponent is -2i/d.",
+        f"{distance:,.0f} comes from speeds with the exponent -i/d: it should be "
+        "-2i/d.",
     )
     expect(
         distance != int(mean.argmin()),
-        f"At {distance:,.0f} the mean cosine is lowest, but it is negative before.",
+        f"At {distance:,.0f} the mean cosine is lowest, but it is already negative "
+        "before that.",
     )
     expect(
         distance == first,
-        f"The base is right. But the mean cosine is negative first at another distance "
-        f"than {distance:,.0f}: the first one below 0, counted from 0.",
+        "The base is right, but the mean cosine does not first become negative at "
+        f"distance {distance:,.0f}. Find the first distance below 0, counting from 0.",
     )
-    return "Bigger is not better by itself: a million would have ended at 6,235."
+    return (
+        "Bigger is not always better: a million would have reached its limit at 6,235."
+    )
 
 
 @exercise(
@@ -193,8 +203,8 @@ def a_base_for_a_model(choice: Any) -> str:
     difficulty=3,
     minutes=6,
     hints=(
-        "Two steps: first throw out the rules that cost too much on short texts, then "
-        "take the best of those that are left.",
+        "Two steps: first discard the rules that cost too much on short texts, then "
+        "take the best of the rest.",
         'allowed = [rule for rule in measured if measured[rule]["short bits"] <= '
         'measured["none"]["short bits"] + 0.05], then max(allowed, key=...).',
     ),
@@ -206,8 +216,8 @@ def choose(measured):
                if measured[rule]["short bits"] <= limit]
     return max(allowed, key=lambda rule: measured[rule]["found"])
 ''',
-    why="The best rule depends on what must not get worse. With another limit, or "
-    "after some training, another rule would win.",
+    why="The best rule depends on what must not get worse. With a different limit, or "
+    "after some training, a different rule would win.",
 )
 def a_rule_for_a_product(choose: Callable[..., Any]) -> str:
     for table in TABLES:
@@ -216,18 +226,18 @@ def a_rule_for_a_product(choose: Callable[..., Any]) -> str:
         allowed = [name for name in table if table[name]["short bits"] <= limit]
         expect(
             isinstance(rule, str) and rule in table,
-            f"Return the name of a rule, one of {', '.join(table)}, not {rule!r}.",
+            f"Return the name of a rule, one of {', '.join(table)}; you gave {rule!r}.",
         )
         row = table[rule]
         expect(
             rule != min(table, key=lambda name: table[name]["short bits"])
             or rule == max(allowed, key=lambda name: table[name]["found"]),
-            f"{rule} has the lowest bits on short texts, and finds {row['found']:.2f}. "
+            f"{rule} has the fewest bits on short texts, and finds {row['found']:.2f}. "
             "Other rules cost hardly more and find more.",
         )
         expect(
             rule in allowed,
-            f"{rule} finds {row['found']:.2f}, but short texts cost "
+            f"{rule} finds {row['found']:.2f}, but its short texts cost "
             f"{row['short bits']:.2f} bits, and the limit is {limit:.2f}.",
         )
         right = max(allowed, key=lambda name: table[name]["found"])
@@ -278,16 +288,16 @@ def _breaks(rotation: Callable[..., Tensor], name: str) -> bool:
 
 
 def _kept(letter: str, name: str) -> str:
-    at_zero = "sin 0 is 0 and cos 0 is 1, so at position 0 nothing goes wrong"
+    at_zero = "sin 0 is 0 and cos 0 is 1, so nothing goes wrong at position 0"
     reasons = {
         ("A", "identity_at_zero"): at_zero,
-        ("B", "norm_is_kept"): "its numbers are right, they stand in other places",
-        ("B", "only_the_difference_counts"): "q and k are reordered alike, and a dot "
-        "product does not mind",
+        ("B", "norm_is_kept"): "its numbers are right, only in other places",
+        ("B", "only_the_difference_counts"): "q and k are reordered alike, which does "
+        "not change a dot product",
         ("C", "every_pair_turns"): "each feature does change at position 3",
     }
     reason = reasons.get((letter, name), "compute it: the law holds for this one")
-    return f"it keeps {name}: {reason}. Which other law does it break?"
+    return f"it obeys {name}: {reason}. Which other law does it break?"
 
 
 def _turned(x: Tensor, position: int, bank: Tensor) -> Tensor:
@@ -295,7 +305,7 @@ def _turned(x: Tensor, position: int, bank: Tensor) -> Tensor:
 
 
 def _scores_before(q: Tensor, key: Tensor, bank: Tensor, longest: int) -> Tensor:
-    """Return the scores of a key that stands 0 to ``longest`` tokens before q."""
+    """Return the scores of a key placed 0 to ``longest`` tokens before q."""
     places = longest - torch.arange(longest + 1)
     there = rotate(key.expand(longest + 1, -1), *cos_sin(places, bank, q.dtype))
     return there @ _turned(q, longest, bank)
