@@ -405,10 +405,10 @@ class RotaryEmbedding(nn.Module):
                 if turned is not None:
                     return turned
             q, k = norms[0](q).to(q.dtype), norms[1](k).to(k.dtype)
-        q_out, k_out = out if out is not None else (None, None)
         if tables.key_cos is None:
-            q, k = self._turn((q, k), tables.cos, tables.sin, (q_out, k_out))
+            q, k = self._turn((q, k), tables.cos, tables.sin, out)
             return q, k
+        q_out, k_out = out if out is not None else (None, None)
         (q,) = self._turn((q,), tables.cos, tables.sin, (q_out,))
         (k,) = self._turn((k,), *tables.of_keys(), (k_out,))
         return q, k
@@ -438,7 +438,7 @@ class RotaryEmbedding(nn.Module):
         else:
             self._check_tables(tables, x, x)
         cos, sin = tables.of_keys() if role == "key" else tables[:2]
-        (turned,) = self._turn((x,), cos, sin, (None,))
+        (turned,) = self._turn((x,), cos, sin)
         return turned
 
     def tables(
@@ -495,20 +495,24 @@ class RotaryEmbedding(nn.Module):
         dtype = q.dtype if q.dtype == torch.float64 else k.dtype
         if self.xpos_scale_base is not None and q.dtype == torch.float16:
             dtype = q.dtype  # the smallest range decides
-        what = dtype, q.device, type(q)
+        device, kind = q.device, type(q)
         pair: tuple[Tensor | None, Tensor | None]
-        if not isinstance(positions, (tuple, list)):
-            check_one_length(q_seq, k_seq, self._layout)
+        if isinstance(positions, (tuple, list)):
+            pair = check_pair(positions)
+        else:
+            if q_seq != k_seq:
+                check_one_length(q_seq, k_seq, self._layout)
             if q_batch == k_batch:
                 return self._tables_for(
-                    positions, start, pad_len, q_seq, q_batch, *what
+                    positions, start, pad_len, q_seq, q_batch, dtype, device, kind
                 )
             pair = positions, positions
-        else:
-            pair = check_pair(positions)
-        q_positions, k_positions = pair
-        queries = self._tables_for(q_positions, start, pad_len, q_seq, q_batch, *what)
-        keys = self._tables_for(k_positions, start, pad_len, k_seq, k_batch, *what)
+        queries, keys = (
+            self._tables_for(p, start, pad_len, seq, batch, dtype, device, kind)
+            for p, seq, batch in zip(
+                pair, (q_seq, k_seq), (q_batch, k_batch), strict=True
+            )
+        )
         return Tables(*queries[:2], *keys.of_keys())
 
     def _tables_for(
@@ -651,32 +655,33 @@ class RotaryEmbedding(nn.Module):
         xs: tuple[Tensor, ...],
         cos: Tensor,
         sin: Tensor,
-        out: tuple[Tensor | None, ...],
+        out: tuple[Tensor | None, ...] | None = None,
     ) -> Sequence[Tensor]:
         """Rotate what has the same tokens, into new tensors or those of ``out``."""
-        layout, ndim = self._layout, xs[0].ndim
+        pairing, layout = self._pairing, self._layout
         if cos.ndim > 2 or layout != "bhsd":
-            cos, sin = lay_out(cos, layout, ndim), lay_out(sin, layout, ndim)
-        how = self._pairing, layout
-        rest = (self.head_dim - self.rotary_dim) * self.trailing
-        given = None
-        if any(into is not None for into in out):
+            cos, sin = (lay_out(table, layout, xs[0].ndim) for table in (cos, sin))
+        if out is not None and all(into is None for into in out):
+            out = None
+        if out is not None:
             check_out(out, xs)
-            given = [
+            out = tuple(
                 torch.empty_like(x) if into is None else into
                 for x, into in zip(xs, out, strict=True)
-            ]
-        if not rest:
-            return ops.rotate_together(xs, cos, sin, *how, given)
-        parts = [x[..., rest:] for x in xs]
-        if given is None:
-            turned = ops.rotate_together(parts, cos, sin, *how)
+            )
+        if not self.trailing:
+            return ops.rotate_together(xs, cos, sin, pairing, layout, out)
+        rest = self.head_dim - self.rotary_dim
+        last = [x[..., rest:] for x in xs]
+        if out is None:
+            turned = ops.rotate_together(last, cos, sin, pairing, layout)
             both = zip(xs, turned, strict=True)
             return [torch.cat([x[..., :rest], part], dim=-1) for x, part in both]
-        for x, into in zip(xs, given, strict=True):
+        for x, into in zip(xs, out, strict=True):
             into[..., :rest] = x[..., :rest]
-        ops.rotate_together(parts, cos, sin, *how, [into[..., rest:] for into in given])
-        return given
+        into_last = [into[..., rest:] for into in out]
+        ops.rotate_together(last, cos, sin, pairing, layout, into_last)
+        return out
 
     def _by_rule(self) -> tuple[Tensor, float]:
         """Frequencies by ``base``, ``scaling`` and ``axes``, and attention factor."""
@@ -693,8 +698,9 @@ class RotaryEmbedding(nn.Module):
 
     def _sizes(self, x: Tensor) -> tuple[int, int]:
         """Batch (-1 where there is no such axis) and seq of an input."""
-        batch_axis, _, seq_axis = axes_of(x.ndim, self._layout)
-        return x.shape[batch_axis] if x.ndim == 4 else -1, x.shape[seq_axis]
+        shape = x.shape
+        batch_axis, _, seq_axis = axes_of(len(shape), self._layout)
+        return shape[batch_axis] if len(shape) == 4 else -1, shape[seq_axis]
 
     def _check(self, q: Tensor, k: Tensor) -> None:
         """Raise unless q and k are heads of this size on one device."""
@@ -702,8 +708,8 @@ class RotaryEmbedding(nn.Module):
             if (
                 not isinstance(x, Tensor)
                 or x.dtype not in FLOATS
+                or x.shape[-1:] != (self.head_dim,)
                 or x.ndim not in (3, 4)
-                or x.shape[-1] != self.head_dim
             ):
                 check_head(name, x, self.head_dim, self._layout)
         if q.device != k.device:

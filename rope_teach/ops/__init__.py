@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
 
 from rope_teach import tables
 from rope_teach.checks import (
@@ -132,9 +133,8 @@ def rotate_together(
     tensor. ``inverse`` rotates by the opposite angles. ``out`` has a tensor for each
     result, and takes no gradient.
     """
-    for table in (cos, sin):
-        if _asks_for_gradient(table):  # learned frequencies
-            return _by_formula(xs, cos, sin, pairing, inverse)
+    if _ask_for_gradient((cos, sin)):  # learned frequencies
+        return _by_formula(xs, cos, sin, pairing, inverse)
     how = pairing, layout, inverse
     if out is not None:
         return _into(out, xs, cos, sin, *how)
@@ -145,26 +145,42 @@ def rotate_together(
     for x in xs:
         if type(x) not in PLAIN:  # a subclass follows each step of the formula
             return _by_formula(xs, cos, sin, pairing, inverse)
-        if _asks_for_gradient(x):
-            return _differentiated(_Rotation, xs, cos, sin, how)
+    if _ask_for_gradient(xs):
+        return _differentiated(_Rotation, xs, cos, sin, how)
+    if _are_on_cpu(xs, cos):  # for a decode step, even the operator's call is a cost
+        return _on_cpu(xs, cos, sin, *how)
     turned: list[Tensor] = ROTATE(xs, cos, sin, *how)
     return turned
+
+
+def _are_on_cpu(xs: Sequence[Tensor], cos: Tensor) -> bool:
+    """Whether all is in a CPU's memory, and in no batch of a transform."""
+    if not cos.is_cpu:
+        return False
+    try:
+        cos.data_ptr()
+        for x in xs:
+            x.data_ptr()
+    except RuntimeError:
+        return False
+    return True
 
 
 PLAIN = (Tensor, nn.Parameter)
 
 
-def _asks_for_gradient(x: Tensor) -> bool:
-    """Whether backward or forward mode will ask how the result depends on ``x``."""
-    return (x.requires_grad and torch.is_grad_enabled()) or _is_dual(x)
-
-
-def _is_dual(x: Tensor) -> bool:
-    """Whether forward mode follows ``x``."""
-    try:
-        return torch.autograd.forward_ad.unpack_dual(x).tangent is not None
-    except RuntimeError:  # a batch inside vmap, whose levels torch asks one by one
-        return False
+def _ask_for_gradient(tensors: Sequence[Tensor]) -> bool:
+    """Whether backward or forward mode will ask how a result depends on one of them."""
+    recording = torch.is_grad_enabled()
+    for x in tensors:
+        if recording and x.requires_grad:
+            return True
+        try:
+            if unpack_dual(x).tangent is not None:
+                return True
+        except RuntimeError:  # a batch inside vmap: torch asks its levels one by one
+            continue
+    return False
 
 
 def cos_sin(
@@ -204,8 +220,9 @@ def normalise_and_rotate(
     recorded = torch.compiler.is_compiling() and not _takes_kernels(q)
     if not (HAS_TRITON and q.is_cuda) or recorded or not {type(q), type(k)} <= {*PLAIN}:
         return None
-    if _is_dual(q) or _is_dual(k):
-        return None
+    with torch.no_grad():  # the kernels have a backward, and no forward mode
+        if _ask_for_gradient((q, k)):
+            return None
     from rope_teach.ops import norm  # its kernels are loaded only when norms are given
 
     return norm.normalise_and_rotate(q, k, norms, cos, sin, pairing, layout)
@@ -323,7 +340,7 @@ def _into(
     layout: Layout,
     inverse: bool,
 ) -> Sequence[Tensor]:
-    if any(_asks_for_gradient(x) for x in xs):
+    if _ask_for_gradient(xs):
         raise RuntimeError(
             "out= takes no gradient, as in all of torch; call without out=, or inside "
             "torch.no_grad()"

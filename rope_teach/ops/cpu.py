@@ -21,6 +21,12 @@ from rope_teach.rotation import holds_complex, rotate_pairs, widest
 
 BLOCK = 2**17  # features at a time: 512 KB of float32 stay in a core's cache
 SMALL = 2**16  # features up to which operator overhead dominates memory traffic
+WIDE = {  # of the arithmetic: by the dtype of the factors, phases or cosines
+    torch.complex64: torch.float32,
+    torch.complex128: torch.float64,
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+}
 
 
 def rotate(
@@ -28,12 +34,11 @@ def rotate(
 ) -> list[Tensor]:
     """Rotate each of ``xs`` by one table; shapes as in ``rotation.rotate_pairs``."""
     factors = _factors(xs, cos, sin, pairing)
-    turned = []
+    rotary_dim, turned = 2 * cos.shape[-1], []
     for x in xs:
-        whole = x.shape[-1] == 2 * cos.shape[-1]
         if pairing == "interleaved" and not holds_complex(x):
             turned.append(rotate_pairs(x, cos, sin, pairing))
-        elif whole and x.numel() <= SMALL:
+        elif x.numel() <= SMALL and x.shape[-1] == rotary_dim:
             turned.append(_rotate_small(x, *factors))
         else:
             turned.append(_rotate_into(torch.empty_like(x), x, *factors))
@@ -70,20 +75,23 @@ def _factors(
 
 def _rotate_small(x: Tensor, cos: Tensor, sin: Tensor | None = None) -> Tensor:
     """Few operators; ``cos`` holds the phases where there is no ``sin``."""
-    wide = x.to(cos.real.dtype if sin is None else cos.dtype)
-    own = wide is not x  # a copy, which may be overwritten
+    dtype = WIDE[cos.dtype]
+    if x.dtype == dtype:
+        if sin is None:
+            return (x.view(cos.dtype) * cos).view(dtype)
+        return (x * cos).addcmul_(x.roll(x.shape[-1] // 2, -1), sin)
+    wide = x.to(dtype)  # a copy, which may be overwritten
     if sin is None:
-        pairs = wide.view(cos.dtype)
-        turned = (pairs.mul_(cos) if own else pairs * cos).view(wide.dtype)
+        wide.view(cos.dtype).mul_(cos)
     else:
-        swapped = wide.roll(wide.shape[-1] // 2, dims=-1)
-        turned = (wide.mul_(cos) if own else wide * cos).addcmul_(swapped, sin)
-    return turned.type_as(x)  # faster than to()
+        swapped = wide.roll(wide.shape[-1] // 2, -1)
+        wide.mul_(cos).addcmul_(swapped, sin)
+    return wide.type_as(x)  # faster than to()
 
 
 def _rotate_into(out: Tensor, x: Tensor, *factors: Tensor) -> Tensor:
     """Write the rotated ``x`` into ``out``, with few passes over memory."""
-    wide = factors[0].real.dtype if len(factors) == 1 else factors[0].dtype
+    wide = WIDE[factors[0].dtype]
     rotary_dim = factors[0].shape[-1] * (2 if len(factors) == 1 else 1)
     source, target = x, out
     if rotary_dim < x.shape[-1]:
