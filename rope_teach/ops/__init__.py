@@ -133,22 +133,27 @@ def rotate_together(
     tensor. ``inverse`` rotates by the opposite angles. ``out`` has a tensor for each
     result, and takes no gradient.
     """
-    if _ask_for_gradient((cos, sin)):  # learned frequencies
-        return _by_formula(xs, cos, sin, pairing, inverse)
     how = pairing, layout, inverse
-    if out is not None:
-        return _into(out, xs, cos, sin, *how)
-    if torch.compiler.is_compiling():
-        if any(x.requires_grad for x in xs):
-            return _differentiated(_CompiledRotation, xs, cos, sin, how)
-        return _compiled(xs, cos, sin, *how)
-    for x in xs:
-        if type(x) not in PLAIN:  # a subclass follows each step of the formula
-            return _by_formula(xs, cos, sin, pairing, inverse)
-    if _ask_for_gradient(xs):
-        return _differentiated(_Rotation, xs, cos, sin, how)
+    compiling = torch.compiler.is_compiling()
+    plain = all(type(x) in PLAIN for x in xs)  # a subclass follows each step
+    learned = _ask_for_gradient((cos, sin))
+    if _ask_for_gradient(xs) or (learned and out is not None):
+        if out is not None:
+            raise RuntimeError(
+                "out= takes no gradient, as in all of torch: call without out=, or "
+                "inside torch.no_grad()"
+            )
+        if not learned and (plain or compiling):
+            return _differentiated(xs, cos, sin, how)
+    if learned or not (plain or compiling):
+        return _by_formula(xs, cos, sin, *how, out=out)
+    if compiling:
+        return _compiled(xs, cos, sin, *how, out=out)
     if _are_on_cpu(xs, cos):  # for a decode step, even the operator's call is a cost
-        return _on_cpu(xs, cos, sin, *how)
+        return _on_cpu(xs, cos, sin, *how, out=out)
+    if out is not None:
+        ROTATE_OUT(xs, cos, sin, *how, out=out)
+        return out
     turned: list[Tensor] = ROTATE(xs, cos, sin, *how)
     return turned
 
@@ -200,11 +205,12 @@ def cos_sin(
     ``first + sign * positions[b] + t``: ``(batch, count, 2, r/2)``. Unchecked, and
     without a gradient.
     """
+    arguments = positions, inv_freq, factor, first, sign, count
     if torch.compiler.is_compiling():
-        road = _launch_rows if _takes_kernels(positions) else _rows
+        road = _rows_on_cuda if _takes_kernels(positions) else _rows
     else:
         road = COS_SIN if type(positions) in PLAIN else _rows
-    return road(positions, inv_freq, factor, first, sign, count)
+    return road(*arguments)
 
 
 def normalise_and_rotate(
@@ -232,13 +238,16 @@ def normalise_and_rotate(
 
 
 def _differentiated(
-    function: Any, xs: Sequence[Tensor], cos: Tensor, sin: Tensor, how: tuple[Any, ...]
+    xs: Sequence[Tensor], cos: Tensor, sin: Tensor, how: tuple[Any, ...]
 ) -> Sequence[Tensor]:
     """Rotate with a gradient: together where that is one launch, else one by one."""
+    apply: Any = (
+        _CompiledRotation if torch.compiler.is_compiling() else _Rotation
+    ).apply
     if xs[0].device.type == "cuda":
-        together: tuple[Tensor, ...] = function.apply(cos, sin, *how, *xs)
+        together: tuple[Tensor, ...] = apply(cos, sin, *how, *xs)
         return together
-    return [function.apply(cos, sin, *how, x)[0] for x in xs]
+    return [apply(cos, sin, *how, x)[0] for x in xs]
 
 
 class _CompiledRotation(torch.autograd.Function):
@@ -281,104 +290,43 @@ class _Rotation(_CompiledRotation):
 
 
 # ---------------------------------------------------------------------------- roads
+# Each takes tensors, tables, pairing, layout, inverse, and what to write into, if any.
 
 
 def _by_formula(
-    xs: Sequence[Tensor], cos: Tensor, sin: Tensor, pairing: Pairing, inverse: bool
-) -> list[Tensor]:
+    xs: Sequence[Tensor], cos: Tensor, sin: Tensor, pairing: Pairing, layout: Layout,
+    inverse: bool, *, out: Sequence[Tensor] | None = None,
+) -> Sequence[Tensor]:  # fmt: skip
     sin = -sin if inverse else sin
-    return [rotate_pairs(x, cos, sin, pairing) for x in xs]
-
-
-def _compiled(
-    xs: Sequence[Tensor], cos: Tensor, sin: Tensor, pairing: Pairing, layout: Layout,
-    inverse: bool,
-) -> list[Tensor]:  # fmt: skip
-    """What torch's compiler sees: the kernel on CUDA, else the formula, to be fused."""
-    turned = None
-    if _takes_kernels(xs[0]):
-        turned = _launch(xs, cos, sin, pairing, layout, inverse)
-    return turned or _by_formula(xs, cos, sin, pairing, inverse)
-
-
-def _anywhere(
-    xs: Sequence[Tensor], cos: Tensor, sin: Tensor, pairing: Pairing, layout: Layout,
-    inverse: bool,
-) -> list[Tensor]:  # fmt: skip
-    return _by_formula(xs, cos, sin, pairing, inverse)
+    turned = [rotate_pairs(x, cos, sin, pairing) for x in xs]
+    if out is None:
+        return turned
+    return [into.copy_(result) for into, result in zip(out, turned, strict=True)]
 
 
 def _on_cpu(
     xs: Sequence[Tensor], cos: Tensor, sin: Tensor, pairing: Pairing, layout: Layout,
-    inverse: bool,
-) -> list[Tensor]:  # fmt: skip
-    return cpu.rotate(xs, cos, -sin if inverse else sin, pairing)
+    inverse: bool, *, out: Sequence[Tensor] | None = None,
+) -> Sequence[Tensor]:  # fmt: skip
+    return cpu.rotate(xs, cos, -sin if inverse else sin, pairing, out)
 
 
 def _on_cuda(
-    xs: Sequence[Tensor], cos: Tensor, sin: Tensor, pairing: Pairing, layout: Layout,
-    inverse: bool,
-) -> list[Tensor]:  # fmt: skip
-    if HAS_TRITON:
-        launched = _launch(xs, cos, sin, pairing, layout, inverse)
-        if launched is not None:
-            return launched
-    turned = _by_formula(xs, cos, sin, pairing, inverse)
-    return [torch.empty_like(x).copy_(y) for x, y in zip(xs, turned, strict=True)]
+    xs: Sequence[Tensor], cos: Tensor, sin: Tensor, *how: Any,
+    out: Sequence[Tensor] | None = None,
+) -> Sequence[Tensor]:  # fmt: skip
+    out = [torch.empty_like(x) for x in xs] if out is None else out
+    if HAS_TRITON and _kernels().rotate(xs, cos, sin, *how, out):
+        return out
+    return _by_formula(xs, cos, sin, *how, out=out)
 
 
-def _on_meta(xs: Sequence[Tensor], *_: Any) -> list[Tensor]:
-    return [torch.empty_like(x) for x in xs]
-
-
-def _into(
-    out: Sequence[Tensor],
-    xs: Sequence[Tensor],
-    cos: Tensor,
-    sin: Tensor,
-    pairing: Pairing,
-    layout: Layout,
-    inverse: bool,
+def _compiled(
+    xs: Sequence[Tensor], *rest: Any, out: Sequence[Tensor] | None = None
 ) -> Sequence[Tensor]:
-    if _ask_for_gradient(xs):
-        raise RuntimeError(
-            "out= takes no gradient, as in all of torch; call without out=, or inside "
-            "torch.no_grad()"
-        )
-    if not torch.compiler.is_compiling():
-        ROTATE_OUT(xs, cos, sin, pairing, layout, inverse, out=out)
-    elif _takes_kernels(xs[0]):
-        _into_on_cuda(xs, cos, sin, pairing, layout, inverse, out=out)
-    else:
-        _into_anywhere(xs, cos, sin, pairing, layout, inverse, out=out)
-    return out
-
-
-def _into_anywhere(
-    xs: Sequence[Tensor], cos: Tensor, sin: Tensor, pairing: Pairing, layout: Layout,
-    inverse: bool, *, out: Sequence[Tensor],
-) -> None:  # fmt: skip
-    turned = _by_formula(xs, cos, sin, pairing, inverse)
-    for into, result in zip(out, turned, strict=True):
-        into.copy_(result)
-
-
-def _into_on_cpu(
-    xs: Sequence[Tensor], cos: Tensor, sin: Tensor, pairing: Pairing, layout: Layout,
-    inverse: bool, *, out: Sequence[Tensor],
-) -> None:  # fmt: skip
-    cpu.rotate_out(xs, cos, -sin if inverse else sin, pairing, out)
-
-
-def _into_on_cuda(
-    xs: Sequence[Tensor], cos: Tensor, sin: Tensor, pairing: Pairing, layout: Layout,
-    inverse: bool, *, out: Sequence[Tensor],
-) -> None:  # fmt: skip
-    launched = None
-    if HAS_TRITON:
-        launched = _launch(xs, cos, sin, pairing, layout, inverse, out)
-    if launched is None:
-        _into_anywhere(xs, cos, sin, pairing, layout, inverse, out=out)
+    """What torch's compiler sees: the kernel on CUDA, else the formula, to be fused."""
+    road = _on_cuda if _takes_kernels(xs[0]) else _by_formula
+    return road(xs, *rest, out=out)
 
 
 def _rows(
@@ -393,12 +341,10 @@ def _rows(
     return torch.stack([cos, sin], dim=-2)
 
 
-def _rows_on_cuda(
-    positions: Tensor, inv_freq: Tensor, factor: float, first: int, sign: int,
-    count: int | None,
-) -> Tensor:  # fmt: skip
-    road = _launch_rows if HAS_TRITON else _rows
-    return road(positions, inv_freq, factor, first, sign, count)
+def _rows_on_cuda(*arguments: Any) -> Tensor:
+    road = _kernels().cos_sin if HAS_TRITON else _rows
+    rows: Tensor = road(*arguments)
+    return rows
 
 
 def _rows_on_meta(
@@ -410,44 +356,40 @@ def _rows_on_meta(
     return inv_freq.new_empty(*shape, 2, inv_freq.shape[-1], dtype=torch.float32)
 
 
-# The kernels are imported where they are first needed: Triton takes a second to load.
-
-
 def _takes_kernels(x: Tensor) -> bool:
     """Whether torch's compiler is tracing, and takes a Triton kernel as it is."""
     on_cuda = x.device.type == "cuda"
     return HAS_TRITON and on_cuda and torch.compiler.is_dynamo_compiling()
 
 
-def _launch(
-    xs: Sequence[Tensor], cos: Tensor, sin: Tensor, pairing: Pairing, layout: Layout,
-    inverse: bool, out: Sequence[Tensor] | None = None,
-) -> list[Tensor] | None:  # fmt: skip
+def _kernels() -> Any:
+    """The kernels, imported where they are first needed: Triton loads for a second."""
     from rope_teach.ops import cuda
 
-    return cuda.rotate(xs, cos, sin, pairing == "interleaved", layout, inverse, out)
+    return cuda
 
 
-def _launch_rows(*arguments: Any) -> Tensor:
-    from rope_teach.ops import cuda
+def _register(key: str, rotate_: Any, rows: Any = None) -> None:
+    """Let torch take these roads for tensors with a dispatch key."""
 
-    return cuda.cos_sin(*arguments)
+    def write(*arguments: Any, out: Sequence[Tensor]) -> None:
+        rotate_(*arguments, out=out)
+
+    LIBRARY.impl("rotate", rotate_, key)
+    LIBRARY.impl("rotate.out", write, key)
+    if rows is not None:
+        LIBRARY.impl("cos_sin", rows, key)
 
 
 # A batch of vmap, and torch's older one of is_grads_batched, follow the formula too.
 BATCHED = ("FuncTorchBatched", "Batched")
-for key in ("CompositeExplicitAutograd", *BATCHED):
-    LIBRARY.impl("rotate", _anywhere, key)
-    LIBRARY.impl("rotate.out", _into_anywhere, key)
-    LIBRARY.impl("cos_sin", _rows, key)
-LIBRARY.impl("rotate", _on_cpu, "CPU")
-LIBRARY.impl("rotate", _on_cuda, "CUDA")
-LIBRARY.impl("rotate", _on_meta, "Meta")
-LIBRARY.impl("rotate.out", _into_on_cpu, "CPU")
-LIBRARY.impl("rotate.out", _into_on_cuda, "CUDA")
-LIBRARY.impl("rotate.out", lambda *_, **__: None, "Meta")
-LIBRARY.impl("cos_sin", _rows_on_cuda, "CUDA")
-LIBRARY.impl("cos_sin", _rows_on_meta, "Meta")
+for name in ("CompositeExplicitAutograd", *BATCHED):
+    _register(name, _by_formula, _rows)
+_register("CPU", _on_cpu)
+_register("CUDA", _on_cuda, _rows_on_cuda)
+_register(
+    "Meta", lambda xs, *_, out=None: [torch.empty_like(x) for x in xs], _rows_on_meta
+)
 
 ROTATE = torch.ops.rope_teach.rotate.default
 ROTATE_OUT = torch.ops.rope_teach.rotate.out

@@ -30,35 +30,36 @@ WIDE = {  # of the arithmetic: by the dtype of the factors, phases or cosines
 
 
 def rotate(
-    xs: Sequence[Tensor], cos: Tensor, sin: Tensor, pairing: Pairing
-) -> list[Tensor]:
-    """Rotate each of ``xs`` by one table; shapes as in ``rotation.rotate_pairs``."""
-    factors = _factors(xs, cos, sin, pairing)
-    rotary_dim, turned = 2 * cos.shape[-1], []
-    for x in xs:
-        if pairing == "interleaved" and not holds_complex(x):
-            turned.append(rotate_pairs(x, cos, sin, pairing))
-        elif x.numel() <= SMALL and x.shape[-1] == rotary_dim:
-            turned.append(_rotate_small(x, *factors))
-        else:
-            turned.append(_rotate_into(torch.empty_like(x), x, *factors))
-    return turned
-
-
-def rotate_out(
     xs: Sequence[Tensor],
     cos: Tensor,
     sin: Tensor,
     pairing: Pairing,
-    out: Sequence[Tensor],
-) -> None:
-    """As :func:`rotate`, into given memory."""
+    out: Sequence[Tensor] | None = None,
+) -> Sequence[Tensor]:
+    """Rotate each of ``xs`` by one table, into ``out`` where that is given.
+
+    Shapes as in ``rotation.rotate_pairs``.
+    """
     factors = _factors(xs, cos, sin, pairing)
+    if out is None:
+        return [_rotate(x, factors, cos, sin, pairing) for x in xs]
     for x, into in zip(xs, out, strict=True):
         if pairing == "half" or (holds_complex(x) and holds_complex(into)):
             _rotate_into(into, x, *factors)
         else:
             into.copy_(rotate_pairs(x, cos, sin, pairing))
+    return out
+
+
+def _rotate(
+    x: Tensor, factors: tuple[Tensor, ...], cos: Tensor, sin: Tensor, pairing: Pairing
+) -> Tensor:
+    """Rotate into a new tensor, the way that costs least."""
+    if pairing == "interleaved" and not holds_complex(x):
+        return rotate_pairs(x, cos, sin, pairing)
+    if x.numel() <= SMALL and x.shape[-1] == 2 * cos.shape[-1]:
+        return _rotate_small(x, *factors)
+    return _rotate_into(torch.empty_like(x), x, *factors)
 
 
 def _factors(

@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from rope_teach.checks import Layout, axes_of
+from rope_teach.checks import Layout, Pairing, axes_of
 
 __all__ = ["cos_sin", "rotate"]
 
@@ -180,31 +180,31 @@ def rotate(
     xs: Sequence[Tensor],
     cos: Tensor,
     sin: Tensor,
-    interleaved: bool,
+    pairing: Pairing,
     layout: Layout,
-    inverse: bool = False,
-    out: Sequence[Tensor] | None = None,
-) -> list[Tensor] | None:
-    """Rotate one tensor, or q and k, in one launch; None where the kernel cannot.
+    inverse: bool,
+    out: Sequence[Tensor],
+) -> bool:
+    """Rotate one tensor, or q and k, in one launch; False where the kernel cannot.
 
     ``xs`` ``(batch, heads, seq, head_dim)`` in the order of ``layout``, with or without
     batch; features lie side by side, other strides are free. The tables, float32,
-    broadcast against their pairs. Results are new tensors with the inputs' dtype and
-    memory layout, or ``out``. Lesson 18.
+    broadcast against their pairs. ``out`` is like ``xs``. Lesson 18.
     """
     if cos.stride() != sin.stride():
         cos, sin = cos.contiguous(), sin.contiguous()
-    results = [torch.empty_like(x) for x in xs] if out is None else list(out)
-    plan = plan_of(xs, results, cos, layout)
+    plan = plan_of(xs, out, cos, layout)
+    if plan is None:
+        return False
     # Where only the data tell a size, a compiler takes it for more than nothing.
-    if plan is None or statically_known_true(plan.grid[0] * plan.grid[1] == 0):
-        return None if plan is None else results
-    with device_of(cos):
-        _rotate_token[plan.grid](
-            xs[0], xs[-1], results[0], results[-1], cos, sin, *plan.numbers,
-            INTERLEAVED=interleaved, BACK=inverse, **plan.choices, num_warps=plan.warps,
-        )  # fmt: skip
-    return results
+    if not statically_known_true(plan.grid[0] * plan.grid[1] == 0):
+        with device_of(cos):
+            _rotate_token[plan.grid](
+                xs[0], xs[-1], out[0], out[-1], cos, sin, *plan.numbers,
+                INTERLEAVED=pairing == "interleaved", BACK=inverse, **plan.choices,
+                num_warps=plan.warps,
+            )  # fmt: skip
+    return True
 
 
 def plan_of(
