@@ -14,6 +14,8 @@ from rope_teach.checks import (
     check_base,
     check_count,
     check_embeddings,
+    check_integers,
+    check_positions,
     check_rotary_dim,
 )
 from rope_teach.frequencies import inverse_frequencies
@@ -82,8 +84,10 @@ class LearnedEncoding(nn.Module):
     """Add a learned row for each position to embeddings ``(batch, seq, dim)``.
 
     ``start`` is the position of the first token; or give all ``positions``,
-    ``(seq,)`` or ``(batch, seq)``, int64. There are ``max_len`` rows and no more: a
-    longer sequence raises ``ValueError``. Source: BERT, GPT-2. Lesson 03.
+    ``(seq,)`` or ``(batch, seq)``, int64 or int32. There are ``max_len`` rows and no
+    more: a longer sequence raises ``ValueError``. A compiled or exported model cannot
+    look at the positions it is given, and adds NaN to tokens outside the table.
+    Source: BERT, GPT-2. Lesson 03.
     """
 
     def __init__(self, max_len: int, dim: int) -> None:
@@ -92,6 +96,10 @@ class LearnedEncoding(nn.Module):
         check_count("dim", dim)
         self.max_len, self.dim = max_len, dim
         self.weight = nn.Parameter(torch.empty(max_len, dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the rows anew, with a standard deviation of 0.02."""
         nn.init.normal_(self.weight, std=0.02)
 
     def forward(
@@ -99,19 +107,32 @@ class LearnedEncoding(nn.Module):
     ) -> Tensor:
         """Add the row of each position to ``x`` ``(batch, seq, dim)``."""
         check_embeddings(x, self.dim, start, positions)
-        if positions is not None and positions.numel():
-            first, last = int(positions.min()), int(positions.max())
-        else:
-            first, last = start, start + x.shape[-2] - 1
+        if positions is None:
+            end = start + x.shape[-2]
+            self._check_range(start, end - 1)
+            return x + self.weight[start:end]
+        check_integers("positions", positions)
+        positions = positions.long()
+        if torch.compiler.is_compiling() or type(positions) is not Tensor:
+            return x + self._rows_or_nan(positions)
+        if positions.numel() and not positions.is_meta:
+            first, last = torch.stack(positions.aminmax()).tolist()
+            self._check_range(first, last)
+        return x + self.weight[positions]
+
+    def _rows_or_nan(self, positions: Tensor) -> Tensor:
+        # In a graph, indexing may read another row, or memory outside the table.
+        known = (positions >= 0) & (positions < self.max_len)
+        rows = self.weight[positions.clamp(0, self.max_len - 1)]
+        return rows.masked_fill(~known.unsqueeze(-1), math.nan)
+
+    def _check_range(self, first: int, last: int) -> None:
         if first < 0 or last >= self.max_len:
             raise ValueError(
                 f"positions {first} to {last} were asked for, but this table has "
                 f"max_len={self.max_len} rows (0 to {self.max_len - 1}); a learned "
                 "encoding has nothing to say past its table"
             )
-        return (
-            x + self.weight[slice(first, last + 1) if positions is None else positions]
-        )
 
     def extra_repr(self) -> str:
         return f"max_len={self.max_len}, {self.dim}"
@@ -138,27 +159,75 @@ def alibi_slopes(heads: int) -> Tensor:
 
 def alibi_bias(
     heads: int,
-    q_len: int,
+    q_len: int | None = None,
     k_len: int | None = None,
     *,
+    positions: Tensor | tuple[Tensor, Tensor] | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
     """ALiBi's bias to add to attention logits: ``-slope * distance``.
 
-    Returns ``(heads, q_len, k_len)`` float32. The last query stands at the last
-    key, so that a cached decode step passes ``q_len=1``. The distance is taken
-    without its sign; causal models mask the keys that lie ahead. Lesson 03.
+    Of lengths it is ``(heads, q_len, k_len)`` float32, the last query at the last
+    key, so that a cached decode step passes ``q_len=1``. Of ``positions``, one tensor
+    or a pair for queries and keys, each ``(seq,)`` or ``(batch, seq)``, it is
+    ``(heads, q_len, k_len)`` or ``(batch, heads, q_len, k_len)``, on their device.
+    The distance is unsigned; a causal model masks the keys that lie ahead.
+
+    Raises ``TypeError`` or ``ValueError`` unless lengths or positions are given, and
+    fit. Lesson 03.
 
     >>> alibi_bias(1, 3)
     tensor([[[-0.0000, -0.0039, -0.0078],
              [-0.0039, -0.0000, -0.0039],
              [-0.0078, -0.0039, -0.0000]]])
+    >>> alibi_bias(1, positions=torch.tensor([7, 0, 1]))[0, 0]
+    tensor([-0.0000, -0.0273, -0.0234])
     """
+    if positions is None:
+        q, k = _last_places(q_len, k_len, device)
+    elif q_len is None and k_len is None and device is None:
+        q, k = _position_pair(positions)
+    else:
+        raise ValueError("give positions, or q_len, k_len and device, not both")
+    distance = (q.unsqueeze(-1) - k.unsqueeze(-2)).abs().unsqueeze(-3)
+    return -alibi_slopes(heads).to(distance.device)[:, None, None] * distance
+
+
+def _last_places(
+    q_len: int | None, k_len: int | None, device: torch.device | str | None
+) -> tuple[Tensor, Tensor]:
+    """Places 0, 1, ... of the keys, and the last ones of them for the queries."""
+    if isinstance(q_len, Tensor) or isinstance(k_len, Tensor):
+        raise TypeError(
+            "q_len and k_len must be ints, got a tensor: positions=... takes positions"
+        )
+    if q_len is None:
+        raise ValueError("alibi_bias needs q_len or positions, got neither")
     k_len = q_len if k_len is None else k_len
     if not 0 <= q_len <= k_len:
         raise ValueError(
             f"q_len must lie between 0 and k_len, got q_len={q_len}, k_len={k_len}"
         )
     keys = torch.arange(k_len, device=device)
-    distance = (keys[k_len - q_len :, None] - keys).abs()
-    return -alibi_slopes(heads).to(device)[:, None, None] * distance
+    return keys[k_len - q_len :], keys
+
+
+def _position_pair(
+    positions: Tensor | tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor]:
+    pair = positions if isinstance(positions, (tuple, list)) else (positions, positions)
+    if len(pair) != 2:
+        raise ValueError(
+            "positions must be a tensor or a pair (q_positions, k_positions), got "
+            f"{len(pair)} items"
+        )
+    for given in pair:
+        check_positions("positions", given)
+    (q, k), batches = pair, {x.shape[0] for x in pair if x.ndim == 2 and len(x) != 1}
+    if not q.ndim or not k.ndim or max(q.ndim, k.ndim) > 2 or len(batches) > 1:
+        raise ValueError(
+            "positions must be (seq,) or (batch, seq), with one batch for both, got "
+            f"{tuple(q.shape)} and {tuple(k.shape)}"
+        )
+    # Differences of unsigned integers would wrap around.
+    return tuple(x if x.is_floating_point() else x.long() for x in (q, k))  # type: ignore[return-value]
