@@ -20,6 +20,7 @@ from rope_teach.checks import (
     check_count,
     check_divides,
     check_floating,
+    check_integers,
     check_mask,
     check_start,
     check_token_positions,
@@ -32,6 +33,7 @@ __all__ = [
     "Attention",
     "KeyValueCache",
     "blockwise_mask",
+    "packed_positions",
     "segment_mask",
     "segment_positions",
     "window_mask",
@@ -142,11 +144,11 @@ class Attention(nn.Module):
         source = x if context is None else context
         q, k = self._queries_and_keys(x, source, positions, cache)
         v = self._split(self.value(source), self.kv_heads)
-        places = self._places(x, positions, cache)
+        k_places = places = self._places(x, positions, cache)
         if cache is not None:
             k, v = self._cached(cache, q, k, v, positions)
-            places = places and (places[0], cache.positions)
-        mixed = self._mix(q, k, v, mask, places).transpose(1, 2).flatten(2)
+            k_places = cache.positions
+        mixed = self._mix(q, k, v, mask, places, k_places).transpose(1, 2).flatten(2)
         out: Tensor = self.out(mixed)
         return out
 
@@ -170,8 +172,9 @@ class Attention(nn.Module):
         q, k = self._queries_and_keys(x, source, positions, None)
         # Where the values are the rows of the identity, the result is the weights.
         identity = torch.eye(k.shape[2], dtype=x.dtype, device=x.device)
+        identity = identity.expand(*k.shape[:2], -1, -1)
         places = self._places(x, positions, None)
-        return self._mix(q, k, identity.expand(*k.shape[:2], -1, -1), mask, places)
+        return self._mix(q, k, identity, mask, places, places)
 
     def extra_repr(self) -> str:
         return f"encoding={self.encoding!r}, causal={self.causal}"
@@ -213,15 +216,15 @@ class Attention(nn.Module):
 
     def _places(
         self, x: Tensor, positions: Tensor | None, cache: KeyValueCache | None
-    ) -> tuple[Tensor, Tensor] | None:
-        """Positions of queries and keys, for ALiBi; None where they count from 0."""
+    ) -> Tensor | None:
+        """Positions of the queries, for ALiBi; None where they count from 0."""
         if self.encoding != "alibi":
             return None
         if positions is not None:
             check_token_positions(positions, *x.shape[:2])
         elif cache is not None:
-            positions = cache.place(x.shape[1], x.device)
-        return None if positions is None else (positions, positions)
+            return cache.place(x.shape[1], x.device)
+        return positions
 
     def _mix(
         self,
@@ -229,9 +232,11 @@ class Attention(nn.Module):
         k: Tensor,
         v: Tensor,
         mask: Tensor | None,
-        places: tuple[Tensor, Tensor] | None,
+        q_places: Tensor | None,
+        k_places: Tensor | None,
     ) -> Tensor:
-        bias = self._bias(q, k.shape[2], mask, places)
+        bias = self._alibi(q.shape[2], k.shape[2], q_places, k_places, q.device)
+        bias = self._masked(bias, q, k.shape[2], mask)
         flag = self.causal and bias is None
         if q.shape[2] == 1:  # as a step of its own: an exporter knows no `and` of sizes
             flag = False
@@ -244,29 +249,35 @@ class Attention(nn.Module):
             enable_gqa=self.kv_heads < self.heads,
         )
 
-    def _bias(
+    def _alibi(
         self,
-        q: Tensor,
+        q_len: int,
         k_len: int,
-        mask: Tensor | None,
-        places: tuple[Tensor, Tensor] | None,
+        q_places: Tensor | None,
+        k_places: Tensor | None,
+        device: torch.device,
     ) -> Tensor | None:
-        """What is added to the logits; None where the causal flag says it all."""
+        if self.encoding != "alibi":
+            return None
+        if q_places is None or k_places is None:
+            return alibi_bias(self.heads, q_len, k_len, device=device)
+        return alibi_bias(self.heads, positions=(q_places, k_places))
+
+    def _masked(
+        self, bias: Tensor | None, q: Tensor, k_len: int, mask: Tensor | None
+    ) -> Tensor | None:
+        """What is added to the logits; None where the causal flag is enough."""
         q_len = q.shape[2]
-        # One query, the last token, may see every key; the flag knows square only.
-        flag_serves = not self.causal or q_len in (1, k_len)
-        if mask is None and self.encoding != "alibi" and flag_serves:
+        # One query, the last token, may see every key; the flag knows only squares.
+        flag_is_enough = not self.causal or q_len in (1, k_len)
+        if mask is None and bias is None and flag_is_enough:
             return None
         seen = torch.ones(q_len, k_len, dtype=torch.bool, device=q.device)
         seen = seen.tril(k_len - q_len) if self.causal else seen
         if mask is not None:
             check_mask(mask, (q.shape[0], self.heads, q_len, k_len))
             seen = seen & mask
-        bias = q.new_zeros(q_len, k_len)
-        if self.encoding == "alibi" and places is None:
-            bias = alibi_bias(self.heads, q_len, k_len, device=q.device).to(q)
-        elif self.encoding == "alibi":
-            bias = alibi_bias(self.heads, positions=places).to(q)
+        bias = q.new_zeros(q_len, k_len) if bias is None else bias.to(q)
         return bias.masked_fill(~seen, float("-inf"))
 
     def _check_input(self, name: str, x: Tensor) -> None:
@@ -568,6 +579,39 @@ def segment_positions(segments: Tensor) -> Tensor:
     place = torch.arange(segments.shape[1], device=segments.device)
     begins = F.pad(segments[:, 1:] != segments[:, :-1], (1, 0), value=True)
     return place - (place * begins).cummax(dim=1).values
+
+
+def packed_positions(cu_seqlens: Tensor, total: int | None = None) -> Tensor:
+    """Positions of sequences packed end to end, from where each begins: ``(total,)``.
+
+    ``cu_seqlens`` ``(sequences + 1,)``, int32 or int64, counts the tokens before each
+    sequence and ends with ``total``, as flash-attention takes it. Give ``total`` where
+    the host must not wait for a device, in a compiled model above all; then nothing is
+    checked, and tokens past the last sequence count from 0 as well. For a mask,
+    ``segment_mask((positions == 0).cumsum(0)[None])``. Lesson 09.
+
+    Raises ``TypeError`` for another dtype, ``ValueError`` unless it begins with 0 and
+    never falls.
+
+    >>> packed_positions(torch.tensor([0, 3, 5]))
+    tensor([0, 1, 2, 0, 1])
+    """
+    check_integers("cu_seqlens", cu_seqlens)
+    if cu_seqlens.ndim != 1 or not len(cu_seqlens):
+        raise ValueError(
+            f"cu_seqlens must be (sequences + 1,), got {tuple(cu_seqlens.shape)}"
+        )
+    begins = cu_seqlens.long()
+    if total is None:
+        if begins[0] != 0 or (begins.diff() < 0).any():
+            raise ValueError(
+                "cu_seqlens must begin with 0 and never fall, as the cumulative sum "
+                f"of lengths does; got {begins.tolist()!s:.200}"
+            )
+        total = int(begins[-1])
+    check_start("total", total)
+    place = torch.arange(total, device=begins.device)
+    return place - begins[torch.searchsorted(begins, place, right=True) - 1]
 
 
 def segment_mask(segments: Tensor) -> Tensor:

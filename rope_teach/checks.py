@@ -53,11 +53,13 @@ def check_positions(name: str, positions: Tensor) -> None:
 
 
 def check_integers(name: str, positions: Tensor) -> None:
-    """Raise ``TypeError`` unless ``positions`` are integers that can index a table."""
-    if positions.dtype not in (torch.int64, torch.int32):
+    """Raise ``TypeError`` unless ``positions`` are int64 or int32, which can index."""
+    if not isinstance(positions, Tensor):
         raise TypeError(
-            f"{name} must be int64 or int32 to index a table, got {positions.dtype}"
+            f"{name} must be a torch.Tensor, got {type(positions).__name__}"
         )
+    if positions.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"{name} must be int64 or int32, got {positions.dtype}")
 
 
 def check_start(name: str, start: int, expected: str = "an int") -> None:
