@@ -584,14 +584,15 @@ def segment_positions(segments: Tensor) -> Tensor:
 def packed_positions(cu_seqlens: Tensor, total: int | None = None) -> Tensor:
     """Positions of sequences packed end to end, from where each begins: ``(total,)``.
 
-    ``cu_seqlens`` ``(sequences + 1,)``, int32 or int64, counts the tokens before each
-    sequence and ends with ``total``, as flash-attention takes it. Give ``total`` where
-    the host must not wait for a device, in a compiled model above all; then nothing is
-    checked, and tokens past the last sequence count from 0 as well. For a mask,
-    ``segment_mask((positions == 0).cumsum(0)[None])``. Lesson 09.
+    ``cu_seqlens`` ``(sequences + 1,)``, int32 or int64, is what flash-attention takes:
+    0, then how many tokens there are up to the end of each sequence. ``total`` (by
+    default its last entry) may be larger: the tokens after the last sequence count
+    from 0 as well. Give it in a compiled model, and on a GPU, where the host would
+    wait for the value; entries are not checked there.
 
-    Raises ``TypeError`` for another dtype, ``ValueError`` unless it begins with 0 and
-    never falls.
+    A mask is ``segment_mask((positions == 0).cumsum(0)[None])``. Raises ``TypeError``
+    for another dtype, ``ValueError`` for entries that cannot be cumulative lengths.
+    Lesson 09.
 
     >>> packed_positions(torch.tensor([0, 3, 5]))
     tensor([0, 1, 2, 0, 1])
@@ -602,14 +603,16 @@ def packed_positions(cu_seqlens: Tensor, total: int | None = None) -> Tensor:
             f"cu_seqlens must be (sequences + 1,), got {tuple(cu_seqlens.shape)}"
         )
     begins = cu_seqlens.long()
-    if total is None:
-        if begins[0] != 0 or (begins.diff() < 0).any():
+    is_known = begins.device.type == "cpu" and not torch.compiler.is_compiling()
+    if total is None or is_known:
+        end = int(begins[-1])
+        total = end if total is None else total
+        check_start("total", total)
+        if begins[0] != 0 or (begins.diff() < 0).any() or total < end:
             raise ValueError(
-                "cu_seqlens must begin with 0 and never fall, as the cumulative sum "
-                f"of lengths does; got {begins.tolist()!s:.200}"
+                "cu_seqlens must rise from 0 to at most total, as cumulative lengths "
+                f"do; got total={total} and {begins.tolist()!s:.200}"
             )
-        total = int(begins[-1])
-    check_start("total", total)
     place = torch.arange(total, device=begins.device)
     return place - begins[torch.searchsorted(begins, place, right=True) - 1]
 

@@ -294,13 +294,13 @@ BAD = {
         torch.ones(2, 2)
     ),
     "ValueError: max_freq must be positive": lambda: pixel_frequencies(8, -1.0),
-    "ValueError: sections must be hands an axis that sum to r/2 = 8": lambda: (
+    "ValueError: sections must be pairs of each axis that sum to r/2 = 8": lambda: (
         multimodal_frequencies(torch.ones(8), (4, 2, 1))
     ),
-    "ValueError: sections (2, 3, 3) cannot be dealt in turn": lambda: (
+    "ValueError: sections (2, 3, 3) cannot be given in turn": lambda: (
         multimodal_frequencies(torch.ones(8), (2, 3, 3), interleaved=True)
     ),
-    "ValueError: an image or video is (time, height, width), got (2, 2)": lambda: (
+    "ValueError: an image or video is (time, height, width) ... got (2, 2)": lambda: (
         multimodal_positions([(2, 2)])
     ),
     "ValueError: inv_freq must be (r/2,), got (2, 2)": lambda: mixed_frequencies(
