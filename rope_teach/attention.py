@@ -322,7 +322,9 @@ class KeyValueCache:
     A slot is written once, so a step costs the same at any length, and what
     :meth:`append` returned stays as it was. Where a gradient is needed through the
     cache, keys and values are concatenated instead, at the price of a copy a step:
-    generate text under ``torch.no_grad``. Lesson 09.
+    generate text under ``torch.no_grad``. ``copy.copy`` gives a cache that goes on by
+    itself. With ``max_len`` a compiled step is compiled once; without, again when the
+    memory first grows. Lesson 09.
 
     Examples
     --------
