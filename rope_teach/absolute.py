@@ -1,6 +1,6 @@
 """Encodings that are not rotations: sinusoidal, learned, and ALiBi's bias.
 
-They are what RoPE is held against. Built in lessons 02 and 03.
+RoPE is compared with them. Built in lessons 02 and 03.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from rope_teach.checks import (
     check_integers,
     check_positions,
     check_rotary_dim,
+    check_start,
 )
 from rope_teach.frequencies import inverse_frequencies
 from rope_teach.tables import angles
@@ -36,7 +37,7 @@ def sinusoidal(
     base: float = 10_000.0,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Sinusoidal code of each position: sin and cos of every hand, interleaved.
+    """Sinusoidal code of each position: sin and cos of each angle, interleaved.
 
     ``positions`` (any shape, in tokens) gives ``(*positions.shape, dim)`` with
     ``[..., 2i] = sin(m inv_freq[i])`` and ``[..., 2i + 1] = cos(m inv_freq[i])``.
@@ -58,7 +59,7 @@ class SinusoidalEncoding(nn.Module):
     """Add the sinusoidal code to token embeddings ``(batch, seq, dim)``.
 
     ``start`` is the position of the first token; or give all ``positions``,
-    ``(seq,)`` or ``(batch, seq)``. No parameters, no longest sequence. Lesson 02.
+    ``(seq,)`` or ``(batch, seq)``. No parameters, and no maximum length. Lesson 02.
     """
 
     def __init__(self, dim: int, base: float = 10_000.0) -> None:
@@ -121,7 +122,7 @@ class LearnedEncoding(nn.Module):
         return x + self.weight[positions]
 
     def _rows_or_nan(self, positions: Tensor) -> Tensor:
-        # In a graph, indexing may read another row, or memory outside the table.
+        # A graph may not check an index: -1 would read the last row.
         known = (positions >= 0) & (positions < self.max_len)
         rows = self.weight[positions.clamp(0, self.max_len - 1)]
         return rows.masked_fill(~known.unsqueeze(-1), math.nan)
@@ -167,14 +168,14 @@ def alibi_bias(
 ) -> Tensor:
     """ALiBi's bias to add to attention logits: ``-slope * distance``.
 
-    Of lengths it is ``(heads, q_len, k_len)`` float32, the last query at the last
-    key, so that a cached decode step passes ``q_len=1``. Of ``positions``, one tensor
-    or a pair for queries and keys, each ``(seq,)`` or ``(batch, seq)``, it is
-    ``(heads, q_len, k_len)`` or ``(batch, heads, q_len, k_len)``, on their device.
-    The distance is unsigned; a causal model masks the keys that lie ahead.
+    From lengths: ``(heads, q_len, k_len)`` float32. The last query is at the last key,
+    so a cached decode step passes ``q_len=1``. From ``positions``, one tensor or a
+    pair for queries and keys, each ``(seq,)`` or ``(batch, seq)``: the same shape, or
+    ``(batch, heads, q_len, k_len)``, on their device. The distance is unsigned; causal
+    models mask the keys ahead.
 
-    Raises ``TypeError`` or ``ValueError`` unless lengths or positions are given, and
-    fit. Lesson 03.
+    Raises ``TypeError`` or ``ValueError`` if neither or both are given, or if they do
+    not fit together. Source: Press et al. (2108.12409). Lesson 03.
 
     >>> alibi_bias(1, 3)
     tensor([[[-0.0000, -0.0039, -0.0078],
@@ -196,14 +197,12 @@ def alibi_bias(
 def _last_places(
     q_len: int | None, k_len: int | None, device: torch.device | str | None
 ) -> tuple[Tensor, Tensor]:
-    """Places 0, 1, ... of the keys, and the last ones of them for the queries."""
-    if isinstance(q_len, Tensor) or isinstance(k_len, Tensor):
-        raise TypeError(
-            "q_len and k_len must be ints, got a tensor: positions=... takes positions"
-        )
+    """Positions of the queries and keys: the queries are the last of the keys."""
     if q_len is None:
         raise ValueError("alibi_bias needs q_len or positions, got neither")
     k_len = q_len if k_len is None else k_len
+    check_start("q_len", q_len, "an int (positions are given as positions=...)")
+    check_start("k_len", k_len, "an int (positions are given as positions=...)")
     if not 0 <= q_len <= k_len:
         raise ValueError(
             f"q_len must lie between 0 and k_len, got q_len={q_len}, k_len={k_len}"

@@ -1,8 +1,8 @@
-"""Attention: queries meet keys, with whichever encoding tells them where they are.
+"""Attention with any position encoding, a key-value cache, and masks.
 
 RoPE and ALiBi act here, inside every layer. Sinusoidal and learned encodings are
-added to the embeddings before the first layer, so :class:`LanguageModel` does that.
-Built in lessons 01, 03 and 09.
+added to the embeddings before the first layer, by the model. Built in lessons 01, 03
+and 09.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rope_teach.absolute import alibi_bias
+from rope_teach.axes import coordinates_last
 from rope_teach.checks import (
     check_choice,
     check_count,
@@ -50,17 +51,16 @@ class Attention(nn.Module):
     dim
         Features of a token; ``head_dim`` is ``dim / heads``.
     heads, kv_heads
-        Query heads, and heads of keys and values (default: as many). Fewer is
-        grouped-query attention: each serves ``heads / kv_heads`` query heads.
+        Query heads, and heads of keys and values (default: as many). With fewer, each
+        is shared by ``heads / kv_heads`` query heads: grouped-query attention.
     encoding
         One of ``ENCODINGS``. Only ``"rope"`` and ``"alibi"`` act here.
     causal
-        Whether a token sees itself and earlier tokens alone. ALiBi without it
-        uses the distance without its sign.
+        Whether a token sees only itself and earlier tokens.
     rotary_dim, base, scaling
-        Of :class:`RotaryEmbedding`, for ``"rope"`` alone. For any other of its
-        arguments (several axes, learned frequencies, xPos), set ``attention.rope``
-        to a module of your own; each layer may have another.
+        As in :class:`RotaryEmbedding`; only for ``"rope"``. For its other arguments
+        (several axes, learned frequencies, xPos), set ``attention.rope`` to a module
+        of your own; layers may differ.
 
     Notes
     -----
@@ -116,7 +116,7 @@ class Attention(nn.Module):
         cache: KeyValueCache | None = None,
         context: Tensor | None = None,
     ) -> Tensor:
-        """Mix the tokens of ``x`` ``(batch, seq, dim)``; the same shape comes back.
+        """Attend over the tokens of ``x`` ``(batch, seq, dim)``; returns that shape.
 
         Parameters
         ----------
@@ -124,13 +124,14 @@ class Attention(nn.Module):
             Boolean; broadcasts to ``(batch, heads, queries, keys)``, where the keys
             are the cached ones, then those of ``x``. A query sees a key where it is
             True. Padding is ``real[:, None, None]`` with ``real`` ``(batch, keys)``.
-            A causal module hides later tokens in any case. A query that sees
-            nothing returns zeros.
+            A causal module always hides later tokens. A query that sees nothing
+            returns zeros.
         positions
-            ``(seq,)`` or ``(batch, seq)``, in tokens, for RoPE. Default: 0, 1, ...,
-            or on from the cache's last token.
+            ``(seq,)`` or ``(batch, seq)``, in tokens, for RoPE and ALiBi; with several
+            axes as in :meth:`RotaryEmbedding.forward`. Default: 0, 1, ..., or the
+            positions after the cached ones.
         cache
-            What earlier tokens left behind. It takes in those of ``x``.
+            Keys and values of earlier tokens; those of ``x`` are appended.
         context
             ``(batch, keys, dim)``: keys and values come from these tokens instead
             (cross-attention). Two texts share no positions, so this needs
@@ -144,12 +145,10 @@ class Attention(nn.Module):
         source = x if context is None else context
         q, k = self._queries_and_keys(x, source, positions, cache)
         v = self._split(self.value(source), self.kv_heads)
-        k_places = places = self._places(x, positions, cache)
         if cache is not None:
             k, v = self._cached(cache, q, k, v, positions)
-            k_places = cache.positions
-        mixed = self._mix(q, k, v, mask, places, k_places).transpose(1, 2).flatten(2)
-        out: Tensor = self.out(mixed)
+        mixed = self._mix(q, k, v, mask, positions, cache)
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
 
     @torch.no_grad()
@@ -161,7 +160,7 @@ class Attention(nn.Module):
         positions: Tensor | None = None,
         context: Tensor | None = None,
     ) -> Tensor:
-        """Return how much each query takes of each key: ``(batch, heads, seq, keys)``.
+        """Return the weight of each key for each query: ``(batch, heads, seq, keys)``.
 
         For figures; :meth:`forward` never builds this matrix.
         """
@@ -173,8 +172,7 @@ class Attention(nn.Module):
         # Where the values are the rows of the identity, the result is the weights.
         identity = torch.eye(k.shape[2], dtype=x.dtype, device=x.device)
         identity = identity.expand(*k.shape[:2], -1, -1)
-        places = self._places(x, positions, None)
-        return self._mix(q, k, identity, mask, places, places)
+        return self._mix(q, k, identity, mask, positions, None)
 
     def extra_repr(self) -> str:
         return f"encoding={self.encoding!r}, causal={self.causal}"
@@ -191,9 +189,8 @@ class Attention(nn.Module):
         if self.encoding != "rope":
             return q, k
         # Never the values: lesson 09 shows why.
-        if positions is None and cache is not None:
-            return self.rope(q, k, start=cache.next)
-        return self.rope(q, k, positions)
+        start = cache.next if cache is not None and positions is None else 0
+        return self.rope(q, k, positions, start=start)
 
     def _cached(
         self,
@@ -203,28 +200,19 @@ class Attention(nn.Module):
         v: Tensor,
         positions: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """Append to ``cache``; return the keys and values that ``q`` meets."""
+        """Append to ``cache``; return all keys and values, old and new."""
         axes = getattr(self.rope, "axes", 1) if self.encoding == "rope" else 1
-        if positions is not None and positions.ndim > 1 and axes > 1:
-            positions = positions.amax(-1)  # text goes on past the largest coordinate
+        if positions is not None and axes > 1:
+            batch, _, seq, _ = q.shape
+            positions = coordinates_last(positions, axes, batch, seq)
+            if positions.shape[-2:] == (seq, axes):
+                positions = positions.amax(-1)  # text follows the largest coordinate
         k, v = cache.append(k, v, positions, keep_positions=self.encoding == "alibi")
         if torch.is_grad_enabled() and q.requires_grad:
             if not (k.requires_grad or v.requires_grad):
-                # Backward wants them unchanged, and the next append writes beside them.
+                # Autograd saves them, and rejects memory that append writes to later.
                 return k.clone(), v.clone()
         return k, v
-
-    def _places(
-        self, x: Tensor, positions: Tensor | None, cache: KeyValueCache | None
-    ) -> Tensor | None:
-        """Positions of the queries, for ALiBi; None where they count from 0."""
-        if self.encoding != "alibi":
-            return None
-        if positions is not None:
-            check_token_positions(positions, *x.shape[:2])
-        elif cache is not None:
-            return cache.place(x.shape[1], x.device)
-        return positions
 
     def _mix(
         self,
@@ -232,13 +220,13 @@ class Attention(nn.Module):
         k: Tensor,
         v: Tensor,
         mask: Tensor | None,
-        q_places: Tensor | None,
-        k_places: Tensor | None,
+        positions: Tensor | None,
+        cache: KeyValueCache | None,
     ) -> Tensor:
-        bias = self._alibi(q.shape[2], k.shape[2], q_places, k_places, q.device)
+        bias = self._alibi(q, k.shape[2], positions, cache)
         bias = self._masked(bias, q, k.shape[2], mask)
         flag = self.causal and bias is None
-        if q.shape[2] == 1:  # as a step of its own: an exporter knows no `and` of sizes
+        if q.shape[2] == 1:  # not part of the line above: exporters cannot trace that
             flag = False
         return F.scaled_dot_product_attention(
             q,
@@ -251,17 +239,21 @@ class Attention(nn.Module):
 
     def _alibi(
         self,
-        q_len: int,
+        q: Tensor,
         k_len: int,
-        q_places: Tensor | None,
-        k_places: Tensor | None,
-        device: torch.device,
+        positions: Tensor | None,
+        cache: KeyValueCache | None,
     ) -> Tensor | None:
         if self.encoding != "alibi":
             return None
-        if q_places is None or k_places is None:
-            return alibi_bias(self.heads, q_len, k_len, device=device)
-        return alibi_bias(self.heads, positions=(q_places, k_places))
+        batch, _, q_len, _ = q.shape
+        if cache is not None and cache.positions is not None:
+            held = cache.positions
+            return alibi_bias(self.heads, positions=(held[:, k_len - q_len :], held))
+        if positions is None:
+            return alibi_bias(self.heads, q_len, k_len, device=q.device)
+        check_token_positions(positions, batch, q_len)
+        return alibi_bias(self.heads, positions=positions)
 
     def _masked(
         self, bias: Tensor | None, q: Tensor, k_len: int, mask: Tensor | None
@@ -484,8 +476,8 @@ class KeyValueCache:
         if (positions[..., 0] != self.next).any():
             raise ValueError(
                 f"the next position is {self.next}, got positions that begin with "
-                f"{positions[..., 0].tolist()}; leave positions out, and the cache "
-                "counts on"
+                f"{positions[..., 0].tolist()}; leave positions out to go on "
+                "from there"
             )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -573,7 +565,7 @@ def segment_positions(segments: Tensor) -> Tensor:
     """Positions that restart wherever a new segment begins: ``(batch, seq)`` int64.
 
     ``segments`` ``(batch, seq)`` says which of several packed sequences each token
-    belongs to; for a batch that is padded, which tokens are real. Lesson 09.
+    belongs to, or in a padded batch which tokens are real. Lesson 09.
 
     >>> segment_positions(torch.tensor([[7, 7, 7, 8, 8]]))
     tensor([[0, 1, 2, 0, 1]])
@@ -620,7 +612,7 @@ def packed_positions(cu_seqlens: Tensor, total: int | None = None) -> Tensor:
 
 
 def segment_mask(segments: Tensor) -> Tensor:
-    """Mask by which a token sees its own segment alone: ``(batch, 1, seq, seq)``.
+    """Mask by which a token sees only its own segment: ``(batch, 1, seq, seq)``.
 
     ``segments`` ``(batch, seq)`` as in :func:`segment_positions`. Lesson 09.
 
@@ -635,8 +627,8 @@ def segment_mask(segments: Tensor) -> Tensor:
 def window_mask(q_len: int, window: int, k_len: int | None = None) -> Tensor:
     """Mask by which a token sees the newest ``window`` tokens up to itself.
 
-    Returns ``(q_len, k_len)``. The last query stands at the last key, so a cached
-    step passes its cache's length too. Lesson 12.
+    Returns ``(q_len, k_len)``. The last query is at the last key; in a cached step
+    ``k_len`` counts the cached tokens as well. Lesson 12.
 
     >>> window_mask(3, 2).int()
     tensor([[1, 0, 0],
