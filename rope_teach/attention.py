@@ -189,8 +189,10 @@ class Attention(nn.Module):
         if self.encoding != "rope":
             return q, k
         # Never the values: lesson 09 shows why.
-        start = cache.next if cache is not None and positions is None else 0
-        return self.rope(q, k, positions, start=start)
+        options: dict[str, Any] = {}
+        if cache is not None and positions is None:
+            options["start"] = cache.next
+        return self.rope(q, k, positions, **options)
 
     def _cached(
         self,
@@ -368,7 +370,8 @@ class KeyValueCache:
         if self._needs_gradient(keys):
             return None
         slot = self._keys.slot(keys)
-        return slot if slot.dtype == keys.dtype else None
+        self._keys.handed_out = slot if slot.dtype == keys.dtype else None
+        return self._keys.handed_out
 
     def append(
         self,
@@ -383,8 +386,8 @@ class KeyValueCache:
         ``positions``, ``(seq,)`` or ``(batch, seq)``, are those at which the keys were
         rotated, by default ``next``, ``next + 1``, ... With ``keep_positions`` they
         are stored as well. Raises ``ValueError`` if they do not continue where the
-        cache left off, if a shape or device does not match what it holds, or if
-        ``max_len`` is too small; nothing is stored then.
+        cache left off (checked on the CPU), if a shape or device does not match what
+        it holds, or if ``max_len`` is too small; nothing is stored then.
         """
         self._check_continues("keys", keys, self._keys)
         self._check_continues("values", values, self._values)
@@ -469,9 +472,10 @@ class KeyValueCache:
             )
 
     def _check_next(self, positions: Tensor) -> None:
-        # A graph cannot ask for values. Nothing goes wrong there: the keys are where
-        # `positions` says, and so is `next`.
-        if torch.compiler.is_compiling() or not positions.shape[-1]:
+        # Only where the values are at hand: not in a graph, nor at the price of waiting
+        # for a GPU. Keys and `next` follow `positions` in any case.
+        at_hand = positions.device.type == "cpu" and not torch.compiler.is_compiling()
+        if not at_hand or not positions.shape[-1]:
             return
         if (positions[..., 0] != self.next).any():
             raise ValueError(
@@ -499,6 +503,7 @@ class _Slots:
     def __init__(self, max_len: int | None) -> None:
         self.max_len = max_len
         self.memory: Tensor | None = None
+        self.handed_out: Tensor | None = None  # the slot that `append` finds filled
         self.first = self.end = 0
 
     @property
@@ -523,10 +528,9 @@ class _Slots:
         """Take in ``new``, and return what is held, in place or as a new tensor."""
         held = self.held
         if in_place:
-            slot = self.slot(new)
-            # A compiler cannot ask whether they share memory, but drops such a copy.
-            if torch.compiler.is_compiling() or not slot.is_set_to(new):
-                slot.copy_(new)
+            if new is not self.handed_out:
+                self.slot(new).copy_(new)
+            self.handed_out = None
             self.end += new.shape[2]
         else:
             self.memory = new if held is None else torch.cat([held, new], dim=2)
@@ -558,7 +562,8 @@ class _Slots:
         """Leave out free slots: two copies must not write into the same ones."""
         held, length = self.held, self.length
         memory = None if held is None else held.clone()
-        return {**self.__dict__, "memory": memory, "first": 0, "end": length}
+        own = {"memory": memory, "handed_out": None, "first": 0, "end": length}
+        return {**self.__dict__, **own}
 
 
 def segment_positions(segments: Tensor) -> Tensor:

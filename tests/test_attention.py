@@ -639,6 +639,17 @@ def test_a_cache_that_refuses_keeps_what_it_has(refuses, new, message):
     assert cache.next == 4
 
 
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_cached_step_asks_no_device_for_values(encoding):
+    with torch.device("meta"):
+        attention, cache = Attention(32, 4, encoding=encoding), KeyValueCache()
+        for step in range(3):
+            positions = torch.zeros(2, 4, dtype=torch.long) if step != 1 else None
+            x = torch.randn(2, 4, 32)
+            assert attention(x, positions=positions, cache=cache).shape == (2, 4, 32)
+    assert cache.length == 12 and cache.keys.is_meta
+
+
 def test_positions_of_one_row_serve_the_whole_batch():
     attention, cache = Attention(32, 4, encoding="rope"), KeyValueCache()
     x = torch.randn(3, 5, 32)

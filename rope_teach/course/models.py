@@ -337,7 +337,8 @@ def generate(
         known = caches[0].length if caches else 0
         mask = positions = None
         if real is not None:
-            mask, positions = real[:, None, None], segment_positions(real)[:, known:]
+            mask = real[:, None, None]
+            positions = None if known else segment_positions(real)  # then caches count
         logits = model(tokens[:, known:], mask, positions=positions, caches=caches)
         tokens = torch.cat([tokens, logits[:, -1:].argmax(-1)], dim=1)
         real = real if real is None else F.pad(real, (0, 1), value=True)
