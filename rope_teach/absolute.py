@@ -15,6 +15,7 @@ from rope_teach.checks import (
     check_count,
     check_embeddings,
     check_integers,
+    check_pair,
     check_positions,
     check_rotary_dim,
     check_start,
@@ -214,12 +215,9 @@ def _last_places(
 def _position_pair(
     positions: Tensor | tuple[Tensor, Tensor],
 ) -> tuple[Tensor, Tensor]:
-    pair = positions if isinstance(positions, (tuple, list)) else (positions, positions)
-    if len(pair) != 2:
-        raise ValueError(
-            "positions must be a tensor or a pair (q_positions, k_positions), got "
-            f"{len(pair)} items"
-        )
+    if isinstance(positions, Tensor):
+        positions = (positions, positions)
+    pair = check_pair(positions)
     for given in pair:
         check_positions("positions", given)
     (q, k), batches = pair, {x.shape[0] for x in pair if x.ndim == 2 and len(x) != 1}
@@ -229,4 +227,5 @@ def _position_pair(
             f"{tuple(q.shape)} and {tuple(k.shape)}"
         )
     # Differences of unsigned integers would wrap around.
-    return tuple(x if x.is_floating_point() else x.long() for x in (q, k))  # type: ignore[return-value]
+    q, k = (x if x.is_floating_point() else x.long() for x in pair)
+    return q, k

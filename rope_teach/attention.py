@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rope_teach.absolute import alibi_bias
-from rope_teach.axes import coordinates_last
 from rope_teach.cache import KeyValueCache
 from rope_teach.checks import (
     check_choice,
@@ -24,6 +23,7 @@ from rope_teach.checks import (
     check_mask,
     check_start,
     check_token_positions,
+    fit_positions,
 )
 from rope_teach.frequencies import Scaling
 from rope_teach.rotary import RotaryEmbedding
@@ -191,6 +191,11 @@ class Attention(nn.Module):
         options: dict[str, Any] = {}
         if cache is not None and positions is None:
             options["start"] = cache.next
+        straight = not torch.is_grad_enabled() and isinstance(
+            self.rope, RotaryEmbedding
+        )
+        if cache is not None and straight:  # no copy: rotated into the cache's memory
+            options["out"] = (None, cache.slot(k))
         return self.rope(q, k, positions, **options)
 
     def _cached(
@@ -205,9 +210,8 @@ class Attention(nn.Module):
         axes = getattr(self.rope, "axes", 1) if self.encoding == "rope" else 1
         if positions is not None and axes > 1:
             batch, _, seq, _ = q.shape
-            positions = coordinates_last(positions, axes, batch, seq)
-            if positions.shape[-2:] == (seq, axes):
-                positions = positions.amax(-1)  # text follows the largest coordinate
+            places = fit_positions(positions, seq, batch, axes, True, q.device)
+            positions = places.amax(-1)  # text follows the largest coordinate
         k, v = cache.append(k, v, positions, keep_positions=self.encoding == "alibi")
         if torch.is_grad_enabled() and q.requires_grad:
             if not (k.requires_grad or v.requires_grad):

@@ -20,7 +20,6 @@ from rope_teach.checks import check_count, check_rotary_dim
 
 __all__ = [
     "axial_frequencies",
-    "coordinates_last",
     "constant_frequencies",
     "grid_positions",
     "mixed_frequencies",
@@ -108,25 +107,6 @@ def multimodal_positions(
             found.append(start + torch.arange(part).unsqueeze(1).expand(-1, 3))
         start = int(found[-1].max()) + 1
     return torch.cat(found)
-
-
-def coordinates_last(positions: Tensor, axes: int, batch: int, seq: int) -> Tensor:
-    """Positions with their coordinates as the last axis, where they came first.
-
-    Libraries with M-RoPE keep ``(axes, batch, seq)``, as ``get_rope_index`` of
-    transformers returns it; here it is ``(batch, seq, axes)``. Any other shape comes
-    back as it is, and so does one that could be read both ways (``batch`` and ``seq``
-    both equal to ``axes``). Lesson 17.
-
-    >>> coordinates_last(torch.zeros(3, 2, 5), axes=3, batch=2, seq=5).shape
-    torch.Size([2, 5, 3])
-    """
-    ours = ((batch, seq, axes), (1, seq, axes))
-    if positions.shape in ours:
-        return positions
-    if positions.shape in ((axes, batch, seq), (axes, 1, seq)):
-        return positions.movedim(0, -1)
-    return positions
 
 
 # ------------------------------------------------- frequencies: (axes, r/2) float64

@@ -670,6 +670,20 @@ def test_text_goes_on_after_a_picture():
     ]
     close(torch.cat(parts, 1), attention(x, positions=places))
     assert cache.next.tolist() == [8, 8]
+    # As transformers lays them out; then text alone.
+    cache = KeyValueCache()
+    first = attention(x[:, :14], positions=places[:, :14].permute(2, 0, 1), cache=cache)
+    second = attention(x[:, 14:], cache=cache)
+    close(torch.cat([first, second], 1), torch.cat(parts, 1))
+
+
+def test_keys_are_rotated_into_the_memory_of_the_cache():
+    attention, cache = Attention(32, 4, encoding="rope"), KeyValueCache()
+    with torch.no_grad():
+        attention(torch.randn(2, 5, 32), cache=cache)
+        with Written() as written:
+            attention(torch.randn(2, 1, 32), cache=cache)
+    assert written.total == 2 * 32  # the values of one token, and no key
 
 
 # ------------------------------------------------------------- ALiBi and positions

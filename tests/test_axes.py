@@ -20,7 +20,6 @@ from rope_teach import (
 from rope_teach.axes import (
     axial_frequencies,
     constant_frequencies,
-    coordinates_last,
     grid_positions,
     mixed_frequencies,
     multimodal_frequencies,
@@ -323,21 +322,6 @@ def test_where_text_goes_on_after_a_long_video():
         assert theirs[-3:, 0].tolist() == [2 + max(3, 4) + i for i in (0, 1, 2)]
 
 
-@pytest.mark.parametrize("batch", [1, 2])
-def test_coordinates_that_come_first(batch):
-    ours = multimodal_positions([2, (1, 2, 3), 1]).expand(batch, -1, -1)
-    theirs = ours.permute(2, 0, 1)
-    for given in (ours, theirs):
-        got = coordinates_last(given, axes=3, batch=batch, seq=9)
-        assert torch.equal(got, ours)
-    alone = coordinates_last(theirs[:, :1], axes=3, batch=batch, seq=9)
-    assert torch.equal(alone, ours[:1])
-    one_step = coordinates_last(theirs[..., -1:], axes=3, batch=batch, seq=1)
-    assert torch.equal(one_step, ours[:, -1:])
-    for other in (torch.arange(9), ours[0], torch.zeros(3, batch, 8)):
-        assert coordinates_last(other, axes=3, batch=batch, seq=9) is other
-
-
 # ------------------------------------------------- frequencies that heads do not share
 
 
@@ -425,7 +409,7 @@ def test_text_cannot_tell_multimodal_from_plain():
 # ------------------------------------------------------------------------ messages
 
 BAD = {
-    "ValueError: positions must be (seq, axes) ... seq=20, batch=1 and axes=2 ... got (20,)": (
+    "ValueError: positions must be (seq, axes) ... seq=20 ... axes=2 ... got (20,)": (
         lambda: RotaryEmbedding(D, axes=2).rotate(sample(1, 1, 20, D), torch.arange(20))
     ),
     "ValueError: a position has 2 coordinates ... grid_positions": lambda: (
