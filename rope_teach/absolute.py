@@ -1,6 +1,6 @@
 """Encodings that are not rotations: sinusoidal, learned, and ALiBi's bias.
 
-They are what RoPE is held against. Built in lessons 02 and 03.
+RoPE is compared with them. Built in lessons 02 and 03.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ from rope_teach.checks import (
     check_base,
     check_count,
     check_embeddings,
+    check_integers,
+    check_pair,
+    check_positions,
     check_rotary_dim,
+    check_start,
 )
 from rope_teach.frequencies import inverse_frequencies
 from rope_teach.tables import angles
@@ -34,7 +38,7 @@ def sinusoidal(
     base: float = 10_000.0,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Sinusoidal code of each position: sin and cos of every hand, interleaved.
+    """Sinusoidal code of each position: sin and cos of each angle, interleaved.
 
     ``positions`` (any shape, in tokens) gives ``(*positions.shape, dim)`` with
     ``[..., 2i] = sin(m inv_freq[i])`` and ``[..., 2i + 1] = cos(m inv_freq[i])``.
@@ -56,7 +60,7 @@ class SinusoidalEncoding(nn.Module):
     """Add the sinusoidal code to token embeddings ``(batch, seq, dim)``.
 
     ``start`` is the position of the first token; or give all ``positions``,
-    ``(seq,)`` or ``(batch, seq)``. No parameters, no longest sequence. Lesson 02.
+    ``(seq,)`` or ``(batch, seq)``. No parameters, and no maximum length. Lesson 02.
     """
 
     def __init__(self, dim: int, base: float = 10_000.0) -> None:
@@ -82,8 +86,10 @@ class LearnedEncoding(nn.Module):
     """Add a learned row for each position to embeddings ``(batch, seq, dim)``.
 
     ``start`` is the position of the first token; or give all ``positions``,
-    ``(seq,)`` or ``(batch, seq)``, int64. There are ``max_len`` rows and no more: a
-    longer sequence raises ``ValueError``. Source: BERT, GPT-2. Lesson 03.
+    ``(seq,)`` or ``(batch, seq)``, int64 or int32. There are ``max_len`` rows and no
+    more: a longer sequence raises ``ValueError``. A compiled or exported model cannot
+    look at the positions it is given, and adds NaN to tokens outside the table.
+    Source: BERT, GPT-2. Lesson 03.
     """
 
     def __init__(self, max_len: int, dim: int) -> None:
@@ -92,6 +98,10 @@ class LearnedEncoding(nn.Module):
         check_count("dim", dim)
         self.max_len, self.dim = max_len, dim
         self.weight = nn.Parameter(torch.empty(max_len, dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the rows anew, with a standard deviation of 0.02."""
         nn.init.normal_(self.weight, std=0.02)
 
     def forward(
@@ -99,19 +109,32 @@ class LearnedEncoding(nn.Module):
     ) -> Tensor:
         """Add the row of each position to ``x`` ``(batch, seq, dim)``."""
         check_embeddings(x, self.dim, start, positions)
-        if positions is not None and positions.numel():
-            first, last = int(positions.min()), int(positions.max())
-        else:
-            first, last = start, start + x.shape[-2] - 1
+        if positions is None:
+            end = start + x.shape[-2]
+            self._check_range(start, end - 1)
+            return x + self.weight[start:end]
+        check_integers("positions", positions)
+        positions = positions.long()
+        if torch.compiler.is_compiling() or type(positions) is not Tensor:
+            return x + self._rows_or_nan(positions)
+        if positions.numel() and not positions.is_meta:
+            first, last = torch.stack(positions.aminmax()).tolist()
+            self._check_range(first, last)
+        return x + self.weight[positions]
+
+    def _rows_or_nan(self, positions: Tensor) -> Tensor:
+        # A graph may not check an index: -1 would read the last row.
+        known = (positions >= 0) & (positions < self.max_len)
+        rows = self.weight[positions.clamp(0, self.max_len - 1)]
+        return rows.masked_fill(~known.unsqueeze(-1), math.nan)
+
+    def _check_range(self, first: int, last: int) -> None:
         if first < 0 or last >= self.max_len:
             raise ValueError(
                 f"positions {first} to {last} were asked for, but this table has "
                 f"max_len={self.max_len} rows (0 to {self.max_len - 1}); a learned "
                 "encoding has nothing to say past its table"
             )
-        return (
-            x + self.weight[slice(first, last + 1) if positions is None else positions]
-        )
 
     def extra_repr(self) -> str:
         return f"max_len={self.max_len}, {self.dim}"
@@ -138,27 +161,71 @@ def alibi_slopes(heads: int) -> Tensor:
 
 def alibi_bias(
     heads: int,
-    q_len: int,
+    q_len: int | None = None,
     k_len: int | None = None,
     *,
+    positions: Tensor | tuple[Tensor, Tensor] | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
     """ALiBi's bias to add to attention logits: ``-slope * distance``.
 
-    Returns ``(heads, q_len, k_len)`` float32. The last query stands at the last
-    key, so that a cached decode step passes ``q_len=1``. The distance is taken
-    without its sign; causal models mask the keys that lie ahead. Lesson 03.
+    From lengths: ``(heads, q_len, k_len)`` float32. The last query is at the last key,
+    so a cached decode step passes ``q_len=1``. From ``positions``, one tensor or a
+    pair for queries and keys, each ``(seq,)`` or ``(batch, seq)``: the same shape, or
+    ``(batch, heads, q_len, k_len)``, on their device. The distance is unsigned; causal
+    models mask the keys ahead.
+
+    Raises ``TypeError`` or ``ValueError`` if neither or both are given, or if they do
+    not fit together. Source: Press et al. (2108.12409). Lesson 03.
 
     >>> alibi_bias(1, 3)
     tensor([[[-0.0000, -0.0039, -0.0078],
              [-0.0039, -0.0000, -0.0039],
              [-0.0078, -0.0039, -0.0000]]])
+    >>> alibi_bias(1, positions=torch.tensor([7, 0, 1]))[0, 0]
+    tensor([-0.0000, -0.0273, -0.0234])
     """
+    if positions is None:
+        q, k = _last_places(q_len, k_len, device)
+    elif q_len is None and k_len is None and device is None:
+        q, k = _position_pair(positions)
+    else:
+        raise ValueError("give positions, or q_len, k_len and device, not both")
+    distance = (q.unsqueeze(-1) - k.unsqueeze(-2)).abs().unsqueeze(-3)
+    return -alibi_slopes(heads).to(distance.device)[:, None, None] * distance
+
+
+def _last_places(
+    q_len: int | None, k_len: int | None, device: torch.device | str | None
+) -> tuple[Tensor, Tensor]:
+    """Positions of the queries and keys: the queries are the last of the keys."""
+    if q_len is None:
+        raise ValueError("alibi_bias needs q_len or positions, got neither")
     k_len = q_len if k_len is None else k_len
+    check_start("q_len", q_len, "an int (positions are given as positions=...)")
+    check_start("k_len", k_len, "an int (positions are given as positions=...)")
     if not 0 <= q_len <= k_len:
         raise ValueError(
             f"q_len must lie between 0 and k_len, got q_len={q_len}, k_len={k_len}"
         )
     keys = torch.arange(k_len, device=device)
-    distance = (keys[k_len - q_len :, None] - keys).abs()
-    return -alibi_slopes(heads).to(device)[:, None, None] * distance
+    return keys[k_len - q_len :], keys
+
+
+def _position_pair(
+    positions: Tensor | tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor]:
+    if isinstance(positions, Tensor):
+        positions = (positions, positions)
+    pair = check_pair(positions)
+    for given in pair:
+        check_positions("positions", given)
+    (q, k), batches = pair, {x.shape[0] for x in pair if x.ndim == 2 and len(x) != 1}
+    if not q.ndim or not k.ndim or max(q.ndim, k.ndim) > 2 or len(batches) > 1:
+        raise ValueError(
+            "positions must be (seq,) or (batch, seq), with one batch for both, got "
+            f"{tuple(q.shape)} and {tuple(k.shape)}"
+        )
+    # Differences of unsigned integers would wrap around.
+    q, k = (x if x.is_floating_point() else x.long() for x in pair)
+    return q, k

@@ -1,23 +1,29 @@
-"""Attention: queries meet keys, with whichever encoding tells them where they are.
+"""Attention with any position encoding, and its masks.
 
 RoPE and ALiBi act here, inside every layer. Sinusoidal and learned encodings are
-added to the embeddings before the first layer, so :class:`LanguageModel` does that.
-Built in lessons 01, 03 and 09.
+added to the embeddings before the first layer, by the model. Built in lessons 01, 03
+and 09.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rope_teach.absolute import alibi_bias
+from rope_teach.cache import KeyValueCache
 from rope_teach.checks import (
     check_choice,
     check_divides,
     check_floating,
+    check_integers,
     check_mask,
     check_start,
+    check_token_positions,
+    fit_positions,
 )
 from rope_teach.frequencies import Scaling
 from rope_teach.rotary import RotaryEmbedding
@@ -27,6 +33,7 @@ __all__ = [
     "Attention",
     "KeyValueCache",
     "blockwise_mask",
+    "packed_positions",
     "segment_mask",
     "segment_positions",
     "window_mask",
@@ -43,17 +50,16 @@ class Attention(nn.Module):
     dim
         Features of a token; ``head_dim`` is ``dim / heads``.
     heads, kv_heads
-        Query heads, and heads of keys and values (default: as many). Fewer is
-        grouped-query attention: each serves ``heads / kv_heads`` query heads.
+        Query heads, and heads of keys and values (default: as many). With fewer, each
+        is shared by ``heads / kv_heads`` query heads: grouped-query attention.
     encoding
         One of ``ENCODINGS``. Only ``"rope"`` and ``"alibi"`` act here.
     causal
-        Whether a token sees itself and earlier tokens alone. ALiBi without it
-        uses the distance without its sign.
+        Whether a token sees only itself and earlier tokens.
     rotary_dim, base, scaling
-        Of :class:`RotaryEmbedding`, for ``"rope"`` alone. For any other of its
-        arguments (several axes, learned frequencies, xPos), set ``attention.rope``
-        to a module of your own; each layer may have another.
+        As in :class:`RotaryEmbedding`; only for ``"rope"``. For its other arguments
+        (several axes, learned frequencies, xPos), set ``attention.rope`` to a module
+        of your own; layers may differ.
 
     Notes
     -----
@@ -109,7 +115,7 @@ class Attention(nn.Module):
         cache: KeyValueCache | None = None,
         context: Tensor | None = None,
     ) -> Tensor:
-        """Mix the tokens of ``x`` ``(batch, seq, dim)``; the same shape comes back.
+        """Attend over the tokens of ``x`` ``(batch, seq, dim)``; returns that shape.
 
         Parameters
         ----------
@@ -117,13 +123,14 @@ class Attention(nn.Module):
             Boolean; broadcasts to ``(batch, heads, queries, keys)``, where the keys
             are the cached ones, then those of ``x``. A query sees a key where it is
             True. Padding is ``real[:, None, None]`` with ``real`` ``(batch, keys)``.
-            A causal module hides later tokens in any case. A query that sees
-            nothing returns zeros.
+            A causal module always hides later tokens. A query that sees nothing
+            returns zeros.
         positions
-            ``(seq,)`` or ``(batch, seq)``, in tokens, for RoPE. Default: 0, 1, ...,
-            or on from the cache's last token.
+            ``(seq,)`` or ``(batch, seq)``, in tokens, for RoPE and ALiBi; with several
+            axes as in :meth:`RotaryEmbedding.forward`. Default: 0, 1, ..., or the
+            positions after the cached ones.
         cache
-            What earlier tokens left behind. It takes in those of ``x``.
+            Keys and values of earlier tokens; those of ``x`` are appended.
         context
             ``(batch, keys, dim)``: keys and values come from these tokens instead
             (cross-attention). Two texts share no positions, so this needs
@@ -132,13 +139,15 @@ class Attention(nn.Module):
         self._check_input("x", x)
         if context is not None:
             self._check_context(context, cache)
+        if cache is not None:
+            cache.claim(self)
         source = x if context is None else context
         q, k = self._queries_and_keys(x, source, positions, cache)
         v = self._split(self.value(source), self.kv_heads)
         if cache is not None:
-            k, v = cache.append(k, v, positions)
-        mixed = self._mix(q, k, v, mask).transpose(1, 2).flatten(2)
-        out: Tensor = self.out(mixed)
+            k, v = self._cached(cache, q, k, v, positions)
+        mixed = self._mix(q, k, v, mask, positions, cache)
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
 
     @torch.no_grad()
@@ -150,7 +159,7 @@ class Attention(nn.Module):
         positions: Tensor | None = None,
         context: Tensor | None = None,
     ) -> Tensor:
-        """Return how much each query takes of each key: ``(batch, heads, seq, keys)``.
+        """Return the weight of each key for each query: ``(batch, heads, seq, keys)``.
 
         For figures; :meth:`forward` never builds this matrix.
         """
@@ -161,7 +170,8 @@ class Attention(nn.Module):
         q, k = self._queries_and_keys(x, source, positions, None)
         # Where the values are the rows of the identity, the result is the weights.
         identity = torch.eye(k.shape[2], dtype=x.dtype, device=x.device)
-        return self._mix(q, k, identity.expand(*k.shape[:2], -1, -1), mask)
+        identity = identity.expand(*k.shape[:2], -1, -1)
+        return self._mix(q, k, identity, mask, positions, None)
 
     def extra_repr(self) -> str:
         return f"encoding={self.encoding!r}, causal={self.causal}"
@@ -178,14 +188,50 @@ class Attention(nn.Module):
         if self.encoding != "rope":
             return q, k
         # Never the values: lesson 09 shows why.
-        if positions is None and cache is not None:
-            return self.rope(q, k, start=cache.next)
-        return self.rope(q, k, positions)
+        options: dict[str, Any] = {}
+        if cache is not None and positions is None:
+            options["start"] = cache.next
+        straight = not torch.is_grad_enabled() and isinstance(
+            self.rope, RotaryEmbedding
+        )
+        if cache is not None and straight:  # no copy: rotated into the cache's memory
+            options["out"] = (None, cache.slot(k))
+        return self.rope(q, k, positions, **options)
 
-    def _mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        bias = self._bias(q, k.shape[2], mask)
+    def _cached(
+        self,
+        cache: KeyValueCache,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        positions: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Append to ``cache``; return all keys and values, old and new."""
+        axes = getattr(self.rope, "axes", 1) if self.encoding == "rope" else 1
+        if positions is not None and axes > 1:
+            batch, _, seq, _ = q.shape
+            places = fit_positions(positions, seq, batch, axes, True, q.device)
+            positions = places.amax(-1)  # text follows the largest coordinate
+        k, v = cache.append(k, v, positions, keep_positions=self.encoding == "alibi")
+        if torch.is_grad_enabled() and q.requires_grad:
+            if not (k.requires_grad or v.requires_grad):
+                # Autograd saves them, and rejects memory that append writes to later.
+                return k.clone(), v.clone()
+        return k, v
+
+    def _mix(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None,
+        positions: Tensor | None,
+        cache: KeyValueCache | None,
+    ) -> Tensor:
+        bias = self._alibi(q, k.shape[2], positions, cache)
+        bias = self._masked(bias, q, k.shape[2], mask)
         flag = self.causal and bias is None
-        if q.shape[2] == 1:  # as a step of its own: an exporter knows no `and` of sizes
+        if q.shape[2] == 1:  # not part of the line above: exporters cannot trace that
             flag = False
         return F.scaled_dot_product_attention(
             q,
@@ -196,21 +242,39 @@ class Attention(nn.Module):
             enable_gqa=self.kv_heads < self.heads,
         )
 
-    def _bias(self, q: Tensor, k_len: int, mask: Tensor | None) -> Tensor | None:
-        """What is added to the logits; None where the causal flag says it all."""
+    def _alibi(
+        self,
+        q: Tensor,
+        k_len: int,
+        positions: Tensor | None,
+        cache: KeyValueCache | None,
+    ) -> Tensor | None:
+        if self.encoding != "alibi":
+            return None
+        batch, _, q_len, _ = q.shape
+        if cache is not None and cache.positions is not None:
+            held = cache.positions
+            return alibi_bias(self.heads, positions=(held[:, k_len - q_len :], held))
+        if positions is None:
+            return alibi_bias(self.heads, q_len, k_len, device=q.device)
+        check_token_positions(positions, batch, q_len)
+        return alibi_bias(self.heads, positions=positions)
+
+    def _masked(
+        self, bias: Tensor | None, q: Tensor, k_len: int, mask: Tensor | None
+    ) -> Tensor | None:
+        """What is added to the logits; None where the causal flag is enough."""
         q_len = q.shape[2]
-        # One query, the last token, may see every key; the flag knows square only.
-        flag_serves = not self.causal or q_len in (1, k_len)
-        if mask is None and self.encoding != "alibi" and flag_serves:
+        # One query, the last token, may see every key; the flag knows only squares.
+        flag_is_enough = not self.causal or q_len in (1, k_len)
+        if mask is None and bias is None and flag_is_enough:
             return None
         seen = torch.ones(q_len, k_len, dtype=torch.bool, device=q.device)
         seen = seen.tril(k_len - q_len) if self.causal else seen
         if mask is not None:
             check_mask(mask, (q.shape[0], self.heads, q_len, k_len))
             seen = seen & mask
-        bias = q.new_zeros(q_len, k_len)
-        if self.encoding == "alibi":  # it counts tokens, so it needs no positions
-            bias = alibi_bias(self.heads, q_len, k_len, device=q.device).to(q)
+        bias = q.new_zeros(q_len, k_len) if bias is None else bias.to(q)
         return bias.masked_fill(~seen, float("-inf"))
 
     def _check_input(self, name: str, x: Tensor) -> None:
@@ -234,103 +298,11 @@ class Attention(nn.Module):
         return x.unflatten(-1, (heads, self.head_dim)).transpose(1, 2)
 
 
-class KeyValueCache:
-    """The keys and values of earlier tokens, of one attention layer.
-
-    Keys are kept as they were rotated when their token came, and never turned
-    again. ``next`` is the position of the next token: an int, or ``(batch,)`` where
-    sequences differ. It counts on when old keys are dropped.
-
-    Parameters
-    ----------
-    start
-        Position of the first token.
-
-    Notes
-    -----
-    Lesson 09.
-
-    Examples
-    --------
-    >>> attention, cache = Attention(64, heads=4, encoding="rope"), KeyValueCache()
-    >>> prompt = attention(torch.randn(1, 10, 64), cache=cache)
-    >>> one_more = attention(torch.randn(1, 1, 64), cache=cache)
-    >>> cache
-    KeyValueCache(length=11, next=11)
-    """
-
-    def __init__(self, start: int = 0) -> None:
-        check_start("start", start)
-        self.next: int | Tensor = start
-        self.keys: Tensor | None = None
-        self.values: Tensor | None = None
-
-    @property
-    def length(self) -> int:
-        """How many tokens it holds."""
-        return 0 if self.keys is None else self.keys.shape[2]
-
-    def append(
-        self, keys: Tensor, values: Tensor, positions: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Take in ``(batch, kv_heads, seq, head_dim)`` each; return all that is held.
-
-        ``positions`` are those at which the keys were rotated, by default
-        ``next``, ``next + 1``, ... Raises ``ValueError`` if they do not continue
-        where the cache stands, or if a shape does not continue what it holds.
-        """
-        seq = keys.shape[2]
-        if self.keys is None or self.values is None:
-            if self.next != 0:  # a start that was given
-                self._check_next(positions)
-            self.keys, self.values = keys, values
-        else:
-            self._check_continues(keys)
-            self._check_next(positions)
-            self.keys = torch.cat([self.keys, keys], dim=2)
-            self.values = torch.cat([self.values, values], dim=2)
-        if positions is None:
-            self.next = self.next + seq
-        elif seq:
-            self.next = positions[..., -1] + 1
-        return self.keys, self.values
-
-    def keep(self, newest: int) -> None:
-        """Drop all but the ``newest`` tokens; ``next`` stays where it is."""
-        if not isinstance(newest, int) or newest < 0:
-            raise ValueError(f"newest must be an int from 0 on, got {newest!r}")
-        if self.keys is not None and self.values is not None:
-            old = max(0, self.length - newest)
-            self.keys, self.values = self.keys[:, :, old:], self.values[:, :, old:]
-
-    def _check_continues(self, keys: Tensor) -> None:
-        assert self.keys is not None
-        (batch, heads, _, size), new = self.keys.shape, tuple(keys.shape)
-        if new != (batch, heads, new[2], size):
-            raise ValueError(
-                f"the cache holds keys (batch={batch}, kv_heads={heads}, seq, "
-                f"head_dim={size}), got {new}"
-            )
-
-    def _check_next(self, positions: Tensor | None) -> None:
-        if positions is None or not positions.shape[-1]:
-            return
-        if (positions[..., 0] != self.next).any():
-            raise ValueError(
-                f"the next position is {self.next}, got positions that begin with "
-                f"{positions[..., 0].tolist()}; leave positions out, and the cache "
-                "counts on"
-            )
-
-    def __repr__(self) -> str:
-        return f"KeyValueCache(length={self.length}, next={self.next})"
-
-
 def segment_positions(segments: Tensor) -> Tensor:
     """Positions that restart wherever a new segment begins: ``(batch, seq)`` int64.
 
     ``segments`` ``(batch, seq)`` says which of several packed sequences each token
-    belongs to; for a batch that is padded, which tokens are real. Lesson 09.
+    belongs to, or in a padded batch which tokens are real. Lesson 09.
 
     >>> segment_positions(torch.tensor([[7, 7, 7, 8, 8]]))
     tensor([[0, 1, 2, 0, 1]])
@@ -340,8 +312,44 @@ def segment_positions(segments: Tensor) -> Tensor:
     return place - (place * begins).cummax(dim=1).values
 
 
+def packed_positions(cu_seqlens: Tensor, total: int | None = None) -> Tensor:
+    """Positions of sequences packed end to end, from where each begins: ``(total,)``.
+
+    ``cu_seqlens`` ``(sequences + 1,)``, int32 or int64, is what flash-attention takes:
+    0, then how many tokens there are up to the end of each sequence. ``total`` (by
+    default its last entry) may be larger: the tokens after the last sequence count
+    from 0 as well. Give it in a compiled model, and on a GPU, where the host would
+    wait for the value; entries are not checked there.
+
+    A mask is ``segment_mask((positions == 0).cumsum(0)[None])``. Raises ``TypeError``
+    for another dtype, ``ValueError`` for entries that cannot be cumulative lengths.
+    Lesson 09.
+
+    >>> packed_positions(torch.tensor([0, 3, 5]))
+    tensor([0, 1, 2, 0, 1])
+    """
+    check_integers("cu_seqlens", cu_seqlens)
+    if cu_seqlens.ndim != 1 or not len(cu_seqlens):
+        raise ValueError(
+            f"cu_seqlens must be (sequences + 1,), got {tuple(cu_seqlens.shape)}"
+        )
+    begins = cu_seqlens.long()
+    is_known = begins.device.type == "cpu" and not torch.compiler.is_compiling()
+    if total is None or is_known:
+        end = int(begins[-1])
+        total = end if total is None else total
+        check_start("total", total)
+        if begins[0] != 0 or (begins.diff() < 0).any() or total < end:
+            raise ValueError(
+                "cu_seqlens must rise from 0 to at most total, as cumulative lengths "
+                f"do; got total={total} and {begins.tolist()!s:.200}"
+            )
+    place = torch.arange(total, device=begins.device)
+    return place - begins[torch.searchsorted(begins, place, right=True) - 1]
+
+
 def segment_mask(segments: Tensor) -> Tensor:
-    """Mask by which a token sees its own segment alone: ``(batch, 1, seq, seq)``.
+    """Mask by which a token sees only its own segment: ``(batch, 1, seq, seq)``.
 
     ``segments`` ``(batch, seq)`` as in :func:`segment_positions`. Lesson 09.
 
@@ -356,8 +364,8 @@ def segment_mask(segments: Tensor) -> Tensor:
 def window_mask(q_len: int, window: int, k_len: int | None = None) -> Tensor:
     """Mask by which a token sees the newest ``window`` tokens up to itself.
 
-    Returns ``(q_len, k_len)``. The last query stands at the last key, so a cached
-    step passes its cache's length too. Lesson 12.
+    Returns ``(q_len, k_len)``. The last query is at the last key; in a cached step
+    ``k_len`` counts the cached tokens as well. Lesson 12.
 
     >>> window_mask(3, 2).int()
     tensor([[1, 0, 0],

@@ -1,16 +1,17 @@
-"""Positions and frequencies on several axes: images, video, and text beside them.
+"""Positions and frequencies on several axes: images, video, and text among them.
 
-One rule serves them all. A token has one position on each axis, and hand i turns by
-each of them at its own speed: angle_i = sum over axes of position_a * inv_freq[a, i].
-The kinds differ only in what ``inv_freq`` ``(axes, r/2)`` looks like. Give such a
-table to ``RotaryEmbedding(head_dim, inv_freq=...)`` and the positions to each call.
-Built in lesson 17.
+One rule covers them all. A token has one position on each axis, and pair i rotates by
+their weighted sum: angle_i = sum over axes a of position_a * inv_freq[a, i]. The kinds
+differ only in what ``inv_freq`` ``(axes, r/2)`` looks like. Pass it to
+``RotaryEmbedding(head_dim, inv_freq=...)``, and the positions to each call. Built in
+lesson 17.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,12 +34,12 @@ __all__ = [
 
 
 def grid_positions(*sizes: int) -> Tensor:
-    """Row and column (and so on) of every cell of a grid, the last axis fastest.
+    """Row, column and so on of every cell of a grid; the last axis changes fastest.
 
-    ``sizes``, cells an axis, give ``(product of sizes, axes)`` int64: the positions
-    of an image that was flattened row by row. A class token, which has no cell, can
-    be given zeros: they turn nothing. Raises ``TypeError`` or ``ValueError`` if a size
-    is not a positive int. Lesson 17.
+    ``sizes``, the number of cells on each axis, give ``(product of sizes, axes)``
+    int64: the positions of an image that was flattened row by row. A class token,
+    which has no cell, can stand at zeros: they rotate nothing. Raises ``TypeError`` or
+    ``ValueError`` if a size is not a positive int. Lesson 17.
 
     >>> grid_positions(2, 2)
     tensor([[0, 0],
@@ -50,27 +51,46 @@ def grid_positions(*sizes: int) -> Tensor:
     return _grid([torch.arange(size) for size in sizes])
 
 
-def pixel_positions(*sizes: int) -> Tensor:
+def pixel_positions(*sizes: int, centres: bool = False) -> Tensor:
     """As :func:`grid_positions`, but every axis runs from -1 to 1, in float64.
 
-    A finer grid then puts more cells into the same square, so that positions never
-    leave the trained range. Pairs with :func:`pixel_frequencies`. Lesson 17.
+    A finer grid then puts more cells into the same square, so positions never leave
+    the trained range. The outermost cells are at -1 and 1; with ``centres`` the edges
+    of the picture are, as in DINOv3. Pairs with :func:`pixel_frequencies` (DINOv3:
+    with ``2 * pi * inverse_frequencies(head_dim // 2, 100.0)``, for each axis).
+    Lesson 17.
 
     >>> pixel_positions(3).flatten()
     tensor([-1.,  0.,  1.], dtype=torch.float64)
+    >>> pixel_positions(4, centres=True).flatten()
+    tensor([-0.7500, -0.2500,  0.2500,  0.7500], dtype=torch.float64)
     """
     _check_sizes(sizes)
-    return _grid([torch.linspace(-1, 1, size, dtype=torch.float64) for size in sizes])
+    if centres:
+        return _grid([(2 * torch.arange(n).double() + 1) / n - 1 for n in sizes])
+    return _grid([torch.linspace(-1, 1, n, dtype=torch.float64) for n in sizes])
 
 
-def multimodal_positions(parts: Sequence[int | tuple[int, int, int]]) -> Tensor:
+def multimodal_positions(
+    parts: Sequence[int | tuple[int, int, int] | tuple[int, int, int, float]],
+) -> Tensor:
     """Time, height and width of each token where text and images follow each other.
 
-    ``parts`` has an int, tokens of text, or a ``(time, height, width)``, cells of an
-    image (time 1) or video. Text counts on all three axes at once, so that it is
-    rotated as by plain RoPE. An image starts where the text stands, and the text
-    after it one past the largest position used. Returns ``(seq, 3)`` int64.
+    Each of ``parts`` is an int, so many tokens of text, or ``(time, height, width)``,
+    the cells of an image (time 1) or a video. Text advances on all three axes at once,
+    so it is rotated as by plain RoPE. An image starts at the next position of the
+    text. Returns ``(seq, 3)`` int64.
 
+    A video may end in a fourth number, the positions from one frame to the next: in
+    Qwen2.5-VL ``tokens_per_second * second_per_grid_t``. Times are rounded down.
+    Qwen3-VL gives each frame as a part of time 1, with text before it.
+
+    Text goes on one past the largest position so far, as the papers, vLLM and earlier
+    transformers do. Transformers 5.23 goes on at the start of the picture plus
+    ``max(height, width)``: the same for images, but earlier where a video lasts longer
+    than that.
+
+    Raises ``TypeError`` or ``ValueError`` for other parts.
     Source: Qwen2-VL (2409.12191), section 2.1. Lesson 17.
 
     >>> multimodal_positions([1, (1, 2, 2), 1]).T
@@ -81,11 +101,7 @@ def multimodal_positions(parts: Sequence[int | tuple[int, int, int]]) -> Tensor:
     found, start = [torch.empty(0, 3, dtype=torch.long)], 0
     for part in parts:
         if isinstance(part, tuple):
-            if len(part) != 3:
-                raise ValueError(
-                    f"an image or video is (time, height, width), got {part}"
-                )
-            found.append(start + grid_positions(*part))
+            found.append(start + _video(part))
         else:
             check_count("tokens of text", part)
             found.append(start + torch.arange(part).unsqueeze(1).expand(-1, 3))
@@ -97,10 +113,10 @@ def multimodal_positions(parts: Sequence[int | tuple[int, int, int]]) -> Tensor:
 
 
 def axial_frequencies(*inv_freqs: Tensor) -> Tensor:
-    """Rows of clocks, one an axis: each hand listens to one axis alone.
+    """One block of frequencies for each axis: a pair rotates with one axis alone.
 
     ``inv_freqs``, one ``(r_a/2,)`` for each axis, give ``(axes, sum of r_a/2)`` with
-    zeros where a hand belongs to another axis. Raises ``ValueError`` without any.
+    zeros where a pair belongs to another axis. Raises ``ValueError`` without any.
     ``RotaryEmbedding(head_dim, axes=2, base=100)`` builds the one with equal shares.
 
     Source: the axial form of RoPE for images, 2403.13298, section 3.2; its models
@@ -118,27 +134,34 @@ def axial_frequencies(*inv_freqs: Tensor) -> Tensor:
     return torch.block_diag(*(inv_freq.double() for inv_freq in inv_freqs))
 
 
-def pixel_frequencies(rotary_dim: int, max_freq: float = 10.0) -> Tensor:
+def pixel_frequencies(
+    rotary_dim: int, max_freq: float = 10.0, *, log_spaced: bool = False
+) -> Tensor:
     """Frequencies in equal steps, from pi to ``max_freq / 2`` times pi: ``(r/2,)``.
 
     ``rotary_dim`` counts the features of one axis: give one result for each axis to
-    :func:`axial_frequencies`. With positions from -1 to 1 the fastest hand turns
-    ``max_freq / 2`` times across the picture.
+    :func:`axial_frequencies`. With positions from -1 to 1 the fastest pair makes
+    ``max_freq / 2`` turns across the picture. ``log_spaced`` makes the steps equal in
+    the logarithm, as timm does with ``linear_bands=False``.
 
     Source: the ``pixel`` kind of rotary-embedding-torch. Lesson 17.
 
     >>> pixel_frequencies(4) / torch.pi
     tensor([1., 5.], dtype=torch.float64)
+    >>> pixel_frequencies(6, 32.0, log_spaced=True) / torch.pi
+    tensor([ 1.,  4., 16.], dtype=torch.float64)
     """
     check_rotary_dim(rotary_dim)
     if not (math.isfinite(max_freq) and max_freq > 0):
         raise ValueError(f"max_freq must be positive and finite, got {max_freq}")
-    steps = torch.linspace(1, max_freq / 2, rotary_dim // 2, dtype=torch.float64)
-    return math.pi * steps
+    last = math.log2(max_freq / 2) if log_spaced else max_freq / 2
+    first = 0.0 if log_spaced else 1.0
+    steps = torch.linspace(first, last, rotary_dim // 2, dtype=torch.float64)
+    return math.pi * (steps.exp2() if log_spaced else steps)
 
 
 def constant_frequencies(rotary_dim: int) -> Tensor:
-    """All hands at one radian a token: ``(r/2,)``, a start for learning. Lesson 17.
+    """Every pair at one radian a token: ``(r/2,)``, a start for learning. Lesson 17.
 
     >>> constant_frequencies(4)
     tensor([1., 1.], dtype=torch.float64)
@@ -150,13 +173,20 @@ def constant_frequencies(rotary_dim: int) -> Tensor:
 def mixed_frequencies(
     inv_freq: Tensor, axes: int = 2, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Point every hand in a random direction: it turns by a mix of all axes.
+    """Point every pair in a random direction: it rotates with a mix of all axes.
 
-    ``inv_freq`` ``(r/2,)`` gives ``(axes, r/2)``: each column has the length that
-    ``inv_freq`` says. Meant as the start of learned frequencies:
+    ``inv_freq`` ``(r/2,)`` gives ``(axes, r/2)``, whose columns have the lengths in
+    ``inv_freq``. Meant as the start of learned frequencies:
     ``RotaryEmbedding(head_dim, inv_freq=..., learned=True)``. The paper draws one
-    direction a head and gives half of its hands the one at right angles; here every
-    hand draws its own, and heads share them.
+    direction for each head, and turns it by a right angle for half of its pairs; here
+    every pair draws its own, and heads share them.
+
+    Frequencies that differ between heads, as in RoPE-Mixed's checkpoints, are one wide
+    bank ``(axes, heads * r/2)`` for the features of all heads side by side. If whole
+    heads are rotated and the pairing is interleaved, rotate before the split into
+    heads: ``RotaryEmbedding(heads * head_dim, inv_freq=bank)``. In any other case make
+    the tables from ``angles(positions, bank).unflatten(-1, (heads, -1))``, moved to
+    ``(1, heads, seq, r/2)``.
 
     Source: RoPE-Mixed, 2403.13298, section 3.2; its models start from the base 10.
     Lesson 17.
@@ -174,13 +204,13 @@ def mixed_frequencies(
 def multimodal_frequencies(
     inv_freq: Tensor, sections: Sequence[int], interleaved: bool = False
 ) -> Tensor:
-    """Deal the hands of one bank out to the axes: M-RoPE.
+    """Share the pairs of one set of frequencies out among the axes: M-RoPE.
 
-    ``inv_freq`` ``(r/2,)`` and ``sections``, hands an axis, which sum to ``r/2``,
+    ``inv_freq`` ``(r/2,)`` and ``sections``, pairs of each axis, which sum to ``r/2``,
     give ``(axes, r/2)``; configurations call the sections ``mrope_section``. The first
-    axis gets the fastest hands, the second the next ones, as in Qwen2-VL;
-    ``interleaved=True`` deals them in turn, as in Qwen3-VL, and the first axis gets
-    what the others leave. Text, whose axes agree, cannot tell.
+    axis gets the fastest pairs, the second the next ones, as in Qwen2-VL;
+    ``interleaved=True`` gives them to the axes in turn, as in Qwen3-VL, and the first
+    axis gets what is left. For text, whose axes agree, there is no difference.
 
     Source: Qwen2-VL (2409.12191), section 2.1. Lesson 17.
 
@@ -192,7 +222,7 @@ def multimodal_frequencies(
     axes, pairs = len(sections), len(inv_freq)
     if not axes or min(sections) < 0 or sum(sections) != pairs:
         raise ValueError(
-            f"sections must be hands an axis that sum to r/2 = {pairs}, "
+            f"sections must be pairs of each axis that sum to r/2 = {pairs}, "
             f"got {tuple(sections)}"
         )
     if interleaved:
@@ -201,12 +231,28 @@ def multimodal_frequencies(
             owner[axis : axes * sections[axis] : axes] = axis
         if owner.bincount(minlength=axes).tolist() != list(sections):
             raise ValueError(
-                f"sections {tuple(sections)} cannot be dealt in turn: no axis may "
-                "have more hands than the first"
+                f"sections {tuple(sections)} cannot be given in turn: no axis may "
+                "have more pairs than the first"
             )
     else:
         owner = torch.arange(axes).repeat_interleave(torch.tensor(sections))
     return torch.where(owner == torch.arange(axes).unsqueeze(1), inv_freq.double(), 0)
+
+
+def _video(part: tuple[Any, ...]) -> Tensor:
+    """Cells of one image or video, from 0: ``(time * height * width, 3)``."""
+    if len(part) not in (3, 4):
+        raise ValueError(
+            "an image or video is (time, height, width) or (time, height, width, "
+            f"interval), got {part}"
+        )
+    (time, *sides), interval = part[:3], part[3] if len(part) == 4 else 1
+    _check_sizes((time, *sides))
+    if not (math.isfinite(interval) and interval >= 0):
+        raise ValueError(f"interval must be finite and not negative, got {interval}")
+    # In float32, so that times are rounded as the models were trained.
+    seconds = torch.arange(time) * torch.tensor(interval, dtype=torch.float32)
+    return _grid([seconds.long(), *map(torch.arange, sides)])
 
 
 def _grid(axes: list[Tensor]) -> Tensor:

@@ -52,6 +52,16 @@ def check_positions(name: str, positions: Tensor) -> None:
         )
 
 
+def check_integers(name: str, positions: Tensor) -> None:
+    """Raise ``TypeError`` unless ``positions`` are int64 or int32, which can index."""
+    if not isinstance(positions, Tensor):
+        raise TypeError(
+            f"{name} must be a torch.Tensor, got {type(positions).__name__}"
+        )
+    if positions.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"{name} must be int64 or int32, got {positions.dtype}")
+
+
 def check_start(name: str, start: int, expected: str = "an int") -> None:
     """Raise ``TypeError`` unless ``start`` is an int."""
     if isinstance(start, bool) or not isinstance(start, (int, torch.SymInt)):
@@ -116,6 +126,18 @@ def check_embeddings(
         raise ValueError(
             f"positions must be (seq,) or (batch, seq) for x of shape "
             f"{tuple(x.shape)}, got {tuple(positions.shape)}"
+        )
+
+
+def check_token_positions(
+    positions: Tensor, batch: int, seq: int, name: str = "positions"
+) -> None:
+    """Raise unless there is a position for each of ``(batch, seq)`` tokens."""
+    check_positions(name, positions)
+    if positions.shape not in ((seq,), (1, seq), (batch, seq)):
+        raise ValueError(
+            f"{name} must be (seq,) or (batch, seq) with batch={batch}, seq={seq}, "
+            f"got {tuple(positions.shape)}"
         )
 
 

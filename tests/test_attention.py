@@ -1,17 +1,25 @@
+import copy
+import functools
+import io
+import itertools
 import math
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from rope_teach import RotaryEmbedding, alibi_bias
+from rope_teach import RotaryEmbedding, alibi_bias, inverse_frequencies
 from rope_teach.attention import (
     ENCODINGS,
     Attention,
     KeyValueCache,
+    packed_positions,
     segment_mask,
     segment_positions,
     window_mask,
 )
+from rope_teach.axes import multimodal_frequencies, multimodal_positions
 
 
 def close(got, expected, atol=1e-6):
@@ -253,8 +261,8 @@ def test_a_counter_that_restarts_after_dropping_would_be_wrong():
     x, cache = torch.randn(1, 9, 32), KeyValueCache()
     attention(x[:, :8], cache=cache)
     cache.keep(4)
-    restarted = KeyValueCache(start=cache.length)
-    restarted.keys, restarted.values = cache.keys, cache.values
+    restarted = copy.copy(cache)
+    restarted.next = cache.length
     right, wrong = (attention(x[:, 8:], cache=c) for c in (cache, restarted))
     close(right, attention(x, window_mask(9, 5))[:, 8:])
     assert (right - wrong).abs().max() > 1e-3
@@ -337,6 +345,464 @@ def test_a_cache_says_what_it_holds(refuses):
     assert (cache.length, cache.next) == (0, 11)
     refuses(lambda: cache.keep(-1), "ValueError: newest ... -1")
     refuses(lambda: KeyValueCache(start=1.5), "TypeError: start ... 1.5")
+
+
+# ------------------------------------------------------- the cache and its memory
+
+
+class Written(TorchDispatchMode):
+    """Counts the elements that operators write, views aside."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if name in ("copy_", "cat", "clone", "_to_copy", "index_copy_"):
+            self.total += out.numel()
+        return out
+
+
+def step(length, heads=2, dtype=None):
+    return torch.randn(2, heads, length, 8, dtype=dtype)
+
+
+def held_after(cache, *lengths):
+    """Append random keys and values; what a cache that concatenates would hold."""
+    keys, values = [], []
+    for length in lengths:
+        keys.append(step(length))
+        values.append(step(length))
+        cache.append(keys[-1], values[-1])
+    return torch.cat(keys, 2), torch.cat(values, 2)
+
+
+@pytest.mark.parametrize("max_len", [None, 5000])
+@pytest.mark.parametrize("context", [16, 4096])
+def test_a_step_writes_its_own_token_and_nothing_else(context, max_len):
+    cache = KeyValueCache(max_len=max_len)
+    cache.append(step(context), step(context))
+    new = step(1)
+    with Written() as written:
+        for _ in range(4):
+            cache.append(new, new)
+    assert written.total == 4 * 2 * new.numel()
+
+
+@pytest.mark.parametrize("window", [None, 7, 32])
+def test_what_a_long_text_moves_grows_with_its_length_alone(window):
+    cache, new = KeyValueCache(), step(1)
+    with Written() as written:
+        for _ in range(1000):
+            if window is not None:
+                cache.keep(window)
+            cache.append(new, new)
+    assert written.total < 4 * 1000 * 2 * new.numel()
+
+
+@pytest.mark.parametrize("room", [8, 16, 40])
+def test_a_window_in_allocated_memory(room):
+    cache = KeyValueCache(max_len=room)
+    keys, values = held_after(cache, 8)
+    for length in (0, 3, 1, 1, 3, 2, 1, 3, 3, 1):
+        cache.keep(8 - length)
+        more = step(length), step(length)
+        cache.append(*more)
+        keys = torch.cat([keys, more[0]], 2)[:, :, -8:]
+        values = torch.cat([values, more[1]], 2)[:, :, -8:]
+        assert torch.equal(cache.keys, keys) and torch.equal(cache.values, values)
+    assert cache.next == 26 and cache.keys.untyped_storage().nbytes() == 4 * 32 * room
+
+
+def test_dropped_tokens_give_their_memory_back():
+    cache = KeyValueCache()
+    held_after(cache, 1000)
+    cache.keep(10)
+    held_after(cache, 1)
+    assert cache.keys.untyped_storage().nbytes() < 100 * cache.keys[:, :, 0].nbytes
+
+
+def test_allocated_memory_stays_where_it_is_and_ends(refuses):
+    cache = KeyValueCache(max_len=9)
+    keys, values = held_after(cache, 5, 1, 3)
+    assert torch.equal(cache.keys, keys) and torch.equal(cache.values, values)
+    where = cache.keys.data_ptr()
+    refuses(
+        lambda: cache.append(step(1), step(1)),
+        "ValueError: max_len=9 is too small for 10 tokens; keep()",
+    )
+    refuses(lambda: cache.slot(step(2)), "ValueError: max_len=9 ... 11 tokens")
+    assert torch.equal(cache.keys, keys) and cache.next == cache.length == 9
+    assert cache.keys.data_ptr() == where
+    refuses(lambda: KeyValueCache(max_len=0), "ValueError: max_len must be positive")
+
+
+def test_what_a_cache_returned_stays_as_it_was():
+    cache, returned, copies = KeyValueCache(), [], []
+    for length in (3, 1, 0, 6, 1, 1, 1, 1, 9):
+        cache.keep(5)
+        returned += cache.append(step(length), step(length))
+        copies = [x.clone() for x in returned[-2:]] if not copies else copies
+        copies += [x.clone() for x in returned[len(copies) :]]
+    assert all(map(torch.equal, returned, copies))
+
+
+def test_keys_can_be_written_into_their_slot():
+    cache = KeyValueCache()
+    keys, values = held_after(cache, 4, 1)
+    more, new = step(2), step(2)
+    slot = cache.slot(more)
+    assert slot.shape == more.shape and cache.length == 5
+    slot.copy_(more)
+    with Written() as written:
+        cache.append(slot, new)
+    assert written.total == new.numel()  # the values alone
+    assert torch.equal(cache.keys, torch.cat([keys, more], 2))
+    assert torch.equal(cache.values, torch.cat([values, new], 2))
+
+
+def test_no_slot_where_keys_cannot_be_written_in_place():
+    cache = KeyValueCache()
+    assert cache.slot(step(1).requires_grad_()) is None
+    with torch.no_grad():
+        assert cache.slot(step(1).requires_grad_()) is not None
+    cache.append(step(3), step(3))
+    assert cache.slot(step(1).bfloat16()) is None
+    assert cache.slot(step(1).double()) is not None  # what is held is widened
+
+
+def test_one_cache_in_two_layers_is_refused(refuses):
+    first, second = (Attention(32, 4, encoding="rope") for _ in range(2))
+    x, cache = torch.randn(1, 3, 32), KeyValueCache()
+    first(x, cache=cache)
+    refuses(
+        lambda: second(x, cache=cache),
+        "ValueError: this cache already holds the keys of another attention layer",
+    )
+    assert cache.length == cache.next == 3
+    cache.keep(0)
+    second(x, cache=cache)
+    refuses(lambda: first(x, cache=cache), "ValueError: another attention layer")
+
+
+def through_a_file(cache):
+    file = io.BytesIO()
+    torch.save(cache, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, through_a_file])
+def test_a_copy_goes_on_by_itself(duplicate):
+    attention, cache = Attention(32, 4, encoding="alibi"), KeyValueCache()
+    with torch.no_grad():
+        x = torch.randn(1, 9, 32)
+        attention(x[:, :5], cache=cache)
+        other = duplicate(cache)
+        changed = torch.cat([x[:, :5], -x[:, 5:]], 1)
+        branches = [(cache, attention, x), (other, copy.deepcopy(attention), changed)]
+        # The two take turns, so that either could spoil the other's slots.
+        for i in range(5, 9):
+            for branch, layer, text in branches:
+                got = layer(text[:, i : i + 1], cache=branch)
+                close(got, layer(text)[:, i : i + 1])
+
+
+MODES = (torch.inference_mode, torch.no_grad, torch.enable_grad)
+
+
+@pytest.mark.parametrize("modes", list(itertools.permutations(MODES)))
+def test_a_cache_goes_from_mode_to_mode(modes):
+    attention, cache = Attention(32, 4, encoding="rope"), KeyValueCache()
+    x, parts = torch.randn(2, 12, 32), []
+    for part, mode in zip(x.split(2, dim=1), modes * 2, strict=True):
+        with mode():
+            parts.append(attention(part, cache=cache).detach().clone())
+    close(torch.cat(parts, 1), attention(x).detach())
+
+
+def pieces(attention, x, sizes, window=None):
+    cache, parts = KeyValueCache(), []
+    for part in x.split(sizes, dim=1):
+        if window:
+            cache.keep(window - part.shape[1])
+        parts.append(attention(part, cache=cache))
+    return torch.cat(parts, 1)
+
+
+@pytest.mark.parametrize("encoding", ["none", "rope", "alibi"])
+@pytest.mark.parametrize("window", [None, 4])
+def test_gradients_through_a_cache_are_right(encoding, window):
+    attention = Attention(8, 2, kv_heads=1, encoding=encoding).double()
+    x = torch.randn(2, 6, 8, dtype=torch.float64, requires_grad=True)
+
+    def run(x, *weights):
+        names = dict(attention.named_parameters())
+        given = dict(zip(names, weights, strict=True))
+        call = functools.partial(torch.func.functional_call, attention, given)
+        return pieces(lambda part, cache: call(part, {"cache": cache}), x, 2, window)
+
+    assert torch.autograd.gradcheck(run, (x, *attention.parameters()))
+
+
+@pytest.mark.parametrize("trained", ["query", "key", "value", "out"])
+def test_gradients_where_one_projection_is_trained(trained):
+    attention = Attention(32, 4, encoding="rope").double()
+    x = torch.randn(2, 9, 32, dtype=torch.float64)
+    for name, weight in attention.named_parameters():
+        weight.requires_grad_(name.startswith(trained))
+    weight = getattr(attention, trained).weight
+    exact = torch.autograd.grad(attention(x).square().sum(), weight)[0]
+    got = torch.autograd.grad(pieces(attention, x, 1).square().sum(), weight)[0]
+    close(got, exact, 1e-12)
+
+
+def test_a_prompt_without_gradients_then_a_text_with_them():
+    attention, cache = Attention(32, 4, encoding="rope").double(), KeyValueCache()
+    x = torch.randn(1, 6, 32, dtype=torch.float64)
+    with torch.no_grad():
+        attention(x[:, :4], cache=cache)
+    loss = torch.cat([attention(t, cache=cache) for t in x[:, 4:].split(1, 1)]).sum()
+    got = torch.autograd.grad(loss, attention.query.weight)[0]
+    exact = torch.autograd.grad(attention(x)[:, 4:].sum(), attention.query.weight)[0]
+    close(got, exact, 1e-12)  # of the queries alone: the prompt's keys are constants
+
+
+def test_a_wider_dtype_loses_nothing_that_is_held():
+    cache = KeyValueCache()
+    narrow, wide = step(3).bfloat16(), step(2)
+    cache.append(narrow, narrow)
+    assert cache.keys.dtype == torch.bfloat16
+    assert torch.equal(
+        cache.append(wide, wide)[0], torch.cat([narrow.float(), wide], 2)
+    )
+    assert torch.equal(cache.append(narrow, narrow)[1][:, :, 3:5], wide)
+
+
+def test_a_cache_under_autocast():
+    attention, cache = Attention(32, 4, encoding="rope"), KeyValueCache()
+    x = torch.randn(2, 9, 32)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        parts = [attention(part, cache=cache) for part in x.split(1, dim=1)]
+        close(torch.cat(parts, 1), attention(x), 0.02)
+    assert cache.keys.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("max_len", [None, 64])
+def test_decoding_compiles_once_not_at_every_step(max_len):
+    attention, x = Attention(32, 4, kv_heads=2, encoding="rope"), torch.randn(2, 40, 32)
+    torch._dynamo.reset()
+    graphs = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(attention, fullgraph=True, backend=graphs)
+    cache, parts = KeyValueCache(max_len=max_len), []
+    with torch.no_grad():
+        for part in x.split([8] + [1] * 32, dim=1):
+            parts.append(compiled(part, cache=cache))
+        close(torch.cat(parts, 1), attention(x))
+    assert graphs.frame_count <= (2 if max_len else 7)
+
+
+def test_a_compiled_step_takes_positions():
+    attention, x = Attention(32, 4, encoding="alibi"), torch.randn(2, 9, 32)
+    places = torch.randint(0, 50, (2, 9)).sort().values
+    torch._dynamo.reset()
+    compiled = torch.compile(attention, fullgraph=True, backend="aot_eager")
+    cache = KeyValueCache()
+    with torch.no_grad():
+        parts = [
+            compiled(x[:, i : i + 1], positions=places[:, i : i + 1], cache=cache)
+            for i in range(9)
+        ]
+    close(torch.cat(parts, 1), attention(x, positions=places).detach())
+    assert torch.equal(cache.positions, places)
+
+
+@pytest.mark.parametrize(
+    ("new", "message"),
+    [
+        ((step(1), step(2)), "ValueError: keys and values must agree ... (2, 2, 2, 8)"),
+        ((step(1), step(1, heads=3)), "ValueError: holds values (batch=2, kv_heads=2"),
+        ((step(1)[0], step(1)[0]), "ValueError: keys must be (batch, kv_heads, seq"),
+        ((step(1).to("meta"), step(1)), "ValueError: holds keys on cpu, got meta"),
+        ((step(1).long(), step(1)), "TypeError: keys must be a real floating-point"),
+        (
+            (step(2), step(2), torch.tensor([4])),
+            "ValueError: positions must be (seq,) or (batch, seq) with batch=2, seq=2",
+        ),
+    ],
+)
+def test_a_cache_that_refuses_keeps_what_it_has(refuses, new, message):
+    cache = KeyValueCache()
+    keys, values = held_after(cache, 4)
+    refuses(lambda: cache.append(*new), message)
+    assert torch.equal(cache.keys, keys) and torch.equal(cache.values, values)
+    assert cache.next == 4
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_cached_step_asks_no_device_for_values(encoding):
+    with torch.device("meta"):
+        attention, cache = Attention(32, 4, encoding=encoding), KeyValueCache()
+        for step in range(3):
+            positions = torch.zeros(2, 4, dtype=torch.long) if step != 1 else None
+            x = torch.randn(2, 4, 32)
+            assert attention(x, positions=positions, cache=cache).shape == (2, 4, 32)
+    assert cache.length == 12 and cache.keys.is_meta
+
+
+def test_positions_of_one_row_serve_the_whole_batch():
+    attention, cache = Attention(32, 4, encoding="rope"), KeyValueCache()
+    x = torch.randn(3, 5, 32)
+    parts = [attention(x[:, :4], positions=torch.arange(4)[None], cache=cache)]
+    parts.append(attention(x[:, 4:], cache=cache))
+    close(torch.cat(parts, 1), attention(x))
+
+
+def test_text_goes_on_after_a_picture():
+    attention, cache = Attention(32, 4, encoding="rope"), KeyValueCache()
+    bank = multimodal_frequencies(inverse_frequencies(8), (2, 1, 1))
+    attention.rope = RotaryEmbedding(8, inv_freq=bank)
+    places = multimodal_positions([2, (1, 3, 4), 2]).expand(2, -1, -1)
+    x = torch.randn(2, 16, 32)
+    parts = [
+        attention(x[:, part], positions=places[:, part], cache=cache)
+        for part in (slice(0, 2), slice(2, 14), slice(14, 16))
+    ]
+    close(torch.cat(parts, 1), attention(x, positions=places))
+    assert cache.next.tolist() == [8, 8]
+    # As transformers lays them out; then text alone.
+    cache = KeyValueCache()
+    first = attention(x[:, :14], positions=places[:, :14].permute(2, 0, 1), cache=cache)
+    second = attention(x[:, 14:], cache=cache)
+    close(torch.cat([first, second], 1), torch.cat(parts, 1))
+
+
+def test_keys_are_rotated_into_the_memory_of_the_cache():
+    attention, cache = Attention(32, 4, encoding="rope"), KeyValueCache()
+    with torch.no_grad():
+        attention(torch.randn(2, 5, 32), cache=cache)
+        with Written() as written:
+            attention(torch.randn(2, 1, 32), cache=cache)
+    assert written.total == 2 * 32  # the values of one token, and no key
+
+
+# ------------------------------------------------------------- ALiBi and positions
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_alibi_counts_from_the_positions_it_is_given(causal, batch):
+    attention = Attention(32, 4, encoding="alibi", causal=causal)
+    x, places = torch.randn(2, 7, 32), torch.randint(0, 99, (batch, 7))
+    distance = (places[:, :, None] - places[:, None]).abs()[:, None]
+    slopes = torch.tensor([2.0 ** (-2 * h) for h in range(1, 5)])[:, None, None]
+    q, k, v = (
+        layer(x).unflatten(-1, (4, 8)).transpose(1, 2)
+        for layer in (attention.query, attention.key, attention.value)
+    )
+    logits = q @ k.mT / math.sqrt(8) - slopes * distance
+    if causal:
+        logits = logits.masked_fill(torch.ones(7, 7).triu(1).bool(), -math.inf)
+    weights = logits.softmax(-1)
+    out = attention.out((weights @ v).transpose(1, 2).flatten(2))
+    close(attention(x, positions=places), out)
+    close(attention.weights(x, positions=places), weights)
+    if batch == 1:
+        close(attention(x, positions=places[0]), out)
+
+
+@pytest.mark.parametrize("chunks", CHUNKS)
+@pytest.mark.parametrize("window", [None, 5])
+def test_alibi_remembers_where_cached_keys_are(chunks, window):
+    attention, cache = Attention(32, 4, encoding="alibi"), KeyValueCache()
+    x, places = torch.randn(2, 12, 32), torch.randint(0, 60, (2, 12)).sort().values
+    parts, seen = [], 0
+    full = window_mask(12, window or 12)
+    for part in x.split(CHUNKS[chunks], dim=1):
+        own = slice(seen, seen := seen + part.shape[1])
+        cache.keep(window - 1 if window else 12)
+        cache.next = places[:, own][:, 0] if part.shape[1] else cache.next
+        mask = full[own, seen - part.shape[1] - cache.length : seen]
+        parts.append(attention(part, mask, positions=places[:, own], cache=cache))
+    close(torch.cat(parts, 1), attention(x, full, positions=places))
+
+
+def test_alibi_refuses_positions_that_do_not_fit(refuses):
+    attention = Attention(32, 4, encoding="alibi")
+    for positions in (torch.arange(4), torch.zeros(3, 5).long()):
+        refuses(
+            lambda positions=positions: attention(X, positions=positions),
+            "ValueError: positions must be (seq,) or (batch, seq) with batch=2, seq=5",
+        )
+
+
+# ---------------------------------------------------------- positions from cu_seqlens
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+@pytest.mark.parametrize(
+    "lengths", [[], [1], [5], [0], [3, 1, 4], [2, 0, 0, 3], [0, 2], [2, 0], [1] * 9]
+)
+def test_packed_positions_equal_a_loop(lengths, dtype):
+    bounds = torch.tensor([0, *itertools.accumulate(lengths)], dtype=dtype)
+    expected = [place for length in lengths for place in range(length)]
+    got = packed_positions(bounds)
+    assert got.tolist() == expected and got.dtype == torch.int64
+    assert packed_positions(bounds, sum(lengths)).tolist() == expected
+    # A buffer with room to spare, as in a captured graph.
+    assert packed_positions(bounds, sum(lengths) + 2).tolist() == [*expected, 0, 1]
+
+
+def test_packed_positions_compile_where_their_number_is_given():
+    def positions(bounds):
+        return packed_positions(bounds, 7)
+
+    compiled = torch.compile(positions, fullgraph=True, backend="aot_eager")
+    for bounds in ([0, 3, 7], [0, 0, 7], [0, 5, 5]):
+        bounds = torch.tensor(bounds, dtype=torch.int32)
+        assert torch.equal(compiled(bounds), positions(bounds))
+
+
+def test_sequences_packed_by_their_bounds_are_as_if_alone():
+    attention = Attention(32, 4, encoding="rope")
+    x, bounds = torch.randn(1, 9, 32), torch.tensor([0, 4, 6, 9], dtype=torch.int32)
+    positions = packed_positions(bounds)
+    mask = segment_mask((positions == 0).cumsum(0)[None])
+    packed = attention(x, mask, positions=positions)
+    for first, last in itertools.pairwise(bounds.tolist()):
+        close(packed[:, first:last], attention(x[:, first:last]))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: packed_positions(torch.tensor([0.0, 3.0])),
+            "TypeError: cu_seqlens must be int64 or int32, got torch.float32",
+        ),
+        (lambda: packed_positions([0, 3]), "TypeError: cu_seqlens ... list"),
+        (
+            lambda: packed_positions(torch.tensor([[0, 3]])),
+            "ValueError: cu_seqlens must be (sequences + 1,), got (1, 2)",
+        ),
+        (lambda: packed_positions(torch.tensor([]).long()), "ValueError: got (0,)"),
+        (
+            lambda: packed_positions(torch.tensor([3, 4])),
+            "ValueError: cu_seqlens must rise from 0 ... [3, 4]",
+        ),
+        (
+            lambda: packed_positions(torch.tensor([0, 4, 2])),
+            "ValueError: cu_seqlens must rise from 0 ... [0, 4, 2]",
+        ),
+        (
+            lambda: packed_positions(torch.tensor([0, 4]), 3),
+            "ValueError: at most total ... total=3 and [0, 4]",
+        ),
+        (lambda: packed_positions(torch.tensor([0, 4]), 4.0), "TypeError: total ... 4"),
+    ],
+)
+def test_bounds_that_are_wrong_are_named(refuses, call, message):
+    refuses(call, message)
 
 
 # -------------------------------------------------------------------- cross-attention

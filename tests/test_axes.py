@@ -2,6 +2,7 @@
 
 import copy
 import json
+import random
 from pathlib import Path
 from types import MethodType, SimpleNamespace
 
@@ -234,18 +235,165 @@ def test_qwen_multimodal(name, sections):
         close(got, theirs, 5e-6)
 
 
-def test_qwen_multimodal_positions():
-    code = peer("transformers.models.qwen2_vl.modeling_qwen2_vl")
-    vision = SimpleNamespace(spatial_merge_size=1)
+def qwen_positions(code, model_class, parts, tokens_per_second=1):
+    """``get_rope_index`` of transformers for ``parts``, in cells of merged patches."""
+    vision = SimpleNamespace(spatial_merge_size=2, tokens_per_second=tokens_per_second)
     model = SimpleNamespace(config=SimpleNamespace(vision_config=vision))
-    kinds = torch.tensor([[0] * 5 + [1] * 24 + [0] * 3])
-    model.get_vision_position_ids = MethodType(
-        code.Qwen2VLModel.get_vision_position_ids, model
+    cls = getattr(code, model_class)
+    model.get_vision_position_ids = MethodType(cls.get_vision_position_ids, model)
+    kinds, grids, seconds = [], {1: [], 2: []}, []
+    for part in parts:
+        if isinstance(part, int):
+            kinds += [0] * part
+            continue
+        time, height, width, *interval = part
+        kind = 2 if time > 1 or interval else 1
+        kinds += [kind] * (time * height * width)
+        grids[kind].append([time, 2 * height, 2 * width])
+        seconds += [each / tokens_per_second for each in interval]
+    ids = torch.tensor([kinds])
+    given = {
+        "image_grid_thw": torch.tensor(grids[1]) if grids[1] else None,
+        "video_grid_thw": torch.tensor(grids[2]) if grids[2] else None,
+    }
+    if seconds:
+        given["second_per_grid_ts"] = torch.tensor(seconds)
+    return cls.get_rope_index(model, ids, ids, **given)[0][:, 0].T
+
+
+def random_prompts(count, video):
+    """Text, pictures and videos in turn; ``video(height, width)`` makes a video."""
+    chance = random.Random(0)
+    for _ in range(count):
+        parts = [chance.randint(1, 5)]
+        for _ in range(chance.randint(1, 4)):
+            height, width = chance.randint(1, 6), chance.randint(1, 6)
+            is_video = chance.random() < 0.5
+            parts.append(video(height, width) if is_video else (1, height, width))
+            parts.append(chance.randint(1, 5))
+        yield parts
+
+
+QWEN = {
+    "qwen2_vl": "Qwen2VLModel",
+    "qwen2_5_vl": "Qwen2_5_VLModel",
+    "qwen3_vl": "Qwen3VLModel",
+}
+
+
+@pytest.mark.parametrize("name", QWEN)
+def test_qwen_multimodal_positions(name):
+    code = peer(f"transformers.models.{name}.modeling_{name}")
+
+    def still(height, width):  # Qwen3-VL gives each frame of a video by itself
+        return 1, height, width
+
+    def short(height, width):  # a video no longer than its picture is wide
+        return max(height, width), height, width
+
+    for parts in random_prompts(100, still if name == "qwen3_vl" else short):
+        expected = qwen_positions(code, QWEN[name], parts)
+        assert torch.equal(multimodal_positions(parts), expected), parts
+
+
+def test_the_interval_between_frames():
+    """Qwen2.5-VL; where its text goes on is the next test's."""
+    code = peer("transformers.models.qwen2_5_vl.modeling_qwen2_5_vl")
+    chance = random.Random(1)
+    for tokens_per_second in (1, 2, 25):
+        for _ in range(100):
+            seconds = chance.choice([0.1, 0.5, 0.7, 1 / 3, chance.uniform(0, 3)])
+            sizes = (chance.randint(1, 40), chance.randint(1, 4), chance.randint(1, 4))
+            # As its processor does: seconds are a float32 tensor.
+            interval = float(tokens_per_second * torch.tensor(float(seconds)))
+            parts = [2, (*sizes, interval)]
+            expected = qwen_positions(code, "Qwen2_5_VLModel", parts, tokens_per_second)
+            assert torch.equal(multimodal_positions(parts), expected), parts
+
+
+def test_where_text_goes_on_after_a_long_video():
+    code = peer("transformers.models.qwen2_5_vl.modeling_qwen2_5_vl")
+    for interval in (1.0, 2.5):
+        parts = [2, (9, 3, 4, interval), 3]
+        ours = multimodal_positions(parts)
+        theirs = qwen_positions(code, "Qwen2_5_VLModel", parts)
+        assert torch.equal(ours[:-3], theirs[:-3])
+        assert ours[-3:, 0].tolist() == [2 + int(8 * interval) + i for i in (1, 2, 3)]
+        assert theirs[-3:, 0].tolist() == [2 + max(3, 4) + i for i in (0, 1, 2)]
+
+
+# ------------------------------------------------- frequencies that heads do not share
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_frequencies_of_each_head_are_one_wide_bank(learned):
+    """RoPE-Mixed's checkpoints have (axes, heads, r/2), and interleaved pairs."""
+    heads, x = 3, sample(2, 3, 20, D)
+    frequencies = sample(2, heads, D // 2)
+    apart = [
+        rotate_matrix(x[:, h], angles(GRID, frequencies[:, h])) for h in range(heads)
+    ]
+    exact = torch.stack(apart, dim=1)
+    bank = frequencies.flatten(1)
+
+    rope = RotaryEmbedding(heads * D, inv_freq=bank, learned=learned)
+    together = rope.rotate(x.transpose(1, 2).flatten(2), GRID)
+    error = 1e-5 if learned else 1e-12  # a parameter is float32
+    close(together.unflatten(2, (heads, D)).transpose(1, 2), exact, error)
+
+    angle = angles(GRID, bank).unflatten(-1, (heads, -1)).movedim(-2, 0)[None]
+    assert angle.shape == (1, heads, 20, D // 2)
+    close(rotate(x, angle.cos(), angle.sin()), exact, 1e-12)
+
+
+@pytest.mark.parametrize("pairing", ["interleaved", "half"])
+def test_frequencies_of_each_head_for_part_of_a_head(pairing):
+    heads, x = 3, sample(2, 3, 7, D)
+    bank = sample(heads, 4)  # one axis, half of each head
+    angle = angles(torch.arange(7), bank.flatten()).unflatten(-1, (heads, -1))
+    angle = angle.movedim(-2, 0)[None]
+    got = rotate(x, angle.cos(), angle.sin(), pairing)
+    for h in range(heads):
+        rope = RotaryEmbedding(D, rotary_dim=8, inv_freq=bank[h], pairing=pairing)
+        close(got[:, h], rope.rotate(x[:, h]), 1e-12)
+
+
+# --------------------------------------------------------- pictures from -1 to 1
+
+
+@pytest.mark.parametrize("size", [(4, 5), (1, 7), (16, 16)])
+def test_dinov3(size):
+    code = peer("transformers.models.dinov3_vit.modeling_dinov3_vit")
+    config = code.DINOv3ViTConfig(
+        hidden_size=128, num_attention_heads=2, patch_size=16, image_size=64
     )
-    expected, _ = code.Qwen2VLModel.get_rope_index(
-        model, kinds, kinds, image_grid_thw=torch.tensor([[1, 4, 6]])
-    )
-    assert torch.equal(multimodal_positions([5, (1, 4, 6), 3]).T, expected[:, 0])
+    tables = code.DINOv3ViTRopePositionEmbedding(config).eval()
+    picture = torch.zeros(1, 3, *(16 * side for side in size))
+    cells = size[0] * size[1]
+    q, k = sample(2, 1, 2, cells, 64, dtype=torch.float32).unbind()
+    expected = code.apply_rotary_pos_emb(q, k, *tables(picture))
+
+    one = 2 * torch.pi * inverse_frequencies(32, 100.0)
+    inv_freq = axial_frequencies(one, one)
+    rope = RotaryEmbedding(64, inv_freq=inv_freq, pairing="half")
+    got = rope(q, k, pixel_positions(*size, centres=True))
+    for ours, theirs in zip(got, expected, strict=True):
+        close(ours, theirs, 5e-6)
+
+
+def test_centres_of_cells_keep_to_the_picture():
+    cells = pixel_positions(5, 2, centres=True)
+    assert cells.shape == (10, 2) and cells.dtype == torch.float64
+    assert cells[:, 0].unique().tolist() == pytest.approx([-0.8, -0.4, 0, 0.4, 0.8])
+    assert cells[:, 1].unique().tolist() == [-0.5, 0.5]
+
+
+def test_log_spaced_frequencies():
+    bands = pixel_frequencies(16, 224.0, log_spaced=True)
+    ratio = bands[1:] / bands[:-1]
+    close(ratio, ratio[:1].expand(7), 1e-12)
+    close(bands[[0, -1]] / torch.pi, torch.tensor([1.0, 112.0]), 1e-9)
+    close(pixel_frequencies(16, 224.0)[[0, -1]], bands[[0, -1]], 1e-9)
 
 
 def test_text_cannot_tell_multimodal_from_plain():
@@ -261,7 +409,7 @@ def test_text_cannot_tell_multimodal_from_plain():
 # ------------------------------------------------------------------------ messages
 
 BAD = {
-    "ValueError: positions must be (seq, axes) ... seq=20, batch=1 and axes=2 ... got (20,)": (
+    "ValueError: positions must be (seq, axes) ... seq=20 ... axes=2 ... got (20,)": (
         lambda: RotaryEmbedding(D, axes=2).rotate(sample(1, 1, 20, D), torch.arange(20))
     ),
     "ValueError: a position has 2 coordinates ... grid_positions": lambda: (
@@ -294,14 +442,26 @@ BAD = {
         torch.ones(2, 2)
     ),
     "ValueError: max_freq must be positive": lambda: pixel_frequencies(8, -1.0),
-    "ValueError: sections must be hands an axis that sum to r/2 = 8": lambda: (
+    "ValueError: sections must be pairs of each axis that sum to r/2 = 8": lambda: (
         multimodal_frequencies(torch.ones(8), (4, 2, 1))
     ),
-    "ValueError: sections (2, 3, 3) cannot be dealt in turn": lambda: (
+    "ValueError: sections (2, 3, 3) cannot be given in turn": lambda: (
         multimodal_frequencies(torch.ones(8), (2, 3, 3), interleaved=True)
     ),
-    "ValueError: an image or video is (time, height, width), got (2, 2)": lambda: (
+    "ValueError: an image or video is (time, height, width) ... got (2, 2)": lambda: (
         multimodal_positions([(2, 2)])
+    ),
+    "ValueError: interval must be finite and not negative, got -1.0": lambda: (
+        multimodal_positions([(2, 1, 1, -1.0)])
+    ),
+    "ValueError: interval must be finite ... nan": lambda: multimodal_positions(
+        [(2, 1, 1, float("nan"))]
+    ),
+    "TypeError: tokens of text must be an int, got list": lambda: multimodal_positions(
+        [[1, 2, 2]]
+    ),
+    "ValueError: each size must be positive, got -1": lambda: multimodal_positions(
+        [(1, -1, 2)]
     ),
     "ValueError: inv_freq must be (r/2,), got (2, 2)": lambda: mixed_frequencies(
         torch.ones(2, 2)

@@ -133,9 +133,9 @@ class LanguageModel(nn.Module):
         logits: Tensor = self.head(self.norm(x))
         return logits
 
-    def caches(self, start: int = 0) -> list[KeyValueCache]:
-        """Empty caches, one per block; ``start`` is the position of the first token."""
-        return [KeyValueCache(start) for _ in self.blocks]
+    def caches(self, start: int = 0, max_len: int | None = None) -> list[KeyValueCache]:
+        """Empty caches, one per block, as :class:`KeyValueCache` makes them."""
+        return [KeyValueCache(start, max_len) for _ in self.blocks]
 
     def _add_position(
         self, x: Tensor, positions: Tensor | None, cache: KeyValueCache | None
@@ -143,9 +143,7 @@ class LanguageModel(nn.Module):
         if isinstance(self.position, nn.Identity):
             return x
         if positions is None and cache is not None:
-            places = torch.arange(x.shape[1], device=x.device)
-            first = torch.as_tensor(cache.next, device=x.device)
-            positions = first.unsqueeze(-1) + places
+            positions = cache.place(x.shape[1], x.device)
         added: Tensor = self.position(x, positions=positions)
         return added
 
@@ -333,12 +331,14 @@ def generate(
         raise ValueError(
             "padding must be on the left, got a prompt that ends with padding"
         )
-    caches = model.caches() if cache else None
+    longest = tokens.shape[1] + steps
+    caches = model.caches(max_len=longest) if cache and longest else None
     for _ in range(steps):
         known = caches[0].length if caches else 0
         mask = positions = None
         if real is not None:
-            mask, positions = real[:, None, None], segment_positions(real)[:, known:]
+            mask = real[:, None, None]
+            positions = None if known else segment_positions(real)  # then caches count
         logits = model(tokens[:, known:], mask, positions=positions, caches=caches)
         tokens = torch.cat([tokens, logits[:, -1:].argmax(-1)], dim=1)
         real = real if real is None else F.pad(real, (0, 1), value=True)
