@@ -26,7 +26,7 @@ from rope_teach.checks import (
     fit_positions,
 )
 from rope_teach.frequencies import Scaling
-from rope_teach.rotary import RotaryEmbedding
+from rope_teach.rotary import RotaryEmbedding, Tables
 
 __all__ = [
     "ENCODINGS",
@@ -112,6 +112,7 @@ class Attention(nn.Module):
         mask: Tensor | None = None,
         *,
         positions: Tensor | None = None,
+        tables: Tables | None = None,
         cache: KeyValueCache | None = None,
         context: Tensor | None = None,
     ) -> Tensor:
@@ -129,6 +130,9 @@ class Attention(nn.Module):
             ``(seq,)`` or ``(batch, seq)``, in tokens, for RoPE and ALiBi; with several
             axes as in :meth:`RotaryEmbedding.forward`. Default: 0, 1, ..., or the
             positions after the cached ones.
+        tables
+            Cos and sin of these positions, made once for all layers that share them,
+            by :meth:`RotaryEmbedding.tables`; for ``"rope"`` only.
         cache
             Keys and values of earlier tokens; those of ``x`` are appended.
         context
@@ -142,7 +146,7 @@ class Attention(nn.Module):
         if cache is not None:
             cache.claim(self)
         source = x if context is None else context
-        q, k = self._queries_and_keys(x, source, positions, cache)
+        q, k = self._queries_and_keys(x, source, positions, cache, tables)
         v = self._split(self.value(source), self.kv_heads)
         if cache is not None:
             k, v = self._cached(cache, q, k, v, positions)
@@ -182,6 +186,7 @@ class Attention(nn.Module):
         source: Tensor,
         positions: Tensor | None,
         cache: KeyValueCache | None,
+        tables: Tables | None = None,
     ) -> tuple[Tensor, Tensor]:
         q = self._split(self.query(x), self.heads)
         k = self._split(self.key(source), self.kv_heads)
@@ -189,7 +194,9 @@ class Attention(nn.Module):
             return q, k
         # Never the values: lesson 09 shows why.
         options: dict[str, Any] = {}
-        if cache is not None and positions is None:
+        if tables is not None:
+            options["tables"], positions = tables, None
+        elif cache is not None and positions is None:
             options["start"] = cache.next
         straight = not torch.is_grad_enabled() and isinstance(
             self.rope, RotaryEmbedding

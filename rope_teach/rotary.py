@@ -480,6 +480,17 @@ class RotaryEmbedding(nn.Module):
         device = torch.device(device)
         return self._tables_for(positions, start, pad_len, seq, None, dtype, device)
 
+    def shares_tables(self, other: object) -> bool:
+        """Whether ``tables`` of this module serve the other one as well. Lesson 09."""
+        return (
+            isinstance(other, RotaryEmbedding)
+            and self._rows is other._rows
+            and self.frequencies is None
+            and other.frequencies is None
+            and self.xpos_scale_base == other.xpos_scale_base
+            and self.xpos_origin == other.xpos_origin
+        )
+
     # ------------------------------------------------------------------ tables
 
     def _tables(

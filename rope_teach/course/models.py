@@ -16,6 +16,7 @@ from rope_teach.absolute import LearnedEncoding, SinusoidalEncoding
 from rope_teach.attention import Attention, KeyValueCache, segment_positions
 from rope_teach.course.tasks import END, PAD, START
 from rope_teach.frequencies import Scaling
+from rope_teach.rotary import RotaryEmbedding, Tables
 
 __all__ = [
     "LanguageModel",
@@ -128,14 +129,30 @@ class LanguageModel(nn.Module):
                 "model.caches() returns"
             )
         x = self._add_position(self.embed(tokens), positions, of_block[0])
+        tables = self._tables(x, positions, of_block[0])
         for block, cache in zip(self.blocks, of_block, strict=True):
-            x = block(x, mask, positions=positions, cache=cache)
+            x = block(x, mask, positions=positions, tables=tables, cache=cache)
         logits: Tensor = self.head(self.norm(x))
         return logits
 
     def caches(self, start: int = 0, max_len: int | None = None) -> list[KeyValueCache]:
         """Empty caches, one per block, as :class:`KeyValueCache` makes them."""
         return [KeyValueCache(start, max_len) for _ in self.blocks]
+
+    def _tables(
+        self, x: Tensor, positions: Tensor | None, cache: KeyValueCache | None
+    ) -> Tables | None:
+        """Cos and sin for all layers, if they rotate alike."""
+        ropes = [getattr(block.attention, "rope", None) for block in self.blocks]
+        first = ropes[0]
+        if not isinstance(first, RotaryEmbedding) or first.xpos_scale_base is not None:
+            return None
+        if not all(first.shares_tables(rope) for rope in ropes):
+            return None
+        start = cache.next if cache is not None and positions is None else 0
+        return first.tables(
+            positions, seq=x.shape[1], start=start, dtype=x.dtype, device=x.device
+        )
 
     def _add_position(
         self, x: Tensor, positions: Tensor | None, cache: KeyValueCache | None
@@ -166,10 +183,15 @@ class Block(nn.Module):
         mask: Tensor | None = None,
         *,
         positions: Tensor | None = None,
+        tables: Tables | None = None,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
         x = x + self.attention(
-            self.attention_norm(x), mask, positions=positions, cache=cache
+            self.attention_norm(x),
+            mask,
+            positions=positions,
+            tables=tables,
+            cache=cache,
         )
         x = x + self.network(self.network_norm(x))
         return x
