@@ -15,7 +15,6 @@ from rope_teach import ops
 from rope_teach.axes import axial_frequencies
 from rope_teach.checks import (
     AXES,
-    FLOATS,
     Layout,
     Pairing,
     axes_of,
@@ -397,9 +396,12 @@ class RotaryEmbedding(nn.Module):
             self._check_tables(tables, q, k)
         if norms is not None:
             check_norms(norms)
-            if out is None and tables.key_cos is None and not self.trailing:
+            fusible = out is None and tables.key_cos is None and not self.trailing
+            if fusible and q.is_cuda and ops.HAS_TRITON:
+                from rope_teach.ops import norm  # loaded only when norms are given
+
                 cos, sin = (lay_out(t, self._layout, q.ndim) for t in tables[:2])
-                turned = ops.normalise_and_rotate(
+                turned = norm.normalise_and_rotate(
                     q, k, norms, cos, sin, self._pairing, self._layout
                 )
                 if turned is not None:
@@ -617,10 +619,12 @@ class RotaryEmbedding(nn.Module):
         rows = self._rows
         if torch.compiler.is_compiling():
             # An exported program computes its rows: it may be called with any length.
-            usable = torch.compiler.is_dynamo_compiling() and not _is_exporting()
-            if not usable or rows.device != device or end > rows.table.shape[0]:
-                return None
-            return rows.table
+            usable = torch.compiler.is_dynamo_compiling() and not (
+                KNOWS_EXPORTS and torch.compiler.is_exporting()
+            )
+            table = rows.table
+            fits = table.device == device and end <= table.shape[0]
+            return table if usable and fits else None
         if rows.device != device:
             self._rows = rows = self._rows_on(device)
         return rows.reach(end)
@@ -718,9 +722,10 @@ class RotaryEmbedding(nn.Module):
         for name, x in (("q", q), ("k", k)):
             if (
                 not isinstance(x, Tensor)
-                or x.dtype not in FLOATS
-                or x.shape[-1:] != (self.head_dim,)
+                or not x.is_floating_point()
                 or x.ndim not in (3, 4)
+                or x.shape[-1] != self.head_dim
+                or x.dtype.itemsize < 2
             ):
                 check_head(name, x, self.head_dim, self._layout)
         if q.device != k.device:
@@ -762,12 +767,8 @@ class RotaryEmbedding(nn.Module):
         return self
 
 
-def _is_exporting() -> bool:
-    """Whether a graph is exported, as far as torch can tell: always, up to 2.11."""
-    return TORCH >= (2, 12) and torch.compiler.is_exporting()
-
-
-TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+# Up to torch 2.11 a compiler is told that it exports, whatever it does.
+KNOWS_EXPORTS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 12)
 
 
 def _starts(

@@ -328,8 +328,13 @@ def normalise_and_rotate(
     Lesson 18.
     """
     head_dim = q.shape[-1]
+    with torch.no_grad():  # there is a backward, and no forward mode
+        forward_mode = ops.ask_for_gradient((q, k))
     if (
-        not all(_is_plain(norm, q) for norm in norms)
+        forward_mode
+        or (torch.compiler.is_compiling() and not ops.takes_kernels(q))
+        or not (type(q) in ops.PLAIN and type(k) in ops.PLAIN)
+        or not all(_is_plain(norm, q) for norm in norms)
         or plan_of((q, k), (q, k), cos, layout) is None
         or 2 * cos.shape[-1] != head_dim
         or head_dim & (head_dim - 1)
