@@ -240,6 +240,20 @@ def lay_out(table: Tensor, layout: Layout, ndim: int) -> Tensor:
 # ------------------------------------------------------- of the rotary module
 
 
+def check_rotary(head_dim: int, rotary_dim: int | None) -> int:
+    """Return the number of rotated features, all by default, or raise."""
+    check_count("head_dim", head_dim)
+    if rotary_dim is None:
+        check_rotary_dim(head_dim, "head_dim")
+        return head_dim
+    check_rotary_dim(rotary_dim)
+    if rotary_dim > head_dim:
+        raise ValueError(
+            f"rotary_dim must not exceed head_dim={head_dim}, got {rotary_dim}"
+        )
+    return rotary_dim
+
+
 def check_head(name: str, x: Tensor, head_dim: int, layout: Layout) -> None:
     """Raise unless ``x`` is floating, with heads of ``head_dim`` features."""
     check_floating(name, x)
