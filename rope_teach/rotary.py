@@ -406,7 +406,7 @@ class RotaryEmbedding(nn.Module):
                     return turned
             q, k = norms[0](q).to(q.dtype), norms[1](k).to(k.dtype)
         q_out, k_out = out if out is not None else (None, None)
-        if tables.key_cos is None:
+        if tables.key_cos is None and q.ndim == k.ndim:
             q, k = self._turn((q, k), tables.cos, tables.sin, (q_out, k_out))
             return q, k
         (q,) = self._turn((q,), tables.cos, tables.sin, (q_out,))
