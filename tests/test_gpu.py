@@ -410,7 +410,8 @@ def test_captured_by_a_cuda_graph(options):
     rope = RotaryEmbedding(64, **options).cuda()
     places = torch.randint(-9, 10**6, (2, 16), device="cuda")
     starts = torch.tensor([3, 5_000], device="cuda")
-    rope(q, k), rope(q, k, places)  # compile
+    rope(q, k), rope(q, k, places), rope(q, k, start=starts)  # compile
+    del rope  # and its rows
     rope = RotaryEmbedding(64, **options).cuda()  # with no call before the capture
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
