@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_choices.py [OUT.json]
 
-Every change is made in the text of rope_teach/kernels.py and must be found there, so
+Every change is made in the text of rope_teach/ops/cuda.py and must be found there, so
 that the table cannot describe a kernel of the past. Measured as in gpu.py, all choices
 one after the other and then all again: the median of the rounds, in microseconds.
 """
@@ -19,7 +19,8 @@ from types import ModuleType
 import gpu
 import torch
 
-from rope_teach import cos_sin, inverse_frequencies, kernels
+from rope_teach import cos_sin, inverse_frequencies
+from rope_teach.ops import cuda
 
 ROUNDS = 5
 ROW = "LARGEST_ROW = 2048"
@@ -32,7 +33,6 @@ SHARE = """share = (tl.program_id(0) % SHARES).to(tl.int64)
 SHARE_SLOW = """tokens = tl.num_programs(0) // SHARES
     share = (tl.program_id(0) // tokens).to(tl.int64)
     token = (tl.program_id(0) % tokens).to(tl.int64)"""
-SHORT = "SHORT = 4096"
 CHANGES: dict[str, list[tuple[str, str]]] = {
     "as it is": [],
     "tables may leave the cache": [(TABLE, "mask=pair < PAIRS")],
@@ -47,20 +47,17 @@ CHANGES: dict[str, list[tuple[str, str]]] = {
     "loads past the first cache": [(LOAD, 'mask=here, cache_modifier=".cg"')],
     "stores that stream": [(STORE, STORE + ', cache_modifier=".cs"')],
     "shares of a token far apart": [(SHARE, SHARE_SLOW)],
-    "all strides as arguments": [(SHORT, "SHORT = 0")],
 }  # fmt: skip
 
 
 def changed(name: str, folder: Path) -> ModuleType:
     """Return the module of the kernel with one choice made otherwise."""
-    source = Path(kernels.__file__).read_text()
+    source = Path(cuda.__file__).read_text()
     for old, new in CHANGES[name]:
         if old not in source:
             raise ValueError(f"{name!r}: the kernel no longer has {old!r}")
         source = source.replace(old, new)
     space = "choice_" + "".join(filter(str.isalnum, name))
-    source = source.replace("rope_teach::", f"{space}::")
-    source = source.replace("torch.ops.rope_teach.", f"torch.ops.{space}.")
     path = folder / f"{space}.py"
     path.write_text(source)
     spec = importlib.util.spec_from_file_location(space, path)
@@ -74,13 +71,13 @@ def contestants(shape: gpu.Shape, pairing: str, folder: Path) -> dict[str, gpu.R
     """The copy, and every choice; each is held against float64 first."""
     positions = torch.arange(shape.seq, device="cuda")
     inv_freq = inverse_frequencies(shape.head_dim, device="cuda")
-    table = (*cos_sin(positions, inv_freq), pairing == "interleaved")
+    table = (*cos_sin(positions, inv_freq), pairing == "interleaved", "bhsd")
     found: dict[str, gpu.Rotate] = {"copy": gpu.copy}
     for name in CHANGES:
         module = changed(name, folder)
 
         def rotate(q, k, module=module):  # type: ignore[no-untyped-def]
-            return module.rotate_qk(q, k, *table)
+            return module.rotate((q, k), *table)
 
         if not gpu.error(rotate, pairing, shape) < 4e-3:
             raise ValueError(f"{name!r} is wrong on {shape.name}")

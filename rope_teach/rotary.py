@@ -408,7 +408,7 @@ class RotaryEmbedding(nn.Module):
                 if turned is not None:
                     return turned
             q, k = norms[0](q).to(q.dtype), norms[1](k).to(k.dtype)
-        if tables.key_cos is None:
+        if tables.key_cos is None and q.ndim == k.ndim:
             q, k = self._turn((q, k), tables.cos, tables.sin, out)
             return q, k
         q_out, k_out = out if out is not None else (None, None)

@@ -513,8 +513,10 @@ def make(**changes):
 
 
 BAD = {
-    "ValueError: start must be an int ... got (2,) for batch=1": lambda: RotaryEmbedding(8)(
-        sample(2, 4, 5, 8), sample(1, 2, 5, 8), start=torch.tensor([0, 2])
+    "ValueError: start must be an int ... got (2,) for batch=1": lambda: (
+        RotaryEmbedding(8)(
+            sample(2, 4, 5, 8), sample(1, 2, 5, 8), start=torch.tensor([0, 2])
+        )
     ),
     "TypeError: q must be ... of 16 bits or more, got torch.float8_e4m3fn": lambda: (
         RotaryEmbedding(8)(
@@ -575,7 +577,9 @@ BAD = {
     "TypeError: start ... bfloat16": lambda: ROPE(X, X, start=STEPS[:2].bfloat16()),
     "TypeError: pad_len ... (batch,) ... list": lambda: ROPE(X, X, pad_len=[0, 2]),
     "ValueError: pad_len ... (5,)": lambda: ROPE(X, X, pad_len=STEPS),
-    "ValueError: pad_len ... got (4,) for an input without a batch": lambda: ROPE(X[0], X[0], pad_len=STEPS[:4]),
+    "ValueError: pad_len ... got (4,) for an input without a batch": lambda: ROPE(
+        X[0], X[0], pad_len=STEPS[:4]
+    ),
 }
 
 

@@ -260,16 +260,16 @@ def _served(tensors: Sequence[Form], table: Form, axes: Sequence[int]) -> bool:
     shape, steps, dtype = table
     if dtype != torch.float32 or steps[-1] != 1:
         return False
-    if len(shape) >= -axes[1] and shape[axes[1]] != 1:
+    if len(shape) >= -axes[1] and not statically_known_true(shape[axes[1]] == 1):
         return False  # each head has frequencies of its own
     first = tensors[0][0]
     for shape, steps, dtype in tensors:
+        if dtype not in DTYPES or steps[-1] != 1 or len(shape) != len(first):
+            return False
         alike = all(
             shape[axis] == first[axis] for axis in (*axes, -1)
             if axis != axes[1] and -axis <= len(first)
         )  # fmt: skip
-        if dtype not in DTYPES or steps[-1] != 1 or len(shape) != len(first):
-            return False
         if not alike or len(shape) not in (3, 4):
             return False
     # CUDA's limit for the second axis of a grid.
@@ -279,7 +279,8 @@ def _served(tensors: Sequence[Form], table: Form, axes: Sequence[int]) -> bool:
 def _step(form: Form, axis: int) -> int:
     """A stride; 0 along an axis that is absent, or of size 1, or shared by all."""
     shape, steps, _ = form
-    return steps[axis] if len(shape) >= -axis and shape[axis] != 1 else 0
+    one = len(shape) < -axis or statically_known_true(shape[axis] == 1)
+    return 0 if one else steps[axis]
 
 
 def _power_of_two(size: int) -> int:
