@@ -49,9 +49,7 @@ def contestants(shape: gpu.Shape, norms: Norms) -> Iterator[tuple[str, gpu.Rotat
         return formula(norms[0](q), cos, sin), formula(norms[1](k), cos, sin)
 
     def fused(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        turned: tuple[Tensor, Tensor] = rope(
-            q, k, norms=norms, start=shape.start
-        )
+        turned: tuple[Tensor, Tensor] = rope(q, k, norms=norms, start=shape.start)
         return turned
 
     yield "copy of q and k", gpu.copy
