@@ -88,13 +88,15 @@ def rotations(shape: gpu.Shape, pairing: str, folder: Path) -> dict[str, gpu.Rot
     """The copy, and every choice; each is held against float64 first."""
     positions = shape.start + torch.arange(shape.seq, device=gpu.DEVICE)
     inv_freq = inverse_frequencies(shape.rotary, device=gpu.DEVICE)
-    table = (*cos_sin(positions, inv_freq), pairing == "interleaved", "bhsd")
+    how = (*cos_sin(positions, inv_freq), pairing, "bhsd", False)
     found: dict[str, gpu.Rotate] = {"copy": gpu.copy}
     for name in CHANGES:
         module = changed(name, folder)
 
         def rotate(q, k, module=module):  # type: ignore[no-untyped-def]
-            return module.rotate((q, k), *table)
+            out = [torch.empty_like(x) for x in (q, k)]
+            module.rotate((q, k), *how, out)
+            return out
 
         gpu.error(rotate, gpu.Case(pairing, positions), shape)
         found[name] = rotate
