@@ -627,7 +627,16 @@ def machine(command: str) -> dict[str, str]:
 
 
 def write(rows: list[dict[str, Any]], command: str, path: str | None) -> None:
-    """Print the rows, and write them with shapes and machine as JSON where asked."""
+    """Write rows, shapes and machine as JSON, or print the figures as a table."""
+    if path is None:
+        import gpu_report
+
+        rows_by_name = {(row["shape"], row["name"]): row for row in rows}
+        shapes = list(dict.fromkeys(shape for shape, _ in rows_by_name))
+        for columns in (("gpu", "gpu_both"), ("wall", "wall_both")):
+            print(" / ".join(columns), machine(command), sep="\n")
+            print(gpu_report.matrix(rows_by_name, shapes, columns), end="\n\n")
+        return
     found = {
         "machine": machine(command),
         "shapes": [
@@ -637,12 +646,9 @@ def write(rows: list[dict[str, Any]], command: str, path: str | None) -> None:
         ],
         "rows": rows,
     }
-    text = json.dumps(found, indent=1) + "\n"
-    print(text if path is None else f"wrote {path}")
-    if path is not None:
-        part = Path(path).with_suffix(".part")
-        part.write_text(text)
-        part.replace(path)
+    part = Path(path).with_suffix(".part")
+    part.write_text(json.dumps(found, indent=1) + "\n")
+    part.replace(path)
 
 
 def earlier(path: str | None) -> list[dict[str, Any]]:
@@ -672,5 +678,6 @@ if __name__ == "__main__":
         begun = time.perf_counter()
         rows += measure(shape)
         rows.sort(key=lambda row: [s.name for s in SHAPES].index(row["shape"]))
-        write(rows, "python benchmarks/gpu.py", asked.out)  # a limit must lose no shape
         print(f"{shape.name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+        if asked.out or shape == wanted[-1]:  # a run that is cut short loses one shape
+            write(rows, "python benchmarks/gpu.py", asked.out)
