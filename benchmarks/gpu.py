@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import gc
 import importlib
 import itertools
 import json
@@ -588,7 +587,6 @@ def measure(shape: Shape) -> list[dict[str, Any]]:
             words = f"{type(trouble).__name__}: {trouble}"
             row["trouble"] = words.splitlines()[0][:120]
             torch.cuda.synchronize()
-        gc.collect()
         torch.cuda.empty_cache()
         print(row, file=sys.stderr, flush=True)
     walls_in_turn(shape, right)
