@@ -27,7 +27,7 @@ from rope_teach.checks import (
 __all__ = ["rotate_complex", "rotate_matrix", "rotate_pairs", "rotation_matrix"]
 
 
-def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Tensor:
+def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor, pairing: str) -> Tensor:
     """Rotate the pairs of ``x`` as the formula is written: ``(a c - b s, a s + b c)``.
 
     ``x`` ``(..., head_dim)``; ``cos`` and ``sin`` ``(..., r/2)`` broadcast against its

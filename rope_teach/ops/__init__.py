@@ -143,7 +143,7 @@ def rotate_together(
                 "out= takes no gradient, as in all of torch: call without out=, or "
                 "inside torch.no_grad()"
             )
-        if not learned and (plain or compiling):
+        if not learned and (plain or compiling) and not takes_kernels(xs[0]):
             return _differentiated(xs, cos, sin, how)
     if learned or not (plain or compiling):
         return _by_formula(xs, cos, sin, *how, out=out)
@@ -304,8 +304,12 @@ def _compiled(
     xs: Sequence[Tensor], *rest: Any, out: Sequence[Tensor] | None = None
 ) -> Sequence[Tensor]:
     """What torch's compiler sees: the kernel on CUDA, else the formula, to be fused."""
-    road = _on_cuda if takes_kernels(xs[0]) else _by_formula
-    return road(xs, *rest, out=out)
+    if not takes_kernels(xs[0]):
+        return _by_formula(xs, *rest, out=out)
+    turned: list[Tensor] = _kernels().compiled(list(xs), *rest)
+    if out is None:
+        return turned
+    return [into.copy_(result) for into, result in zip(out, turned, strict=True)]
 
 
 def _rows(
