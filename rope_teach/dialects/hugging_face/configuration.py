@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from rope_teach.axes import multimodal_frequencies
+import torch
+from torch import Tensor
+
 from rope_teach.checks import Layout, Pairing
-from rope_teach.dialects.hugging_face.scaling import Read, scaling_rule
+from rope_teach.dialects.hugging_face import families
+from rope_teach.dialects.hugging_face.fields import Fields, number
+from rope_teach.dialects.hugging_face.scaling import (
+    ALIASES,
+    Parameters,
+    of_odd_width,
+    scaling_rule,
+)
+from rope_teach.frequencies import inverse_frequencies
 from rope_teach.rotary import RotaryEmbedding
 
-# Values of model_type that rotate (0, 1)(2, 3)... A configuration does not say so.
-INTERLEAVED = {
-    "codegen", "cohere", "cohere2", "cohere2_moe", "deepseek_v2", "deepseek_v4",
-    "ernie4_5", "ernie4_5_moe", "glm", "glm4", "gptj", "helium", "llama4_text",
-    "moonshine", "moonshine_streaming",
-}  # fmt: skip
-# These do, unless their flag rope_interleave is false. All others pair the halves.
-FLAGGED = {"axk1", "deepseek_v3", "glm4_moe_lite", "mistral4", "youtu"}
+
+class ConfigurationWarning(UserWarning):
+    """Something in a configuration was guessed, or not used."""
 
 
 def rotary_embedding(
     config: Any,
     layer_type: str | None = None,
     *,
+    layer: int | None = None,
     length: int | None = None,
     head_dim: int | None = None,
     base: float | None = None,
@@ -38,150 +46,400 @@ def rotary_embedding(
         A configuration object, or the dictionary of a ``config.json``; with
         transformers 5's ``rope_parameters`` or the older ``rope_theta`` and
         ``rope_scaling``.
-    layer_type
-        Which of the layer types, where each has parameters of its own:
-        ``"full_attention"``, ``"sliding_attention"``...
+    layer_type, layer
+        Which layers, where they differ: by type, ``"full_attention"``,
+        ``"sliding_attention"``..., or the number of one layer.
     length
         Tokens to be served, which the types ``dynamic`` and ``longrope`` depend on.
         transformers changes the angles when a sequence outgrows the trained length, so
         that cached keys no longer fit; here one length holds for a whole sequence.
     head_dim, base, pairing
         To be given where the configuration does not tell, or tells wrong: older files,
-        as of Llama 2 and Falcon, leave the base to the code. By default the pairing is
-        that of the ``model_type``, where that is known to be interleaved, and else
-        ``"half"``.
+        as of Llama 2 and Falcon, leave the base to the code, and none has the pairing.
+        By default that is the ``model_type``'s.
+
+    Returns
+    -------
+    RotaryEmbedding
+        With a tuple of sentences, ``notes``: what was guessed, and which fields were
+        not used. Each is a :class:`ConfigurationWarning` too. Of multi-head latent
+        attention it rotates the ``qk_rope_head_dim`` features alone.
 
     Raises
     ------
     TypeError, ValueError
-        If ``config`` is a name, there are no rope parameters, one is missing, or the
-        type is unknown.
+        If ``config`` is a name, there are no rope parameters, one is missing, the
+        ``rope_type`` or the ``model_type`` is unknown (pass ``pairing``, and it is not
+        asked for), or the layers meant do not rotate.
 
     Notes
     -----
     The frequencies are those of transformers to the rounding of float32, in float64.
-    One case differs: where layer types have parameters of their own, transformers
-    overlooks YaRN's ``truncate: false``. Lesson 20.
+    Three cases differ: where layer types have parameters of their own, transformers
+    overlooks YaRN's ``truncate: false``; its Phi-3.5-MoE never uses the long list; and
+    it gives OLMo 3's sliding layers the base 500,000 whatever ``rope_theta`` says.
+    Lesson 20.
 
     Examples
     --------
-    >>> rope = rotary_embedding({"head_dim": 64, "rope_theta": 500000.0})
+    >>> config = {"model_type": "llama", "head_dim": 64, "rope_theta": 500000.0}
+    >>> rope = rotary_embedding(config)
     >>> rope.base, rope.pairing
     (500000.0, 'half')
     """
-    read = _reader(config, layer_type)
-    parameters = _parameters(read, layer_type, base)
-    # DeepSeek rotates apart from the rest of its heads, and its older files say so only
-    # here.
-    head_dim = (
-        head_dim or read("head_dim") or read("qk_rope_head_dim") or _divided(read)
-    )
-    kind = parameters.get("rope_type") or parameters.get("type") or "default"
-    fraction = parameters.get("partial_rotary_factor", 1.0)
-    if kind == "proportional":  # that rule takes the share itself
-        fraction = 1.0
-    rotary_dim = read("rotary_dim") or int(head_dim * fraction)
-    interleaved = read("rope_interleave")
-    if interleaved is None:
-        interleaved = read("model_type") in INTERLEAVED | FLAGGED
-    rope = RotaryEmbedding(
-        head_dim,
-        base=parameters["rope_theta"],
-        rotary_dim=rotary_dim,
-        pairing=pairing or ("interleaved" if interleaved else "half"),
-        layout=layout,
-        scaling=scaling_rule(kind, parameters, read, length),
-    )
-    if "mrope_section" in parameters:
-        return _with_sections(rope, parameters)
+    fields, layer_type = _layers(config, layer_type, layer)
+    model_type = fields("model_type")
+    _check_rotates(fields, model_type, layer_type)
+    parameters = _parameters(fields, layer_type, base, layer)
+    given = _of_kind(parameters, fields, length)
+    head_dim, width = _widths(fields, given, head_dim)
+    if width % 2 and given.kind == "default" and width < head_dim:
+        rotary_dim, scaling = width + 1, of_odd_width(width)
+    else:
+        rotary_dim, scaling = width, scaling_rule(given, width)
+    notes: list[str] = []
+    options: dict[str, Any] = {
+        "base": number("rope_theta", given.get("rope_theta")),
+        "rotary_dim": rotary_dim,
+        "pairing": _pairing(fields, pairing, notes),
+        "layout": layout,
+        "scaling": scaling,
+    }
+    owners = _coordinates(model_type, given, rotary_dim // 2)
+    if owners is not None:
+        options |= _spread(options, owners)
+    if model_type in families.CLOCKWISE:
+        options["clockwise"] = True
+    if model_type in families.TRAILING:
+        options["trailing"] = True
+    rope = _built(head_dim, options)
+    rope.notes = tuple(notes + _unused(fields, given))  # type: ignore[assignment]
+    for note in notes + _unused(fields, given):
+        warnings.warn(note, ConfigurationWarning, stacklevel=2)
     return rope
 
 
-def _with_sections(
-    rope: RotaryEmbedding, parameters: dict[str, Any]
-) -> RotaryEmbedding:
-    """The same with three coordinates a position, as in Qwen's multimodal models."""
-    if rope.attention_factor != 1:
+def _built(head_dim: int, options: dict[str, Any]) -> RotaryEmbedding:
+    """A module, or an error that says which option is not served."""
+    taken = inspect.signature(RotaryEmbedding.__init__).parameters
+    for name in options:
+        if name not in taken:
+            raise ValueError(f"RotaryEmbedding does not serve {name}= yet")
+    return RotaryEmbedding(head_dim, **options)
+
+
+# ------------------------------------------------------------------- which layers
+
+
+def _layers(
+    config: Any, layer_type: str | None, layer: int | None
+) -> tuple[Fields, str | None]:
+    """The fields of the layers meant, and their type."""
+    fields = Fields(config, layer_type)
+    if layer is None:
+        return fields, layer_type
+    types = fields("layer_types")
+    count = len(types) if types else fields("num_hidden_layers")
+    if type(layer) is not int or not 0 <= layer < (count or layer + 1):
         raise ValueError(
-            f"mrope_section and an attention factor cannot be joined, got {parameters}"
+            f"layer must be an int from 0 to {(count or 1) - 1}, got {layer!r}"
         )
-    inv_freq = multimodal_frequencies(
-        rope.inv_freq,
-        parameters["mrope_section"],
-        interleaved=parameters.get("mrope_interleaved", False),
-    )
-    return RotaryEmbedding(
-        rope.head_dim,
-        base=rope.base,
-        rotary_dim=rope.rotary_dim,
-        pairing=rope.pairing,
-        layout=rope.layout,
-        inv_freq=inv_freq,
-    )
+    own = types[layer] if types else None
+    if layer_type is not None and own is not None and layer_type != own:
+        raise ValueError(f"layer {layer} is of type {own!r}, not {layer_type!r}")
+    return Fields(config, own or layer_type), own or layer_type
 
 
-def _reader(config: Any, layer_type: str | None) -> Read:
-    """A function from a field's name to its value, or None."""
-    if isinstance(config, str):
+def _check_rotates(fields: Fields, model_type: Any, layer_type: str | None) -> None:
+    if model_type in families.ELSEWHERE:
+        raise ValueError(
+            f"model_type {model_type!r} does not rotate by the position of a token "
+            "alone (patches, windows or time stamps)"
+        )
+    if fields("alibi"):
+        raise ValueError("the configuration's alibi is true: this model does not rotate")
+    for name in ("position_embedding_type", "position_embeddings_type"):
+        kind = fields(name)
+        if kind is not None and "ro" not in str(kind):  # rope, rotary
+            raise ValueError(
+                f"the configuration's {name} is {kind!r}: this model does not rotate"
+            )
+    still = families.UNROTATED.get(str(model_type))
+    if still is not None and still == layer_type and fields("sliding_window"):
+        raise ValueError(
+            f"the layers of type {layer_type!r} of {model_type!r} do not rotate"
+        )
+
+
+# ------------------------------------------------------------------ its parameters
+
+
+def _parameters(
+    fields: Fields, layer_type: str | None, base: float | None, layer: int | None
+) -> dict[str, Any]:
+    """One flat dictionary, whichever way the configuration spells it."""
+    found = fields("rope_parameters") or fields("rope_scaling") or {}
+    if not isinstance(found, Mapping):
         raise TypeError(
-            f"config must be a configuration or its dictionary, got the name {config!r}"
+            "the configuration's rope_parameters, or rope_scaling, must be a "
+            f"dictionary, got {found!r:.80}"
         )
-    if isinstance(config, Mapping):
-        return config.get
-    if layer_type is not None and getattr(config, "is_heterogeneous", False):
-        config = config.per_layer_config[layer_type]  # Gemma 4: heads of two sizes
-    return lambda name: getattr(config, name, None)
+    fields.read |= {"rope_scaling"}
+    if any(isinstance(value, Mapping) for value in found.values()):
+        found = _nested(found, layer_type)
+        flat = {key: value for key, value in found.items() if value is not None}
+    else:
+        flat = {key: value for key, value in found.items() if value is not None}
+        flat = _older(fields, flat, layer_type)
+    outside = {"partial_rotary_factor": _share(fields), "rope_theta": _base(fields)}
+    flat = {k: v for k, v in outside.items() if v is not None} | flat
+    if trained := fields("original_max_position_embeddings"):
+        flat["original_max_position_embeddings"] = trained
+    own = _layers_own_base(fields, layer, base)
+    if own is not None:
+        flat["rope_theta"] = own
+    if "rope_theta" not in flat:
+        raise ValueError(_no_base(fields))
+    return flat
 
 
-def _divided(read: Read) -> int:
-    width = read("hidden_size") or read("n_embd")
-    heads = read("num_attention_heads") or read("n_head")
+def _nested(found: Mapping[str, Any], layer_type: str | None) -> Mapping[str, Any]:
+    """The parameters of one type of layer."""
+    types = {k: v for k, v in found.items() if isinstance(v, Mapping) or v is None}
+    if layer_type not in types:
+        raise ValueError(
+            f"layer_type must be one of {sorted(types)}, each of which has rope "
+            f"parameters of its own; got {layer_type!r}"
+        )
+    own = types[layer_type]
+    if own is None:
+        raise ValueError(f"the layers of type {layer_type!r} do not rotate")
+    assert isinstance(own, Mapping)
+    return own
+
+
+def _older(
+    fields: Fields, flat: dict[str, Any], layer_type: str | None
+) -> dict[str, Any]:
+    """Of one set of parameters, what is meant for this type of layer."""
+    older = families.OLDER_LAYERS.get(str(fields("model_type")))
+    if older is None and fields("rope_local_base_freq") is not None:
+        older = families.OLDER_LAYERS["gemma3_text"]
+    if older is None:
+        types = fields("layer_types")
+        if layer_type is not None and layer_type not in (types or ()):
+            raise ValueError(
+                "this configuration has one set of rope parameters for all layers, and "
+                f"no layer_type {layer_type!r} (its layer_types are {types})"
+            )
+        return flat
+    if layer_type not in older:
+        raise ValueError(
+            f"layer_type must be one of {sorted(older)}, since this model rotates each "
+            f"in its own way; got {layer_type!r}"
+        )
+    name, default, scaled = older[layer_type]
+    for other in older.values():
+        fields.read.add(other[0])
+    value = fields(name)
+    flat = flat if scaled else {}
+    return {"rope_theta": default if value is None else value} | flat
+
+
+def _layers_own_base(fields: Fields, layer: int | None, base: float | None) -> Any:
+    """The base that was asked for, or that a list has for each layer; 0: no rotation."""
+    if layer is not None and (flags := fields("no_rope_layers")) and not flags[layer]:
+        raise ValueError(f"layer {layer} does not rotate, says no_rope_layers")
+    fields("no_rope_layers")
+    bases = fields("layer_rope_theta")
+    if base is not None or not isinstance(bases, (list, tuple)):
+        return base
+    if layer is not None:
+        if layer >= len(bases):
+            raise ValueError(
+                f"layer_rope_theta has {len(bases)} bases, none for layer {layer}"
+            )
+        if not bases[layer]:
+            raise ValueError(f"layer {layer} does not rotate, says layer_rope_theta")
+        return bases[layer]
+    each = {value for value in bases if value}
+    if len(each) != 1 or not all(bases):
+        raise ValueError(
+            f"layer_rope_theta has a base for each layer, {bases!s:.80}; say which, by "
+            "layer=..."
+        )
+    return each.pop()
+
+
+def _base(fields: Fields) -> Any:
+    """The base outside of the rope parameters, by the names that families have."""
+    names = ("rope_theta", "rotary_emb_base", "rotary_embedding_base")
+    found = [value for value in map(fields, names) if value is not None]
+    if found:
+        return found[0]
+    # GPT-J and CodeGen have it in their code.
+    return 10_000.0 if fields("model_type") in ("gptj", "codegen") else None
+
+
+def _no_base(fields: Fields) -> str:
+    parts = [
+        name
+        for name in ("text_config", "language_config", "llm_config", "thinker_config")
+        if fields(name) is not None
+    ]
+    if parts:
+        return (
+            f"config has no rope_theta, but a part of it, {parts[0]}, may: pass that "
+            f"part, config[{parts[0]!r}] or config.{parts[0]}"
+        )
+    return (
+        "config has no rope_theta, inside rope_parameters or beside it; does this "
+        "model rotate? (of a multimodal one, pass the text part; where the code "
+        "has the base, pass base=10_000.0 or what it says)"
+    )
+
+
+def _of_kind(
+    parameters: dict[str, Any], fields: Fields, length: int | None
+) -> Parameters:
+    """The parameters, under transformers' present name of their type."""
+    kind = parameters.get("rope_type") or parameters.get("type") or "default"
+    if not isinstance(kind, str):
+        raise TypeError(f"the configuration's rope_type must be a name, got {kind!r}")
+    kind = ALIASES.get(kind, kind)
+    if kind == "yarn" and fields("model_type") in families.PHI:
+        kind = "longrope"
+    given = Parameters(kind, parameters, fields, length)
+    given.left -= {"rope_type", "type"}
+    return given
+
+
+# ---------------------------------------------------------------------- its widths
+
+
+def _widths(
+    fields: Fields, given: Parameters, head_dim: int | None
+) -> tuple[int, int]:
+    """Features of a head, and how many of them are rotated."""
+    model_type = fields("model_type")
+    latent = fields("qk_rope_head_dim")
+    if latent is not None and model_type not in families.TRAILING:
+        given.get("partial_rotary_factor")
+        latent = int(number("qk_rope_head_dim", latent, whole=True, least=1))
+        return head_dim or latent, latent
+    found = head_dim or fields("head_dim") or fields("kv_channels") or _divided(fields)
+    found = int(number("head_dim", found, whole=True, least=1))
+    if given.kind == "proportional":  # that rule takes the share itself
+        return found, found
+    width = fields("rotary_dim")
+    if width and model_type not in families.ROTARY_DIM_UNREAD:
+        given.get("partial_rotary_factor")
+        return found, int(number("rotary_dim", width, whole=True, least=1))
+    share = given.maybe("partial_rotary_factor", 1.0)
+    width = int(found * share)
+    if not 0 < width <= found:
+        raise ValueError(
+            "the configuration's partial_rotary_factor must be above 0 and at most 1, "
+            f"got {share:g}, for a head_dim of {found}"
+        )
+    return found, width
+
+
+def _divided(fields: Fields) -> int:
+    width = fields("hidden_size") or fields("n_embd") or fields("embed_dim")
+    heads = fields("num_attention_heads") or fields("n_head")
     if not width or not heads:
         raise ValueError(
             "config must have head_dim, or hidden_size and num_attention_heads; pass "
             "its text part if it has several, or head_dim=..."
         )
-    return int(width // heads)
+    width = number("hidden_size", width, whole=True, least=1)
+    return int(width // number("num_attention_heads", heads, whole=True, least=1))
 
 
-def _parameters(
-    read: Read, layer_type: str | None, base: float | None
-) -> dict[str, Any]:
-    """One flat dictionary, whichever way the configuration spells it."""
-    found = read("rope_parameters") or read("rope_scaling") or {}
-    nested = {key: value for key, value in found.items() if isinstance(value, Mapping)}
-    if nested:
-        if layer_type not in nested:
+def _share(fields: Fields) -> Any:
+    names = ("partial_rotary_factor", "rotary_pct", "rope_pct", "rotary_emb_fraction")
+    return next((v for v in map(fields, names) if v is not None), None)
+
+
+# ----------------------------------------------------------------- how pairs are dealt
+
+
+def _pairing(fields: Fields, pairing: Pairing | None, notes: list[str]) -> Pairing:
+    """That of the type; for a configuration without a type, a guess that says so."""
+    model_type, flag = fields("model_type"), fields("rope_interleave")
+    if pairing is not None:
+        return pairing
+    if not families.known(model_type):
+        if model_type is not None or fields("qk_rope_head_dim") is not None:
+            latent = " (latent attention occurs with either)"
             raise ValueError(
-                f"layer_type must be one of {sorted(nested)}, each of which has rope "
-                f"parameters of its own; got {layer_type!r}"
+                f"model_type {model_type!r} is not known, and a configuration does not "
+                "say which features are rotated together: pass pairing='half' (as "
+                "Llama in transformers) or 'interleaved' (as GPT-J, and DeepSeek)"
+                + (latent if fields("qk_rope_head_dim") is not None else "")
             )
-        found = nested[layer_type]
-    elif local := read("rope_local_base_freq"):  # Gemma 3 until transformers 5
-        if layer_type not in ("full_attention", "sliding_attention"):
-            raise ValueError(
-                "layer_type must be 'full_attention' or 'sliding_attention', since "
-                f"this configuration has a base for each; got {layer_type!r}"
-            )
-        if layer_type == "sliding_attention":
-            return {"rope_theta": local}
-    flat = {key: value for key, value in found.items() if value is not None}
-    # Older configurations hold these outside, and Phi-3 its trained length still.
-    outside = {
-        "rope_theta": read("rope_theta") or read("rotary_emb_base"),
-        "partial_rotary_factor": read("partial_rotary_factor") or read("rotary_pct"),
-    }
-    if read("rotary_dim"):  # GPT-J has no more than this
-        outside["rope_theta"] = outside["rope_theta"] or 10_000.0
-    flat = {key: value for key, value in outside.items() if value} | flat
-    if trained := read("original_max_position_embeddings"):
-        flat["original_max_position_embeddings"] = trained
-    if base is not None:
-        flat["rope_theta"] = base
-    if "rope_theta" not in flat:
-        raise ValueError(
-            "config has no rope_theta, inside rope_parameters or beside it; does this "
-            "model rotate? (of a multimodal one, pass the text part; where the code "
-            "has the base, pass base=10_000.0 or what it says)"
+        notes.append(
+            "the pairing 'half' is a guess: the configuration has no model_type; pass "
+            "pairing= to settle it"
         )
-    return flat
+    return "interleaved" if families.interleaved(model_type, flag) else "half"
+
+
+def _coordinates(model_type: Any, given: Parameters, pairs: int) -> Tensor | None:
+    """Which coordinate of a position turns each pair; None where there is but one."""
+    dealt = "in turn" if given.get("mrope_interleaved") else "blocks"
+    arrangement, default = families.MULTIMODAL.get(str(model_type), (dealt, None))
+    sections = given.get("mrope_section") or given.get("xdrope_section") or default
+    if sections is None:
+        return None
+    if model_type == "hunyuan_vl_text":
+        raise ValueError(
+            "the mrope_section of HunYuan-VL turns the two features of a pair by "
+            "different coordinates, which is no rotation; for text alone, leave it out"
+        )
+    if arrangement == "rows and columns":
+        return torch.arange(pairs) % 2
+    sections = [int(number("mrope_section", x, whole=True, least=0)) for x in sections]
+    owner = torch.zeros(pairs, dtype=torch.long)
+    if arrangement == "in turn":  # what the others leave is the first one's
+        for axis in range(1, len(sections)):
+            owner[axis : len(sections) * sections[axis] : len(sections)] = axis
+        return owner
+    if sum(sections) != pairs:
+        raise ValueError(
+            f"the configuration's mrope_section must sum to rotary_dim / 2 = {pairs}, "
+            f"got {sections}"
+        )
+    if arrangement == "two in turn, then time":
+        owner[: pairs - sections[2]] = 1 + torch.arange(pairs - sections[2]) % 2
+        return owner
+    axes = torch.arange(len(sections)) % 3
+    return axes.repeat_interleave(torch.tensor(sections))
+
+
+def _spread(options: dict[str, Any], owners: Tensor) -> dict[str, Any]:
+    """Frequencies ``(coordinates, r/2)``, in place of the rule that makes them."""
+    rotary_dim, base, scaling = (options[k] for k in ("rotary_dim", "base", "scaling"))
+    if scaling is None:
+        inv_freq, factor = inverse_frequencies(rotary_dim, base), 1.0
+    else:
+        inv_freq, factor = scaling(rotary_dim, base)
+    axes = torch.arange(max(3, int(owners.max()) + 1) if owners.max() > 1 else 2)
+    spread = torch.where(owners == axes.unsqueeze(1), inv_freq.double(), 0.0)
+    found: dict[str, Any] = {"inv_freq": spread, "scaling": None}
+    return found | ({"attention_factor": factor} if factor != 1 else {})
+
+
+# ------------------------------------------------------------------------ what is left
+
+
+def _unused(fields: Fields, given: Parameters) -> list[str]:
+    """A sentence for each key that nothing has read and that may matter."""
+    for name in ("rope_theta", "partial_rotary_factor", "mrope_section"):
+        given.left.discard(name)
+    inside = [
+        f"{name} of the rope parameters is not used by rope_type {given.kind!r}"
+        for name in sorted(given.left - {"mrope_interleaved"})
+    ]
+    return inside + [f"the field {name} is not used" for name in fields.unread()]
