@@ -147,7 +147,7 @@ def _layers(
     own = types[layer] if types else None
     if layer_type is not None and own is not None and layer_type != own:
         raise ValueError(f"layer {layer} is of type {own!r}, not {layer_type!r}")
-    return Fields(config, own or layer_type), own or layer_type
+    return Fields(config, own or layer_type, layer), own or layer_type
 
 
 def _check_rotates(fields: Fields, model_type: Any, layer_type: str | None) -> None:
@@ -185,6 +185,11 @@ def _parameters(
             f"dictionary, got {found!r:.80}"
         )
     fields.read |= {"rope_scaling"}
+    if not found and fields("model_type") in families.SCALED:
+        raise ValueError(
+            f"models of model_type {fields('model_type')!r} scale by default, and this "
+            "configuration has no rope_parameters, or rope_scaling, that say by what"
+        )
     if any(isinstance(value, Mapping) for value in found.values()):
         found = _nested(found, layer_type)
         flat = {key: value for key, value in found.items() if value is not None}
@@ -273,10 +278,9 @@ def _layers_own_base(fields: Fields, layer: int | None, base: float | None) -> A
 
 def _base(fields: Fields) -> Any:
     """The base outside of the rope parameters, by the names that families have."""
-    names = ("rope_theta", "rotary_emb_base", "rotary_embedding_base")
-    found = [value for value in map(fields, names) if value is not None]
-    if found:
-        return found[0]
+    found = fields.first("rope_theta", "rotary_emb_base", "rotary_embedding_base")
+    if found is not None:
+        return found
     # GPT-J and CodeGen have it in their code.
     return 10_000.0 if fields("model_type") in ("gptj", "codegen") else None
 
@@ -309,9 +313,22 @@ def _of_kind(
     kind = ALIASES.get(kind, kind)
     if kind == "yarn" and fields("model_type") in families.PHI:
         kind = "longrope"
-    given = Parameters(kind, parameters, fields, length)
-    given.left -= {"rope_type", "type"}
-    return given
+    if not _scaled(fields, kind):
+        kind, parameters = "default", {"rope_theta": parameters["rope_theta"]}
+    return Parameters(kind, parameters, fields, length)
+
+
+def _scaled(fields: Fields, kind: str) -> bool:
+    """Whether the rope type is meant for these layers: Molmo 2 lists those."""
+    listed = fields("rope_scaling_layers")
+    if listed is None or kind == "default":
+        return True
+    if fields.layer is None:
+        raise ValueError(
+            f"rope_scaling_layers says which layers are scaled, {listed!s:.80}: say "
+            "which is meant, by layer=..."
+        )
+    return fields.layer in listed
 
 
 # ---------------------------------------------------------------------- its widths
@@ -327,8 +344,7 @@ def _widths(
         given.get("partial_rotary_factor")
         latent = int(number("qk_rope_head_dim", latent, whole=True, least=1))
         return head_dim or latent, latent
-    found = head_dim or fields("head_dim") or fields("kv_channels") or _divided(fields)
-    found = int(number("head_dim", found, whole=True, least=1))
+    found = int(number("head_dim", head_dim or _head_dim(fields), whole=True, least=1))
     if given.kind == "proportional":  # that rule takes the share itself
         return found, found
     width = fields("rotary_dim")
@@ -345,21 +361,30 @@ def _widths(
     return found, width
 
 
-def _divided(fields: Fields) -> int:
-    width = fields("hidden_size") or fields("n_embd") or fields("embed_dim")
-    heads = fields("num_attention_heads") or fields("n_head")
+def _head_dim(fields: Fields) -> Any:
+    wide = fields("global_head_dim")  # Gemma 4, in older files
+    if wide is not None and fields.layer_type == "full_attention":
+        return wide
+    found = fields.first(*families.HEAD_WIDTHS)
+    if found is not None:
+        return found
+    needed = families.HEAD_DIM_NEEDED.get(fields("model_type"))
+    if needed is not None:
+        raise ValueError(f"config has no {needed}, which its model_type needs")
+    width, heads = fields.first(*families.WIDTHS), fields.first(*families.HEADS)
     if not width or not heads:
         raise ValueError(
             "config must have head_dim, or hidden_size and num_attention_heads; pass "
             "its text part if it has several, or head_dim=..."
         )
     width = number("hidden_size", width, whole=True, least=1)
-    return int(width // number("num_attention_heads", heads, whole=True, least=1))
+    return width // number("num_attention_heads", heads, whole=True, least=1)
 
 
 def _share(fields: Fields) -> Any:
-    names = ("partial_rotary_factor", "rotary_pct", "rope_pct", "rotary_emb_fraction")
-    return next((v for v in map(fields, names) if v is not None), None)
+    # The families' own names first: the other one may be a default.
+    names = ("rotary_pct", "rope_pct", "rotary_emb_fraction", "partial_rotary_factor")
+    return fields.first(*names)
 
 
 # ----------------------------------------------------------------- how pairs are dealt
@@ -436,10 +461,8 @@ def _spread(options: dict[str, Any], owners: Tensor) -> dict[str, Any]:
 
 def _unused(fields: Fields, given: Parameters) -> list[str]:
     """A sentence for each key that nothing has read and that may matter."""
-    for name in ("rope_theta", "partial_rotary_factor", "mrope_section"):
-        given.left.discard(name)
     inside = [
         f"{name} of the rope parameters is not used by rope_type {given.kind!r}"
-        for name in sorted(given.left - {"mrope_interleaved"})
+        for name in sorted(given.left)
     ]
     return inside + [f"the field {name} is not used" for name in fields.unread()]

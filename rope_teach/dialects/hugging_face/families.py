@@ -131,6 +131,50 @@ OLDER_LAYERS: dict[str, dict[str, tuple[str, float, bool]]] = {
     },
 }
 
+# What transformers takes where a config.json is silent: features of a head...
+HEAD_DIMS = {
+    64: """gpt_oss muse_spark_text neucodec openai_privacy_filter qwen2_5_omni_dit
+        voxtral_realtime_encoder xcodec2""",
+    80: "timesfm2_5",
+    128: """afmoe cohere2_moe cosmos3_edge_text cwm dia_decoder dia_encoder ernie4_5
+        flint glm glm4 helium higgs_audio_v2 hrm_text hy_v3 jetmoe kolibri1 llama4_text
+        minimax_m2 minimax_m3_vl_text ministral3 molmo2_text muse_glimmer_assistant
+        muse_glimmer_text paddleocr_vl_text pe_audio_encoder pe_audio_video_encoder
+        pe_video_encoder qwen2_5_omni_talker qwen3 qwen3_omni_moe_talker_code_predictor
+        qwen3_vl_text seed_oss solar_open""",
+    256: """gemma gemma2 qwen3_5_moe_text qwen3_5_text qwen3_next qwen4_exp_text
+        t5_gemma_module vaultgemma""",
+}
+# ... and the share of them that is rotated.
+SHARES = {
+    0.25: "gpt_neox qwen3_5_moe_text qwen3_5_text qwen3_next stablelm",
+    0.5: """bamba dots3_note_audio_encoder glm glm4 glm4_moe glm4v_moe_text
+        glmasr_encoder nemotron nemotron3_5_transcribe_asr_audio
+        nemotron3_5_transcribe_word_timestamp persimmon phi recurrent_gemma""",
+    0.8: "moonshine_streaming",
+    0.9: "moonshine",
+}
+DEFAULTS = {
+    (model_type, name): value
+    for name, table in (("head_dim", HEAD_DIMS), ("partial_rotary_factor", SHARES))
+    for value, types in table.items()
+    for model_type in types.split()
+}
+# The class scales where the file has no rope parameters: by what, only it knows.
+SCALED = frozenset(
+    """
+    apertus cwm gpt_oss higgs_audio_v2 ministral3 mistral4 mistral_large4_text
+    openai_privacy_filter
+    """.split()
+)
+# A head is not hidden_size / num_attention_heads wide.
+HEAD_DIM_NEEDED = {"zamba2": "attention_head_dim"}
+
+# Fields that mean the same, the usual name first.
+WIDTHS = ("hidden_size", "n_embd", "d_model", "embed_dim")
+HEADS = ("num_attention_heads", "n_head", "n_heads", "decoder_num_attention_heads")
+HEAD_WIDTHS = ("head_dim", "attention_head_dim", "kv_channels")
+
 # Their "yarn" and "su" are longrope.
 PHI = frozenset(["phi3", "phi4_multimodal"])
 

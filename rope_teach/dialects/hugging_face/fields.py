@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from rope_teach.dialects.hugging_face.families import DEFAULTS
+
 # Names that may change the rotation. One that nobody read becomes a note.
 SUSPECT = re.compile(r"rope|rotary|(^|_)ntk|yarn|alibi")
 # Read by transformers for something other than the turn of a text token.
@@ -21,11 +23,13 @@ HARMLESS = re.compile(
 class Fields:
     """Look up a field by name: None where it is missing, or null.
 
-    ``layer_type`` names the layers meant, for a configuration whose fields differ
-    between layers, as in Gemma 4.
+    ``layer_type`` or ``layer`` say which layers are meant, for a configuration whose
+    fields differ between them, as in Gemma 4.
     """
 
-    def __init__(self, config: Any, layer_type: str | None) -> None:
+    def __init__(
+        self, config: Any, layer_type: str | None, layer: int | None = None
+    ) -> None:
         if isinstance(config, (str, bytes)) or not (
             isinstance(config, Mapping) or hasattr(config, "__dict__")
         ):
@@ -34,33 +38,47 @@ class Fields:
                 f"{'name' if isinstance(config, str) else type(config).__name__} "
                 f"{config!r:.80}"
             )
-        self.config, self.layer_type = config, layer_type
+        self.config, self.layer_type, self.layer = config, layer_type, layer
         self.read: set[str] = set()
 
     def __call__(self, name: str) -> Any:
         self.read.add(name)
-        if isinstance(self.config, Mapping):
-            return self.config.get(name)
-        if getattr(self.config, "is_heterogeneous", False):
-            return self._by_layer(name)
-        return getattr(self.config, name, None)
-
-    def _by_layer(self, name: str) -> Any:
-        """The value that all layers of ``layer_type`` share."""
-        layers = list(self.config.per_layer_config)
-        types = getattr(self.config, "layer_types", None) or [None] * len(layers)
-        meant = [
-            getattr(layer, name, None)
-            for layer, kind in zip(layers, types, strict=True)
-            if self.layer_type is None or kind in (None, self.layer_type)
-        ]
-        if all(value == meant[0] for value in meant):
-            return meant[0] if meant else None
+        values = self._by_layer(name)
+        if all(value == values[0] for value in values):
+            return values[0]
         raise ValueError(
-            f"{name} differs between layers: give layer_type, one of "
-            f"{sorted({str(kind) for kind in types})}, or layer; got layer_type="
-            f"{self.layer_type!r}"
+            f"{name} differs between layers: give layer, or layer_type if it settles "
+            f"it; got layer={self.layer} and layer_type={self.layer_type!r}"
         )
+
+    def first(self, *names: str) -> Any:
+        """The first of the fields, which mean the same, that has a value."""
+        found = [self(name) for name in names]
+        return next((value for value in found if value is not None), None)
+
+    def _by_layer(self, name: str) -> list[Any]:
+        """The values of the layers that are meant; one, where all layers are alike."""
+        if isinstance(self.config, Mapping):
+            own = self.config.get("per_layer_config") or {}
+            default = self.config.get(name)
+            if name not in self.config:
+                default = DEFAULTS.get((str(self.config.get("model_type")), name))
+            types = self.config.get("layer_types")
+            layers = [{} for _ in types or own]
+            for layer, values in own.items():
+                layers[int(layer)] = values
+            values = [layer.get(name, default) for layer in layers] or [default]
+        elif getattr(self.config, "is_heterogeneous", False):
+            types = getattr(self.config, "layer_types", None)
+            values = [getattr(c, name, None) for c in self.config.per_layer_config]
+        else:
+            return [getattr(self.config, name, None)]
+        if self.layer is not None and self.layer < len(values):
+            return [values[self.layer]]
+        if self.layer_type is None or not types or self.layer_type not in types:
+            return values
+        pairs = zip(values, types, strict=False)
+        return [value for value, kind in pairs if kind == self.layer_type]
 
     def unread(self) -> list[str]:
         """Fields with a value that sound like rotation, and that nobody looked up."""

@@ -26,6 +26,15 @@ from rope_teach.frequencies import (
 )
 
 
+# Keys that are there for something else than these angles, or say again what stands
+# beside them.
+UNTOLD = {
+    "rope_type", "type", "rope_theta", "partial_rotary_factor", "mrope_section",
+    "mrope_interleaved", "max_position_embeddings", "original_max_position_embeddings",
+    "llama_4_scaling_beta",
+}  # fmt: skip
+
+
 class Parameters:
     """The rope parameters, flat; and what of them nobody has used."""
 
@@ -33,7 +42,7 @@ class Parameters:
         self, kind: str, values: dict[str, Any], fields: Fields, length: int | None
     ) -> None:
         self.kind, self.values, self.length = kind, values, length
-        self.left = set(values)
+        self.left = set(values) - UNTOLD
         self.longest = fields("max_position_embeddings")
 
     def get(self, name: str) -> Any:
@@ -107,7 +116,6 @@ def _dynamic(given: Parameters, rotary_dim: int) -> Scaling:
         for name in ("factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"):
             given.left.discard(name)  # they are in its files, and mean nothing there
         return partial(ntk_aware, factor=alpha)
-    given.left.discard("original_max_position_embeddings")  # transformers: not read
     return partial(
         dynamic_ntk,
         factor=given.number("factor", least=1),
