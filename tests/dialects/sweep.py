@@ -19,10 +19,27 @@ POSITIONS = torch.tensor([3, 0, 4, 1, 7, 500])
 SPREAD = torch.tensor([[0], [2], [5], [1]])  # added for each further coordinate
 
 HALF_ROTATED = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+TWO_LAYERS = {
+    "layer_types": ["sliding_attention", "full_attention"],
+    "num_hidden_layers": 2,
+}
 FITTING = {  # where the defaults of the class cannot run
+    "cohere_compass_text": {
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 1e4},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e5},
+        },
+        **TWO_LAYERS,
+    },
+    "esm": {"position_embedding_type": "rotary", "vocab_size": 33},
     "glm4v_text": {"rope_parameters": HALF_ROTATED},
     "glm4v_moe_text": {"rope_parameters": HALF_ROTATED, "head_dim": 128},
     "glm_image_text": {"rope_parameters": HALF_ROTATED},
+    "granitemoehybrid": {"position_embedding_type": "rope"},
+    "laguna": TWO_LAYERS,
+    "mellum": TWO_LAYERS,
+    "zamba2": {"use_mem_rope": True},
+    "zaya": {"layer_types": ["hybrid", "hybrid_sliding"], "num_hidden_layers": 2},
     "qwen3_omni_moe_text": {"head_dim": 128},
 }
 
@@ -40,16 +57,34 @@ def families():
     import transformers
 
     root = pathlib.Path(transformers.__file__).parent / "models"
-    for path in sorted(root.glob("*/modeling_*.py")):
+    for path in sorted(root.glob("*/configuration_*.py")):
         name = path.parent.name
-        text = path.read_text()
-        if path.stem != f"modeling_{name}" or "otary" not in text:
+        code = path.with_name(f"modeling_{name}.py")
+        if path.stem != f"configuration_{name}" or not (
+            code.exists() or path.with_name(f"modular_{name}.py").exists()
+        ):
             continue
-        modules = [
-            importlib.import_module(f"transformers.models.{name}.{kind}_{name}")
-            for kind in ("modeling", "configuration")
-        ]
-        yield name, *modules
+        if code.exists() and "otary" not in code.read_text():
+            continue
+        configuration = importlib.import_module(f"transformers.models.{name}.{path.stem}")
+        if code.exists():
+            modeling = importlib.import_module(f"transformers.models.{name}.{code.stem}")
+        else:
+            modeling = of_another(configuration)
+        if modeling is not None:
+            yield name, modeling, configuration
+
+
+def of_another(configuration):
+    """The modeling module of a family that has none of its own, as InternLM 3."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    types = [getattr(kind, "model_type", "") for kind in classes(configuration)]
+    names = [MODEL_MAPPING_NAMES[t] for t in types if t in MODEL_MAPPING_NAMES]
+    if not names or not isinstance(names[0], str):
+        return None
+    return importlib.import_module(getattr(transformers, names[0]).__module__)
 
 
 def classes(module, suffix=""):
@@ -76,8 +111,8 @@ def cases():
                 config = quiet(config_class, **FITTING.get(config_class.model_type, {}))
             except Exception:  # nothing to read: it needs arguments
                 continue
-            parameters = getattr(config, "rope_parameters", None)
-            if not parameters:
+            parameters = getattr(config, "rope_parameters", None) or {}
+            if not parameters and getattr(config, "rope_theta", None) is None:
                 continue
             nested = [k for k, v in parameters.items() if isinstance(v, dict)]
             for layer_type in nested or [None]:
@@ -205,7 +240,7 @@ def verdicts(read):
 
 def read(config, layer_type):
     """Ours, told what the configuration cannot tell."""
-    kinds = config.rope_parameters
+    kinds = getattr(config, "rope_parameters", None) or {}
     kind = (kinds[layer_type] if layer_type else kinds).get("rope_type")
     length = 600 if kind in ("dynamic", "longrope") else None
     bases = getattr(config, "layer_rope_theta", None)

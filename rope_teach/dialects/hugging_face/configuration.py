@@ -99,7 +99,7 @@ def rotary_embedding(
         rotary_dim, scaling = width, scaling_rule(given, width)
     notes: list[str] = []
     options: dict[str, Any] = {
-        "base": number("rope_theta", given.get("rope_theta")),
+        "base": _positive("rope_theta", given.get("rope_theta")),
         "rotary_dim": rotary_dim,
         "pairing": _pairing(fields, pairing, notes),
         "layout": layout,
@@ -113,10 +113,18 @@ def rotary_embedding(
     if model_type in families.TRAILING:
         options["trailing"] = True
     rope = _built(head_dim, options)
-    rope.notes = tuple(notes + _unused(fields, given))  # type: ignore[assignment]
-    for note in notes + _unused(fields, given):
+    notes += _unused(fields, given)
+    rope.notes = tuple(notes)  # type: ignore[assignment]
+    for note in notes:
         warnings.warn(note, ConfigurationWarning, stacklevel=2)
     return rope
+
+
+def _positive(name: str, value: Any) -> float:
+    found = float(number(name, value))
+    if found <= 0:
+        raise ValueError(f"the configuration's {name} must be positive, got {value!r}")
+    return found
 
 
 def _built(head_dim: int, options: dict[str, Any]) -> RotaryEmbedding:
@@ -151,21 +159,21 @@ def _layers(
 
 
 def _check_rotates(fields: Fields, model_type: Any, layer_type: str | None) -> None:
-    if model_type in families.ELSEWHERE:
-        raise ValueError(
-            f"model_type {model_type!r} does not rotate by the position of a token "
-            "alone (patches, windows or time stamps)"
-        )
+    reason = families.ELSEWHERE.get(model_type)
+    if reason is not None:
+        raise ValueError(f"model_type {model_type!r} {reason}")
     if fields("alibi"):
         raise ValueError("the configuration's alibi is true: this model does not rotate")
-    for name in ("position_embedding_type", "position_embeddings_type"):
-        kind = fields(name)
-        if kind is not None and "ro" not in str(kind):  # rope, rotary
-            raise ValueError(
-                f"the configuration's {name} is {kind!r}: this model does not rotate"
-            )
-    still = families.UNROTATED.get(str(model_type))
-    if still is not None and still == layer_type and fields("sliding_window"):
+    name, rotating = families.ROTATES_IF.get(model_type, ("position_embedding_type", ""))
+    kind = fields(name)
+    other = kind is not None and "ro" not in str(kind)  # rope, rotary
+    if kind != rotating if rotating else other:
+        raise ValueError(
+            f"the configuration's {name} is {kind!r}: this model does not rotate"
+        )
+    still = families.UNROTATED.get(model_type)
+    window = still != "full_attention" or fields("sliding_window")
+    if layer_type is not None and still == layer_type and window:
         raise ValueError(
             f"the layers of type {layer_type!r} of {model_type!r} do not rotate"
         )
@@ -418,11 +426,6 @@ def _coordinates(model_type: Any, given: Parameters, pairs: int) -> Tensor | Non
     sections = given.get("mrope_section") or given.get("xdrope_section") or default
     if sections is None:
         return None
-    if model_type == "hunyuan_vl_text":
-        raise ValueError(
-            "the mrope_section of HunYuan-VL turns the two features of a pair by "
-            "different coordinates, which is no rotation; for text alone, leave it out"
-        )
     if arrangement == "rows and columns":
         return torch.arange(pairs) % 2
     sections = [int(number("mrope_section", x, whole=True, least=0)) for x in sections]

@@ -25,16 +25,16 @@ FLAGGED = frozenset("axk1 deepseek_v3 glm4_moe_lite mistral4 youtu".split())
 # Pairs (0, r/2)(1, r/2 + 1)...
 HALF = frozenset(
     """
-    afmoe apertus arcee aria_text bamba beam bitnet chameleon cosmos3_edge_text csm
-    csm_depth_decoder_model cwm dbrx deepseek_ocr2_encoder deepseek_ocr2_text
-    dia_decoder dia_encoder diffllama diffusion_gemma_text doge dots1
-    dots3_note_audio_encoder embedding_gemma2_text emu3_text_model esmc eurobert evolla
-    exaone4 exaone_moe falcon falcon_h1 flex_olmo flint gemma gemma2 gemma3_text
+    afmoe apertus arcee aria_text bamba beam bitnet chameleon cohere_compass_text
+    cosmos3_edge_text csm csm_depth_decoder_model cwm dbrx deepseek_ocr2_encoder
+    deepseek_ocr2_text dia_decoder dia_encoder diffllama diffusion_gemma_text doge dots1
+    dots3_note_audio_encoder embedding_gemma2_text emu3_text_model esm esmc eurobert
+    evolla exaone4 exaone_moe falcon falcon_h1 flex_olmo flint gemma gemma2 gemma3_text
     gemma3n_text gemma4_text gemma4_unified_text glm4_moe glm4v_moe_text glm_image_text
     glmasr_encoder gpt_neox gpt_neox_japanese gpt_oss gradium_phonon_tts granite
     granite4_vision_text granite_docling_text granite_swa granitemoe granitemoe_swa
     granitemoehybrid granitemoeshared gte higgs_audio_v2 hrm_text hunyuan_v1_dense
-    hunyuan_v1_moe hunyuan_vl_text hy_v3 hy_v4 hyperclovax idefics jais2 jetmoe
+    hunyuan_v1_moe hy_v3 hy_v4 hyperclovax idefics internlm3 iquestcoder jais2 jetmoe
     jina_embeddings_v3 kolibri1 kyutai_speech_to_text laguna lasr_encoder lfm2 lfm2_moe
     lfm3 llama mellum mimi mimi_decoder mimi_encoder mimo_v2_flash minicpm3 minimax
     minimax_m2 minimax_m3_vl_text ministral ministral3 mistral mixtral mllama_text_model
@@ -60,24 +60,41 @@ CLOCKWISE = frozenset(["nanochat"])
 # The last features of a head, not the first.
 TRAILING = frozenset(["deepseek_v4"])
 
-# Layers of this type do not rotate, though there are rope parameters.
+# Layers of this type do not rotate, though there are rope parameters; those of full
+# attention, where others have a sliding_window.
 UNROTATED = {
-    "beam": "full_attention",
-    "cohere2": "full_attention",
-    "cohere2_moe": "full_attention",
-    "exaone4": "full_attention",
-    "exaone4_5_text": "full_attention",
-    "exaone_moe": "full_attention",
-    "kolibri1": "full_attention",
+    **dict.fromkeys(
+        """
+        afmoe beam cohere2 cohere2_moe exaone4 exaone4_5_text exaone_moe flint kolibri1
+        """.split(),
+        "full_attention",
+    ),
+    **dict.fromkeys(
+        "olmo_hybrid qwen3_5_moe_text qwen3_5_text qwen3_next qwen4_exp_text".split(),
+        "linear_attention",
+    ),
 }
 
-# Not rotation by the position of a token alone: patches, time stamps, windows.
-ELSEWHERE = frozenset(
-    """
-    dinov3_vit edgetam_video efficientloftr eomt_dinov3 esmfold2 lightglue
-    llama4_vision_model musicflamingo sam2_video sam3_tracker_video sapiens2 vjepa2
-    """.split()
-)
+# The field that says whether the model rotates at all, and what it says then.
+ROTATES_IF = {
+    "esm": ("position_embedding_type", "rotary"),
+    "granitemoehybrid": ("position_embedding_type", "rope"),
+    "zamba2": ("use_mem_rope", True),
+}
+
+# What RotaryEmbedding is not for, and why.
+ELSEWHERE = {
+    **dict.fromkeys(
+        """
+        dinov3_vit edgetam_video efficientloftr eomt_dinov3 lightglue
+        llama4_vision_model sam2_video sam3_tracker_video sapiens2 vjepa2
+        """.split(),
+        "rotates patches of an image, which are not counted as tokens are",
+    ),
+    "esmfold2": "rotates by the places of atoms",
+    "hunyuan_vl_text": "turns the two features of a pair by different coordinates",
+    "musicflamingo": "rotates by time stamps",
+}
 
 # The field rotary_dim is there, and not read.
 ROTARY_DIM_UNREAD = frozenset(["minimax_m3_vl_text"])
