@@ -105,9 +105,9 @@ def rotary_embedding(
         "layout": layout,
         "scaling": scaling,
     }
-    owners = _coordinates(model_type, given, rotary_dim // 2)
-    if owners is not None:
-        options |= _spread(options, owners)
+    dealt = _coordinates(model_type, given, rotary_dim // 2)
+    if dealt is not None:
+        options |= _spread(options, *dealt)
     if model_type in families.CLOCKWISE:
         options["clockwise"] = True
     if model_type in families.TRAILING:
@@ -419,21 +419,26 @@ def _pairing(fields: Fields, pairing: Pairing | None, notes: list[str]) -> Pairi
     return "interleaved" if families.interleaved(model_type, flag) else "half"
 
 
-def _coordinates(model_type: Any, given: Parameters, pairs: int) -> Tensor | None:
-    """Which coordinate of a position turns each pair; None where there is but one."""
-    dealt = "in turn" if given.get("mrope_interleaved") else "blocks"
-    arrangement, default = families.MULTIMODAL.get(str(model_type), (dealt, None))
+def _coordinates(
+    model_type: Any, given: Parameters, pairs: int
+) -> tuple[Tensor, int] | None:
+    """Which coordinate of a position turns each pair, and how many there are.
+
+    None where a position has but one.
+    """
+    usual = "in turn" if given.get("mrope_interleaved") else "blocks"
+    arrangement, default = families.MULTIMODAL.get(str(model_type), (usual, None))
     sections = given.get("mrope_section") or given.get("xdrope_section") or default
     if sections is None:
         return None
     if arrangement == "rows and columns":
-        return torch.arange(pairs) % 2
+        return torch.arange(pairs) % 2, 2
     sections = [int(number("mrope_section", x, whole=True, least=0)) for x in sections]
     owner = torch.zeros(pairs, dtype=torch.long)
     if arrangement == "in turn":  # what the others leave is the first one's
         for axis in range(1, len(sections)):
             owner[axis : len(sections) * sections[axis] : len(sections)] = axis
-        return owner
+        return owner, len(sections)
     if sum(sections) != pairs:
         raise ValueError(
             f"the configuration's mrope_section must sum to rotary_dim / 2 = {pairs}, "
@@ -441,20 +446,20 @@ def _coordinates(model_type: Any, given: Parameters, pairs: int) -> Tensor | Non
         )
     if arrangement == "two in turn, then time":
         owner[: pairs - sections[2]] = 1 + torch.arange(pairs - sections[2]) % 2
-        return owner
-    axes = torch.arange(len(sections)) % 3
-    return axes.repeat_interleave(torch.tensor(sections))
+        return owner, 3
+    blocks = torch.arange(len(sections)) % 3
+    return blocks.repeat_interleave(torch.tensor(sections)), 3
 
 
-def _spread(options: dict[str, Any], owners: Tensor) -> dict[str, Any]:
-    """Frequencies ``(coordinates, r/2)``, in place of the rule that makes them."""
+def _spread(options: dict[str, Any], owners: Tensor, count: int) -> dict[str, Any]:
+    """Frequencies ``(count, r/2)``, in place of the rule that makes them."""
     rotary_dim, base, scaling = (options[k] for k in ("rotary_dim", "base", "scaling"))
     if scaling is None:
         inv_freq, factor = inverse_frequencies(rotary_dim, base), 1.0
     else:
         inv_freq, factor = scaling(rotary_dim, base)
-    axes = torch.arange(max(3, int(owners.max()) + 1) if owners.max() > 1 else 2)
-    spread = torch.where(owners == axes.unsqueeze(1), inv_freq.double(), 0.0)
+    axes = torch.arange(count).unsqueeze(1)
+    spread = torch.where(owners == axes, inv_freq.double(), 0.0)
     found: dict[str, Any] = {"inv_freq": spread, "scaling": None}
     return found | ({"attention_factor": factor} if factor != 1 else {})
 
