@@ -355,11 +355,14 @@ def _widths(
     found = int(number("head_dim", head_dim or _head_dim(fields), whole=True, least=1))
     if given.kind == "proportional":  # that rule takes the share itself
         return found, found
-    width = fields("rotary_dim")
-    if width and model_type not in families.ROTARY_DIM_UNREAD:
+    known = families.known(model_type)
+    if (not known or model_type in families.ROTARY_DIM) and fields("rotary_dim"):
         given.get("partial_rotary_factor")
-        return found, int(number("rotary_dim", width, whole=True, least=1))
+        return found, int(number("rotary_dim", fields("rotary_dim"), whole=True, least=1))
     share = given.maybe("partial_rotary_factor", 1.0)
+    if known and given.kind == "default" and model_type not in families.PARTIAL:
+        given.left |= {"partial_rotary_factor"} if share != 1 else set()
+        return found, found
     width = int(found * share)
     if not 0 < width <= found:
         raise ValueError(

@@ -96,8 +96,22 @@ ELSEWHERE = {
     "musicflamingo": "rotates by time stamps",
 }
 
-# The field rotary_dim is there, and not read.
-ROTARY_DIM_UNREAD = frozenset(["minimax_m3_vl_text"])
+# Only these rotate a share of each head where nothing is scaled: the others do not read
+# partial_rotary_factor there.
+PARTIAL = frozenset(
+    """
+    bamba deepseek_v4 diffusion_gemma_text dots3_note_audio_encoder dots3_note_text glm
+    glm4 glm4_moe glm4_moe_lite glm4v_moe_text glm4v_text glm_image_text glm_ocr_text
+    glmasr_encoder gpt_neox gpt_neox_japanese laguna mellum mimo_v2_flash minimax_m2
+    minimax_m3_vl_text moonshine moonshine_streaming nemotron
+    nemotron3_5_transcribe_asr_audio nemotron3_5_transcribe_word_timestamp
+    nemotron3_diarization_audio neomme persimmon phi phi3 phi4_multimodal
+    qwen3_5_moe_text qwen3_5_text qwen3_next qwen4_exp_text recurrent_gemma solar_open
+    stablelm step3p5
+    """.split()
+)
+# And only these read rotary_dim.
+ROTARY_DIM = frozenset(["codegen", "gptj", "minimax_m2"])
 
 # Positions of several coordinates: how pairs are dealt to them, and the sections where
 # the configuration has none.
