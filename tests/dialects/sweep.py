@@ -4,6 +4,7 @@ The oracle is each family's module: the class that makes its tables, and the fun
 that its attention calls. ``python -m tests.dialects.sweep`` prints the table.
 """
 
+import copy
 import importlib
 import inspect
 import itertools
@@ -225,10 +226,28 @@ def compare(rope, config, layer_type, makers, functions):
     return f"no oracle: {'; '.join(said) or 'no function'}"
 
 
-def verdicts(read):
+def scaled(case, kind, parameters):
+    """The same case under another rope type; None where it has none to change."""
+    tag, config, layer_type, *oracle = case
+    given = getattr(config, "rope_parameters", None)
+    if not given or "axial" in str(given):
+        return None
+    config, given = copy.deepcopy(config), copy.deepcopy(given)
+    inner = given[layer_type] if layer_type else given
+    kept = {k: v for k, v in inner.items() if k.startswith(("mrope", "partial"))}
+    theta = inner.get("rope_theta", 10_000.0)
+    inner.clear()
+    inner.update(kept, rope_type=kind, rope_theta=theta, **parameters)
+    config.rope_parameters = given
+    if "original_max_position_embeddings" in vars(config):
+        config.original_max_position_embeddings = 128
+    return tag, config, layer_type, *oracle
+
+
+def verdicts(read, cases):
     """``{tag: verdict}`` of ``read(config, layer_type)`` for every case."""
     found = {}
-    for tag, config, layer_type, *oracle in cases():
+    for tag, config, layer_type, *oracle in cases:
         try:
             rope = read(config, layer_type)
         except (TypeError, ValueError) as error:
@@ -240,16 +259,18 @@ def verdicts(read):
 
 def read(config, layer_type):
     """Ours, told what the configuration cannot tell."""
-    kinds = getattr(config, "rope_parameters", None) or {}
+    file = isinstance(config, dict)
+    field = config.get if file else lambda name: getattr(config, name, None)
+    kinds = field("rope_parameters") or {}
     kind = (kinds[layer_type] if layer_type else kinds).get("rope_type")
     length = 600 if kind in ("dynamic", "longrope") else None
-    bases = getattr(config, "layer_rope_theta", None)
+    bases = field("layer_rope_theta")
     layer = next((i for i, base in enumerate(bases) if base), None) if bases else None
     return rotary_embedding(config, layer_type, layer=layer, length=length)
 
 
 def main():
-    found = verdicts(read)
+    found = verdicts(read, cases())
     for tag, verdict in found.items():
         print(f"{tag:55} {verdict:.150}")
     for kind in ("agrees", "refused", "no oracle"):

@@ -65,7 +65,7 @@ TRAILING = frozenset(["deepseek_v4"])
 UNROTATED = {
     **dict.fromkeys(
         """
-        afmoe beam cohere2 cohere2_moe exaone4 exaone4_5_text exaone_moe flint kolibri1
+        afmoe beam cohere2 cohere2_moe exaone4 exaone_moe flint kolibri1
         """.split(),
         "full_attention",
     ),
@@ -168,8 +168,8 @@ HEAD_DIMS = {
         voxtral_realtime_encoder xcodec2""",
     80: "timesfm2_5",
     128: """afmoe cohere2_moe cosmos3_edge_text cwm dia_decoder dia_encoder ernie4_5
-        flint glm glm4 helium higgs_audio_v2 hrm_text hy_v3 jetmoe kolibri1 llama4_text
-        minimax_m2 minimax_m3_vl_text ministral3 molmo2_text muse_glimmer_assistant
+        flint glm glm4 helium higgs_audio_v2 hrm_text hy_v3 internlm3 iquestcoder jetmoe
+        kolibri1 llama4_text minimax_m2 minimax_m3_vl_text ministral3 molmo2_text muse_glimmer_assistant
         muse_glimmer_text paddleocr_vl_text pe_audio_encoder pe_audio_video_encoder
         pe_video_encoder qwen2_5_omni_talker qwen3 qwen3_omni_moe_talker_code_predictor
         qwen3_vl_text seed_oss solar_open""",

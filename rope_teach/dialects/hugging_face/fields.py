@@ -64,15 +64,17 @@ class Fields:
             if name not in self.config:
                 default = DEFAULTS.get((str(self.config.get("model_type")), name))
             types = self.config.get("layer_types")
-            layers = [{} for _ in types or own]
-            for layer, values in own.items():
-                layers[int(layer)] = values
+            own = {int(layer): fields for layer, fields in own.items()}
+            count = len(types or ()) or max(own, default=-1) + 1 if own else 0
+            layers = [own.get(layer, {}) for layer in range(count)]
             values = [layer.get(name, default) for layer in layers] or [default]
         elif getattr(self.config, "is_heterogeneous", False):
             types = getattr(self.config, "layer_types", None)
             values = [getattr(c, name, None) for c in self.config.per_layer_config]
         else:
             return [getattr(self.config, name, None)]
+        if len(values) == 1:
+            return values
         if self.layer is not None and self.layer < len(values):
             return [values[self.layer]]
         if self.layer_type is None or not types or self.layer_type not in types:
