@@ -187,7 +187,9 @@ class XPOS(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *more: Any
     ) -> None:
-        zeta = xpos_scale(torch.tensor([self.scale_base]), self.head_dim, self.scale_base)
+        zeta = xpos_scale(
+            torch.tensor([self.scale_base]), self.head_dim, self.scale_base
+        )
         drop_saved(state_dict, f"{prefix}scale", zeta[0], more[-1])
         super()._load_from_state_dict(state_dict, prefix, *more)
 

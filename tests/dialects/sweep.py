@@ -67,9 +67,13 @@ def families():
             continue
         if code.exists() and "otary" not in code.read_text():
             continue
-        configuration = importlib.import_module(f"transformers.models.{name}.{path.stem}")
+        configuration = importlib.import_module(
+            f"transformers.models.{name}.{path.stem}"
+        )
         if code.exists():
-            modeling = importlib.import_module(f"transformers.models.{name}.{code.stem}")
+            modeling = importlib.import_module(
+                f"transformers.models.{name}.{code.stem}"
+            )
         else:
             modeling = of_another(configuration)
         if modeling is not None:
@@ -119,7 +123,10 @@ def cases():
             for layer_type in nested or [None]:
                 tag = f"{name}/{config_class.model_type}"
                 tag += f"[{layer_type}]" if layer_type else ""
-                found = makers(modeling, config_class), functions(modeling, config_class)
+                found = (
+                    makers(modeling, config_class),
+                    functions(modeling, config_class),
+                )
                 yield tag, config, layer_type, *found
 
 

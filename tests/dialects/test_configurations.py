@@ -34,7 +34,10 @@ def test_every_type_is_read_as_its_own_code_rotates_or_refused(cases):
     reasons = ("rope_type must be one of", "model_type", "config must have head_dim")
     reasons += ("RotaryEmbedding does not serve",)
     for tag, said in found.items():
-        assert said == "agrees" or any(reason in said for reason in reasons), (tag, said)
+        assert said == "agrees" or any(reason in said for reason in reasons), (
+            tag,
+            said,
+        )
     assert sum(said == "agrees" for said in found.values()) >= 200
 
 
@@ -51,7 +54,9 @@ def test_every_type_is_read_under_this_rule_too(kind, cases):
     """Scaled, or with half of each head rotated: which many types do not heed."""
     changed = [sweep.scaled(case, kind, RULES[kind]) for case in cases]
     found = sweep.verdicts(sweep.read, [case for case in changed if case is not None])
-    said = [word for word in found.values() if not word.startswith(("refused", "no or"))]
+    said = [
+        word for word in found.values() if not word.startswith(("refused", "no or"))
+    ]
     assert said.count("agrees") >= 170
     assert not {tag: word for tag, word in found.items() if "differs" in word}
 
@@ -328,6 +333,285 @@ def test_deepseek_says_its_pairing_itself():
 
 
 def test_a_base_that_only_the_code_has_can_be_given():
-    llama_2 = {"model_type": "llama", "hidden_size": 4096, "num_attention_heads": 32, "rope_scaling": None}
+    llama_2 = {
+        "model_type": "llama",
+        "hidden_size": 4096,
+        "num_attention_heads": 32,
+        "rope_scaling": None,
+    }
     rope = rotary_embedding(llama_2, base=10_000.0)
     assert (rope.head_dim, rope.base) == (128, 10_000.0)
+
+
+# --------------------------------------------------------- which layers, and what kind
+
+FILE = {"model_type": "llama", "head_dim": 8, "rope_theta": 1000.0,
+        "max_position_embeddings": 64}  # fmt: skip
+
+
+def scaling(kind, **parameters):
+    return {**FILE, "rope_scaling": {"rope_type": kind, **parameters}}
+
+
+def test_older_files_say_by_field_what_each_layer_type_has():
+    olmo = scaling("yarn", factor=4.0, original_max_position_embeddings=16)
+    olmo["model_type"] = "olmo3"
+    assert rotary_embedding(olmo, "full_attention").attention_factor > 1.1
+    near = rotary_embedding(olmo, "sliding_attention")
+    assert near.attention_factor == 1 and near.base == 1000.0
+    gemma = {**scaling("linear", factor=8.0), "model_type": "gemma3_text"}
+    assert rotary_embedding(gemma, "sliding_attention").base == 10_000.0
+    gemma["rope_local_base_freq"] = 500.0
+    assert rotary_embedding(gemma, "sliding_attention").base == 500.0
+    assert rotary_embedding(gemma, "sliding_attention").inv_freq[0] == 1
+    assert rotary_embedding(gemma, "full_attention").inv_freq[0] == 1 / 8
+    bert = {"model_type": "modernbert", "head_dim": 8, "global_rope_theta": 160_000.0}
+    assert rotary_embedding(bert, "full_attention").base == 160_000.0
+    assert rotary_embedding(bert, "sliding_attention").base == 10_000.0
+
+
+def test_layers_with_bases_of_their_own_are_named_by_number(refuses):
+    file = {**FILE, "model_type": "granite_swa", "num_hidden_layers": 4}
+    file["layer_rope_theta"] = [10_000.0, 0, 5e5, 5e5]
+    config = build("GraniteSWAConfig", **SIZES | {"num_hidden_layers": 4},
+                   layer_rope_theta=file["layer_rope_theta"])  # fmt: skip
+    for given in (file, config):
+        assert rotary_embedding(given, layer=0).base == 10_000.0
+        assert rotary_embedding(given, layer=3).base == 5e5
+        refuses(lambda g=given: rotary_embedding(g), "ValueError: say which, by layer=")
+        refuses(
+            lambda g=given: rotary_embedding(g, layer=1),
+            "ValueError: layer 1 does not rotate, says layer_rope_theta",
+        )
+    smol = {**FILE, "model_type": "smollm3", "no_rope_layers": [1, 0]}
+    assert rotary_embedding(smol, layer=0).base == 1000.0
+    refuses(lambda: rotary_embedding(smol, layer=1), "ValueError: says no_rope_layers")
+
+
+def test_a_layers_number_finds_its_type():
+    config = build("Gemma3TextConfig", **{**SIZES, "head_dim": 8})
+    for i, kind in enumerate(config.layer_types):
+        same(rotary_embedding(config, layer=i), rotary_embedding(config, kind))
+
+
+def test_molmo_scales_the_layers_that_it_lists(refuses):
+    file = {**scaling("linear", factor=4.0), "model_type": "molmo2_text"}
+    file |= {"rope_scaling_layers": [1], "num_hidden_layers": 2}
+    first = [rotary_embedding(file, layer=i).inv_freq[0].item() for i in (0, 1)]
+    assert first == [1.0, 0.25]
+    refuses(
+        lambda: rotary_embedding(file), "ValueError: rope_scaling_layers says which"
+    )
+
+
+def test_hunyuans_alpha_raises_the_base_whatever_the_length():
+    parameters = {"rope_type": "dynamic", "rope_theta": 1000.0, "alpha": 50.0,
+                  "factor": 1.0}  # fmt: skip
+    config = build("HunYuanDenseV1Config", **{**SIZES, "head_dim": 8},
+                   rope_parameters=parameters)  # fmt: skip
+    theirs = modeling("hunyuan_v1_dense").HunYuanDenseV1RotaryEmbedding(config)
+    for length in (None, 10, 10_000):
+        assert_same(rotary_embedding(config, length=length), theirs.inv_freq, 1.0)
+
+
+@pytest.mark.parametrize(("length", "factor"), [(16, 1.05), (17, 1.25)])
+def test_phi_moes_factor_is_that_of_the_list(length, factor):
+    parameters = {"rope_type": "longrope", "rope_theta": 1000.0, **LISTS, **OLD,
+                  "short_mscale": 1.05, "long_mscale": 1.25}  # fmt: skip
+    config = build("PhimoeConfig", **SIZES, rope_parameters=parameters)
+    theirs = modeling("phimoe").PhimoeRotaryEmbedding(config)
+    cos, _ = theirs(torch.zeros(1), torch.tensor([[0, length - 1]]))
+    rope = rotary_embedding(config, length=length)
+    assert rope.attention_factor == factor == pytest.approx(cos[0, 0, 0].item())
+    slower = torch.tensor(LISTS["short_factor" if length == 16 else "long_factor"])
+    plain = rotary_embedding({**FILE, "model_type": "phimoe"}).inv_freq
+    assert torch.allclose(rope.inv_freq * slower, plain)
+
+
+def test_su_is_the_old_name_of_longrope():
+    old = {**scaling("su", **LISTS), **OLD}
+    new = {**scaling("longrope", **LISTS), **OLD}
+    same(rotary_embedding(old, length=64), rotary_embedding(new, length=64))
+    phi = {**scaling("yarn", **LISTS), **OLD, "model_type": "phi3"}
+    same(rotary_embedding(phi, length=64), rotary_embedding(new, length=64))
+
+
+def test_multimodal_positions_and_yarn_go_together():
+    sections = {"mrope_section": [4, 2, 2], "rope_theta": 1000.0}
+    parameters = {"rope_type": "yarn", "factor": 4.0, **OLD, **sections}
+    sizes = {**SIZES, "hidden_size": 64}
+    config = build("Qwen2VLTextConfig", **sizes, rope_parameters=parameters)
+    theirs = modeling("qwen2_vl").Qwen2VLRotaryEmbedding(config)
+    rope = rotary_embedding(config)
+    assert rope.axes == 3
+    assert rope.attention_factor == pytest.approx(theirs.attention_scaling)
+    assert torch.allclose(rope.inv_freq.sum(0), theirs.inv_freq.double(), rtol=1e-6)
+
+
+def test_whole_numbers_may_be_written_as_floats():
+    file = scaling("yarn", factor=4, original_max_position_embeddings=16.0)
+    other = scaling("yarn", factor=4.0, original_max_position_embeddings=16)
+    same(rotary_embedding(file), rotary_embedding(other))
+
+
+# ------------------------------------------------------------- what is said about it
+
+NOTES = {
+    "attn_factor of the rope parameters is not used": scaling(
+        "yarn", factor=4.0, attn_factor=1.0
+    ),
+    "betafast of the rope parameters is not used": scaling(
+        "yarn", factor=4.0, betafast=64
+    ),
+    "mscale of the rope parameters is not used": scaling(
+        "yarn", factor=4.0, mscale=0.7
+    ),
+    "long_factor of the rope parameters is not used": scaling(
+        "yarn", factor=4.0, long_factor=[1.0] * 4
+    ),
+    "factor of the rope parameters is not used by rope_type 'default'": scaling(
+        "default", factor=4.0
+    ),
+    "partial_rotary_factor of the rope parameters is not used": {
+        **FILE, "partial_rotary_factor": 0.5,
+    },
+    "the field rope_ratio is not used": {**FILE, "rope_ratio": 500},
+    "the field use_dynamic_ntk is not used": {**FILE, "use_dynamic_ntk": True},
+    "the field rotary_dim is not used": {**FILE, "rotary_dim": 4},
+    "the pairing 'half' is a guess": {"head_dim": 8, "rope_theta": 1000.0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("note", NOTES)
+def test_what_is_guessed_or_not_used_is_said_by_name(note):
+    with pytest.warns(ConfigurationWarning, match=note):
+        rope = rotary_embedding(NOTES[note])
+    assert len(rope.notes) == 1 and rope.notes[0].startswith(note)
+
+
+def test_nothing_is_said_where_all_is_used():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rope = rotary_embedding(
+            scaling("yarn", factor=4.0, beta_fast=8, mscale=1.0, mscale_all_dim=0.7)
+        )
+        assert rope.notes == ()
+        given = {"head_dim": 8, "rope_theta": 1000.0}
+        assert rotary_embedding(given, pairing="half").notes == ()
+
+
+BAD = {
+    "ValueError: config has no rope_theta": {"head_dim": 8},
+    "TypeError: config must be a configuration ... got the name 'gpt2'": "gpt2",
+    "TypeError: config must be a configuration ... got the list": [1],
+    "ValueError: config must have head_dim, or hidden_size": {"rope_theta": 1000.0},
+    "ValueError: pass that part, config['text_config']": {"text_config": FILE},
+    "ValueError: model_type 'new' is not known": {**FILE, "model_type": "new"},
+    "ValueError: (latent attention occurs with either)": {
+        **FILE, "model_type": "new", "qk_rope_head_dim": 8,
+    },
+    "ValueError: rotates patches of an image": {**FILE, "model_type": "dinov3_vit"},
+    "ValueError: alibi is true": {**FILE, "model_type": "falcon", "alibi": True},
+    "ValueError: position_embedding_type is 'absolute'": {
+        **FILE, "position_embedding_type": "absolute",
+    },
+    "ValueError: position_embedding_type is None": {
+        **FILE, "model_type": "granitemoehybrid",
+    },
+    "ValueError: scale by default": {**FILE, "model_type": "gpt_oss"},
+    "ValueError: rope_type must be one of ... got 'axial', which is for": scaling("axial"),
+    "TypeError: rope_theta must be a number, got '10000'": {
+        **FILE, "rope_theta": "10000",
+    },
+    "ValueError: rope_theta must be positive, got 0": {**FILE, "rope_theta": 0},
+    "ValueError: rope_theta must be a number, got nan": {
+        **FILE, "rope_theta": float("nan"),
+    },
+    "TypeError: rope_scaling, must be a dictionary, got 'yarn'": {
+        **FILE, "rope_scaling": "yarn",
+    },
+    "ValueError: rope_type 'linear' needs factor; got": scaling("linear"),
+    "TypeError: factor must be a number of at least 1, got '4'": scaling(
+        "linear", factor="4"
+    ),
+    "TypeError: factor must be a number of at least 1, got True": scaling(
+        "linear", factor=True
+    ),
+    "ValueError: factor must be a number of at least 1, got 0.5": scaling(
+        "yarn", factor=0.5
+    ),
+    "ValueError: original_max_position_embeddings must be a whole": scaling(
+        "yarn", factor=2, original_max_position_embeddings=16.5
+    ),
+    "ValueError: beta_fast must exceed its beta_slow": scaling(
+        "yarn", factor=2, beta_fast=1
+    ),
+    "ValueError: 'dynamic' needs the argument length": scaling("dynamic", factor=2.0),
+    "ValueError: 'longrope' needs the argument length": scaling("longrope", **LISTS),
+    "ValueError: 'llama3' needs low_freq_factor": scaling("llama3", factor=2.0),
+    "ValueError: high_freq_factor must exceed its low_freq_factor": scaling(
+        "llama3", factor=2.0, low_freq_factor=4.0, high_freq_factor=4.0
+    ),
+    "ValueError: partial_rotary_factor must be above 0": {
+        **FILE, "model_type": "phi", "partial_rotary_factor": 1.5,
+    },
+    "ValueError: mrope_section must sum to rotary_dim / 2 = 4": scaling(
+        "default", mrope_section=[2, 1, 2]
+    ),
+    "ValueError: no layer_type 'sliding_attention'": (FILE, "sliding_attention"),
+    "ValueError: 'linear_attention' do not rotate": (
+        {**FILE, "rope_parameters": {"full": {"rope_theta": 9.0},
+                                     "linear_attention": None}},
+        "linear_attention",
+    ),
+    "ValueError: of type 'full_attention' of 'cohere2' do not": (
+        {**FILE, "model_type": "cohere2", "sliding_window": 4,
+         "layer_types": ["full_attention"]},
+        "full_attention",
+    ),
+}  # fmt: skip
+LONG = {
+    "ValueError: short_factor must have rotary_dim / 2 = 4 numbers": {
+        "short_factor": [1.0]
+    },
+    "ValueError: 'longrope' needs long_factor": {"long_factor": None},
+    "TypeError: long_factor must be a list of numbers, got 2.0": {"long_factor": 2.0},
+    "ValueError: long_factor[2] must be positive, got 0": {"long_factor": [1, 1, 0, 1]},
+    "TypeError: long_factor[0] must be a number, got 'a'": {"long_factor": ["a"] * 4},
+    "ValueError: original_max_position_embeddings must be a number of at least 2": {
+        "original_max_position_embeddings": 1
+    },
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_errors_speak_of_the_configurations_own_fields(message, refuses):
+    given = BAD[message]
+    refuses(
+        lambda: rotary_embedding(*(given if isinstance(given, tuple) else (given,))),
+        message,
+    )
+
+
+@pytest.mark.parametrize("message", LONG)
+def test_errors_speak_of_the_lists(message, refuses):
+    file = scaling("longrope", **{**LISTS, **OLD, **LONG[message]})
+    refuses(lambda: rotary_embedding(file, length=64), message)
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.5, 0.001])
+def test_longrope_below_one_has_the_attention_factor_one(factor):
+    rope = rotary_embedding(
+        scaling("longrope", **LISTS, **OLD, factor=factor), length=9
+    )
+    assert rope.attention_factor == 1
+
+
+def test_a_wrong_layer_is_refused(refuses):
+    file = {**FILE, "num_hidden_layers": 2, "layer_types": ["a", "b"]}
+    for layer in (-1, 2, "0", True):
+        refuses(
+            lambda bad=layer: rotary_embedding(file, layer=bad),
+            f"ValueError: layer must be an int from 0 to 1, got {layer!r}",
+        )
+    refuses(lambda: rotary_embedding(file, "a", layer=1), "ValueError: is of type 'b'")

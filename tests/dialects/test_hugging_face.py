@@ -295,8 +295,11 @@ def slow_frequencies(model):
 
 def another_forward(model):
     """Layers that read more from the maker of tables than its tables."""
-    first = model.model.layers[0].self_attn
-    first.register_forward_pre_hook(lambda *_: model.model.rotary_emb.inv_freq.sum())
+
+    def look(*_):
+        assert model.model.rotary_emb.inv_freq.sum() > 0
+
+    model.model.layers[0].self_attn.register_forward_pre_hook(look)
 
 
 FAULTS = {

@@ -209,7 +209,9 @@ def test_xpos_keeps_the_dtype_and_refuses_what_does_not_fit(refuses):
     saved = {"scale": torch.tensor([0.2857, 0.4643, 0.6429, 0.8214])}
     xpos.load_state_dict(saved)
     assert not xpos.state_dict()
-    refuses(lambda: xpos(T), "ValueError: x must be (batch, seq, head_dim=8), got (6, 8)")
+    refuses(
+        lambda: xpos(T), "ValueError: x must be (batch, seq, head_dim=8), got (6, 8)"
+    )
     refuses(lambda: XPOS(7), "ValueError: head_dim must be even")
     refuses(lambda: xpos(T[None], offset=0.5), "TypeError: offset must be an int")
     with pytest.raises(RuntimeError, match="scale of the checkpoint is not"):

@@ -274,9 +274,7 @@ def _query_heads(parts: list[Part], head_dim: int) -> int | None:
     )
 
 
-def _check_norms(
-    parts: list[Part], head_dim: int, heads: int, kv_heads: int
-) -> None:
+def _check_norms(parts: list[Part], head_dim: int, heads: int, kv_heads: int) -> None:
     for part in parts:
         count = {"q norm": heads, "k norm": kv_heads}.get(part.role)
         per_head = re.match(r"norms\.\d+\.", part.kind)

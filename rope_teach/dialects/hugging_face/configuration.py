@@ -87,6 +87,36 @@ def rotary_embedding(
     >>> rope.base, rope.pairing
     (500000.0, 'half')
     """
+    head_dim, options, notes = described(
+        config,
+        layer_type,
+        layer=layer,
+        length=length,
+        head_dim=head_dim,
+        base=base,
+        pairing=pairing,
+    )
+    rope = _built(head_dim, {**options, "layout": layout})
+    rope.notes = tuple(notes)  # type: ignore[assignment]
+    for note in notes:
+        warnings.warn(note, ConfigurationWarning, stacklevel=2)
+    return rope
+
+
+def described(
+    config: Any,
+    layer_type: str | None = None,
+    *,
+    layer: int | None = None,
+    length: int | None = None,
+    head_dim: int | None = None,
+    base: float | None = None,
+    pairing: Pairing | None = None,
+) -> tuple[int, dict[str, Any], list[str]]:
+    """``head_dim`` and the other arguments of a :class:`RotaryEmbedding`, and notes.
+
+    Arguments and errors are those of :func:`rotary_embedding`.
+    """
     fields, layer_type = _layers(config, layer_type, layer)
     model_type = fields("model_type")
     _check_rotates(fields, model_type, layer_type)
@@ -102,7 +132,6 @@ def rotary_embedding(
         "base": _positive("rope_theta", given.get("rope_theta")),
         "rotary_dim": rotary_dim,
         "pairing": _pairing(fields, pairing, notes),
-        "layout": layout,
         "scaling": scaling,
     }
     dealt = _coordinates(model_type, given, rotary_dim // 2)
@@ -112,12 +141,18 @@ def rotary_embedding(
         options["clockwise"] = True
     if model_type in families.TRAILING:
         options["trailing"] = True
-    rope = _built(head_dim, options)
-    notes += _unused(fields, given)
-    rope.notes = tuple(notes)  # type: ignore[assignment]
-    for note in notes:
-        warnings.warn(note, ConfigurationWarning, stacklevel=2)
-    return rope
+    return head_dim, options, notes + _unused(fields, given)
+
+
+def frequencies(options: dict[str, Any]) -> tuple[Tensor, float]:
+    """What these arguments come to: frequencies and attention factor."""
+    if "inv_freq" in options:
+        return options["inv_freq"], options.get("attention_factor", 1.0)
+    rotary_dim, base, scaling = (options[k] for k in ("rotary_dim", "base", "scaling"))
+    if scaling is None:
+        return inverse_frequencies(rotary_dim, base), 1.0
+    found: tuple[Tensor, float] = scaling(rotary_dim, base)
+    return found
 
 
 def _positive(name: str, value: Any) -> float:
@@ -163,8 +198,12 @@ def _check_rotates(fields: Fields, model_type: Any, layer_type: str | None) -> N
     if reason is not None:
         raise ValueError(f"model_type {model_type!r} {reason}")
     if fields("alibi"):
-        raise ValueError("the configuration's alibi is true: this model does not rotate")
-    name, rotating = families.ROTATES_IF.get(model_type, ("position_embedding_type", ""))
+        raise ValueError(
+            "the configuration's alibi is true: this model does not rotate"
+        )
+    name, rotating = families.ROTATES_IF.get(
+        model_type, ("position_embedding_type", "")
+    )
     kind = fields(name)
     other = kind is not None and "ro" not in str(kind)  # rope, rotary
     if kind != rotating if rotating else other:
@@ -342,9 +381,7 @@ def _scaled(fields: Fields, kind: str) -> bool:
 # ---------------------------------------------------------------------- its widths
 
 
-def _widths(
-    fields: Fields, given: Parameters, head_dim: int | None
-) -> tuple[int, int]:
+def _widths(fields: Fields, given: Parameters, head_dim: int | None) -> tuple[int, int]:
     """Features of a head, and how many of them are rotated."""
     model_type = fields("model_type")
     latent = fields("qk_rope_head_dim")
@@ -358,7 +395,9 @@ def _widths(
     known = families.known(model_type)
     if (not known or model_type in families.ROTARY_DIM) and fields("rotary_dim"):
         given.get("partial_rotary_factor")
-        return found, int(number("rotary_dim", fields("rotary_dim"), whole=True, least=1))
+        return found, int(
+            number("rotary_dim", fields("rotary_dim"), whole=True, least=1)
+        )
     share = given.maybe("partial_rotary_factor", 1.0)
     if known and given.kind == "default" and model_type not in families.PARTIAL:
         given.left |= {"partial_rotary_factor"} if share != 1 else set()
@@ -456,11 +495,7 @@ def _coordinates(
 
 def _spread(options: dict[str, Any], owners: Tensor, count: int) -> dict[str, Any]:
     """Frequencies ``(count, r/2)``, in place of the rule that makes them."""
-    rotary_dim, base, scaling = (options[k] for k in ("rotary_dim", "base", "scaling"))
-    if scaling is None:
-        inv_freq, factor = inverse_frequencies(rotary_dim, base), 1.0
-    else:
-        inv_freq, factor = scaling(rotary_dim, base)
+    inv_freq, factor = frequencies(options)
     axes = torch.arange(count).unsqueeze(1)
     spread = torch.where(owners == axes, inv_freq.double(), 0.0)
     found: dict[str, Any] = {"inv_freq": spread, "scaling": None}

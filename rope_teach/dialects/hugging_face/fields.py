@@ -44,7 +44,7 @@ class Fields:
     def __call__(self, name: str) -> Any:
         self.read.add(name)
         values = self._by_layer(name)
-        if all(value == values[0] for value in values):
+        if all(value is values[0] or value == values[0] for value in values):
             return values[0]
         raise ValueError(
             f"{name} differs between layers: give layer, or layer_type if it settles "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import types
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -15,10 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rope_teach.checks import Layout, Pairing
-from rope_teach.dialects.hugging_face.configuration import (
-    ConfigurationWarning,
-    rotary_embedding,
-)
+from rope_teach.dialects.hugging_face.configuration import described, frequencies
 from rope_teach.dialects.hugging_face.functions import (
     apply_rotary_pos_emb_gptj,
     apply_tables,
@@ -158,14 +154,11 @@ class _Tables(nn.Module):
         keys = [key for key, value in parameters.items() if isinstance(value, Mapping)]
         if any(hasattr(maker, f"{key}_inv_freq") for key in keys):
             keys = [key for key in keys if hasattr(maker, f"{key}_inv_freq")]
-        # The trial settles the pairing, and whether what is not used matters.
-        read = partial(rotary_embedding, config, length=length, pairing="half")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConfigurationWarning)
-            ropes = {key: read(key) for key in keys or [None]}
+        # The trial settles how these are applied, and whether what is left matters.
+        read = partial(described, config, length=length, pairing="half")
+        self.rules = {key: frequencies(read(key)[1]) for key in keys or [None]}
         self.layer_types = getattr(maker, "layer_types", None)  # LFM 3 asks for them
-        # No buffers: a change of the model's dtype must not reach them.
-        self.rules = {t: (r.inv_freq, r.attention_factor) for t, r in ropes.items()}
+        # These are no buffers: a change of the model's dtype must not reach them.
 
     def forward(
         self, x: Tensor, position_ids: Tensor, layer_type: str | None = None
@@ -186,7 +179,9 @@ def _rotations_named(layer: nn.Module) -> list[str]:
     return [name for name in names if name.startswith("apply_rotary")]
 
 
-def _rebind(layer: nn.Module, turn: _Turn, ours: Callable[..., Any] | None = None) -> None:
+def _rebind(
+    layer: nn.Module, turn: _Turn, ours: Callable[..., Any] | None = None
+) -> None:
     """Give one layer its ``forward`` anew, in which their names mean ours."""
     forward = inspect.unwrap(type(layer).forward)
     scope = dict(forward.__globals__)
@@ -254,16 +249,17 @@ def _swap_gptj(
     changes: dict[tuple[nn.Module, str], Any],
 ) -> None:
     """GPT-J and CodeGen: each layer has a table of its own, sines first."""
-    rope = rotary_embedding(model.config)
+    inv_freq, _ = frequencies(described(model.config)[1])
     old = layers[0].embed_positions
-    cos, sin = cos_sin(torch.arange(len(old), device=old.device), rope.inv_freq)
+    cos, sin = cos_sin(torch.arange(len(old), device=old.device), inv_freq)
     table = torch.cat([sin, cos], dim=-1)
     rows = torch.arange(len(old), device=old.device).unsqueeze(-1)
     allowed = 1e-5 + rows * 2 * torch.finfo(old.dtype).eps  # angles in their dtype
     if table.shape != old.shape or ((table - old).abs() > allowed).any():
         raise ValueError(
             f"{type(layers[0]).__name__} has a table of shape {tuple(old.shape)} that "
-            f"its configuration does not describe, of which we read {rope}"
+            f"its configuration does not describe, of which we read {2 * len(inv_freq)} "
+            "rotated features"
         )
     before = _said(model)
     for layer in layers:
@@ -337,8 +333,12 @@ def _same_frequencies(maker: nn.Module, tables: _Tables) -> bool:
         if not isinstance(theirs, Tensor) or theirs.is_meta:
             continue  # made elsewhere: the trial of the rotation must do
         ours = ours.sum(0) if ours.ndim == 2 else ours
-        if getattr(maker, "rope_type", None) == "longrope":
-            continue  # the one for short sequences, until it is called
+        kinds = getattr(maker, "rope_type", None)
+        if (kinds[kind] if isinstance(kinds, dict) else kinds) in (
+            "longrope",
+            "dynamic",
+        ):
+            continue  # those for short sequences, until it is called
         if ours.shape != theirs.shape:
             return False
         close = max(1e-5, 2 * torch.finfo(theirs.dtype).eps)
