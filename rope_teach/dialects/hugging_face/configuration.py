@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -96,7 +95,7 @@ def rotary_embedding(
         base=base,
         pairing=pairing,
     )
-    rope = _built(head_dim, {**options, "layout": layout})
+    rope = RotaryEmbedding(head_dim, layout=layout, **options)
     rope.notes = tuple(notes)  # type: ignore[assignment]
     for note in notes:
         warnings.warn(note, ConfigurationWarning, stacklevel=2)
@@ -123,10 +122,9 @@ def described(
     parameters = _parameters(fields, layer_type, base, layer)
     given = _of_kind(parameters, fields, length)
     head_dim, width = _widths(fields, given, head_dim)
+    rotary_dim, scaling = width, scaling_rule(given, width)
     if width % 2 and given.kind == "default" and width < head_dim:
         rotary_dim, scaling = width + 1, of_odd_width(width)
-    else:
-        rotary_dim, scaling = width, scaling_rule(given, width)
     notes: list[str] = []
     options: dict[str, Any] = {
         "base": _positive("rope_theta", given.get("rope_theta")),
@@ -160,15 +158,6 @@ def _positive(name: str, value: Any) -> float:
     if found <= 0:
         raise ValueError(f"the configuration's {name} must be positive, got {value!r}")
     return found
-
-
-def _built(head_dim: int, options: dict[str, Any]) -> RotaryEmbedding:
-    """A module, or an error that says which option is not served."""
-    taken = inspect.signature(RotaryEmbedding.__init__).parameters
-    for name in options:
-        if name not in taken:
-            raise ValueError(f"RotaryEmbedding does not serve {name}= yet")
-    return RotaryEmbedding(head_dim, **options)
 
 
 # ------------------------------------------------------------------- which layers

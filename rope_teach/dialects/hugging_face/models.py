@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,9 +18,8 @@ from rope_teach.checks import Layout, Pairing
 from rope_teach.dialects.hugging_face.configuration import described, frequencies
 from rope_teach.dialects.hugging_face.functions import (
     apply_rotary_pos_emb_gptj,
-    apply_tables,
 )
-from rope_teach.rotation import rotate
+from rope_teach.ops import rotate
 from rope_teach.tables import cos_sin
 
 # Attention calls one of these on (q, k, cos, sin), or on each of q and k.
@@ -89,7 +89,19 @@ class _Turn(NamedTuple):
     """How one of transformers' functions rotates."""
 
     pairing: Pairing
-    clockwise: bool
+    clockwise: bool = False
+    trailing: bool = False
+
+    def of(
+        self, x: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
+    ) -> Tensor:
+        """Rotate ``x`` by tables of one column a pair, ``(batch, seq, r/2)``."""
+        layout: Layout = "bhsd" if unsqueeze_dim == 1 else "bshd"
+        sin = -sin if self.clockwise else sin
+        if not self.trailing:
+            return rotate(x, cos, sin, self.pairing, layout)
+        rest, last = x.split([x.shape[-1] - 2 * cos.shape[-1], 2 * cos.shape[-1]], -1)
+        return torch.cat([rest, rotate(last, cos, sin, self.pairing, layout)], dim=-1)
 
 
 def _swap_tables(
@@ -187,8 +199,7 @@ def _rebind(
     scope = dict(forward.__globals__)
     for name in _rotations_named(layer):
         one = next(iter(inspect.signature(scope[name]).parameters)) in ("x", "tensor")
-        both = partial(_apply_one if one else _apply, turn=turn)
-        scope[name] = ours or both
+        scope[name] = ours or (turn.of if one else partial(_both, turn=turn))
     del scope["__name__"]  # by which torch.compile would look ours up in their module
     copied = types.FunctionType(
         forward.__code__,
@@ -201,25 +212,10 @@ def _rebind(
     layer.forward = _Forward(copied, layer)
 
 
-def _apply(
-    q: Tensor,
-    k: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    unsqueeze_dim: int = 1,
-    *,
-    turn: _Turn,
+def _both(
+    q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1, *, turn: _Turn
 ) -> tuple[Tensor, Tensor]:
-    sin = -sin if turn.clockwise else sin
-    return apply_tables(q, k, cos, sin, unsqueeze_dim, pairing=turn.pairing)
-
-
-def _apply_one(
-    x: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1, *, turn: _Turn
-) -> Tensor:
-    layout: Layout = "bhsd" if unsqueeze_dim == 1 else "bshd"
-    sin = -sin if turn.clockwise else sin
-    return rotate(x, cos, sin, turn.pairing, layout)
+    return turn.of(q, cos, sin, unsqueeze_dim), turn.of(k, cos, sin, unsqueeze_dim)
 
 
 class _Forward:
@@ -268,7 +264,7 @@ def _swap_gptj(
     for way in ("interleaved", pairing):
         ours = partial(apply_rotary_pos_emb_gptj, pairing=way)
         for layer in layers:
-            _rebind(layer, _Turn(way, False), ours)
+            _rebind(layer, _Turn(way), ours)
         if way == "interleaved":
             _check_same(model, before, exact=True)
 
@@ -314,7 +310,8 @@ def _turn_by(
     if any(inv_freq.ndim == 2 for inv_freq, _ in tables.rules.values()):
         axes = next(inv_freq.shape[0] for inv_freq, _ in tables.rules.values())
         positions = torch.stack([positions + axis for axis in range(axes)])
-    for turn in (_Turn(p, c) for c in (False, True) for p in ("half", "interleaved")):
+    ways = itertools.product(("half", "interleaved"), (False, True), (False, True))
+    for turn in sorted((_Turn(*way) for way in ways), key=lambda turn: turn[1:]):
         try:
             if all(
                 _agree(theirs, maker, tables, positions, kind, turn, rounded)
@@ -361,13 +358,18 @@ def _agree(
     ours = tables(positions.float(), positions, *which)
     generator = torch.Generator().manual_seed(0)
     seq, width = positions.shape[-1], 2 * ours[0].shape[-1]
-    q, k = torch.randn(2, 1, 1, seq, width, generator=generator).to(positions.device)
-    table = maker(q[0], positions, *which)
-    if next(iter(inspect.signature(theirs).parameters)) == "q":
-        expected = theirs(q, k, *table)
-    else:
-        expected = theirs(q, *table), theirs(k, *table)
-    got = _apply(q, k, *ours, turn=turn)
+    table = maker(torch.empty(1, 1, 1, device=positions.device), positions, *which)
+    both = next(iter(inspect.signature(theirs).parameters)) == "q"
+    for wider in (2, 1):  # features beyond the rotated, where the function takes such
+        q, k = torch.randn(2, 1, 1, seq, wider * width, generator=generator)
+        q, k = q.to(positions.device), k.to(positions.device)
+        try:
+            expected = theirs(q, k, *table) if both else [theirs(x, *table) for x in (q, k)]
+            break
+        except RuntimeError:
+            if wider == 1:
+                raise
+    got = turn.of(q, *ours), turn.of(k, *ours)
     gap = (got[0] @ got[1].mT - expected[0] @ expected[1].mT).abs().max()
     return bool(gap < (0.03 if rounded else 2e-3) * width**0.5)
 
