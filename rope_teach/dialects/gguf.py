@@ -31,8 +31,8 @@ HALF = frozenset(
     exaone exaone4 exaone-moe falcon falcon-h1 gemma gemma2 gemma3 gemma3n gemma4
     gemma-embedding gptneox gpt-oss grok grovemoe hunyuan-dense hunyuan-moe hy_v3 jais2
     jina-bert-v3 laguna lfm2 lfm2moe llada-moe mellum mimo2 minicpm3 minimax-m2
-    modern-bert nemotron nomic-bert nomic-bert-moe olmo2 olmoe openelm orion pangu-embedded
-    phi2 phi3 phimoe plamo plamo2 plamo3 qwen qwen2 qwen2moe qwen2vl qwen3 qwen35
+    modern-bert nemotron nomic-bert nomic-bert-moe olmo2 olmoe openelm orion
+    pangu-embedded phi2 phi3 phimoe plamo plamo2 plamo3 qwen qwen2 qwen2moe qwen2vl qwen3 qwen35
     qwen35moe qwen3moe qwen3next qwen3vl qwen3vlmoe rnd1 seed_oss smallthinker stablelm
     starcoder2 step35
     """.split()
@@ -61,7 +61,7 @@ def pairing(architecture: str) -> Pairing:
 
 
 def permute(weights: Tensor, n_head: int, n_head_kv: int | None) -> Tensor:
-    """Reorder one q or k projection from half to interleaved, as ``LlamaModel.permute``.
+    """Reorder a q or k projection from half to interleaved: ``LlamaModel.permute``.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Every configuration class of the installed transformers, and how its own code rotates.
+"""Every configuration of the installed transformers, and how its own code rotates.
 
 The oracle is each family's module: the class that makes its tables, and the function
 that its attention calls. ``python -m tests.dialects.sweep`` prints the table.

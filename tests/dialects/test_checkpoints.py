@@ -9,8 +9,8 @@ import torch
 from rope_teach import convert_projection, rotate
 from rope_teach.dialects import gguf
 from rope_teach.dialects.hugging_face import convert_checkpoint, swap
-from rope_teach.tables import cos_sin
 from rope_teach.frequencies import inverse_frequencies
+from rope_teach.tables import cos_sin
 from tests.dialects.peers import logits, tiny
 
 # ------------------------------------------------------ a whole model says the same
@@ -149,7 +149,8 @@ def test_linear_attention_is_left_alone(linear):
 
 def test_values_may_be_narrower_than_keys():
     state = layer(**{"q_proj.weight": rows(16), "k_proj.weight": rows(8),
-                     "v_proj.weight": rows(4), "o_proj.weight": rows(16, 8)})  # fmt: skip
+                     "v_proj.weight": rows(4),
+                     "o_proj.weight": rows(16, 8)})  # fmt: skip
     got = converted(state)
     assert torch.equal(
         got[word("q_proj.weight")], to_interleaved(state[word("q_proj.weight")], 4)

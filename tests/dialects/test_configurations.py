@@ -518,7 +518,7 @@ BAD = {
         **FILE, "model_type": "granitemoehybrid",
     },
     "ValueError: scale by default": {**FILE, "model_type": "gpt_oss"},
-    "ValueError: rope_type must be one of ... got 'axial', which is for": scaling("axial"),
+    "ValueError: rope_type must be one of ... 'axial', which is for": scaling("axial"),
     "TypeError: rope_theta must be a number, got '10000'": {
         **FILE, "rope_theta": "10000",
     },

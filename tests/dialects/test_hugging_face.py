@@ -1,7 +1,6 @@
 """transformers itself is the oracle: its functions, its tables and its models."""
 
 import copy
-import importlib
 import io
 from functools import partial
 
@@ -127,8 +126,8 @@ NESTED = {
 }
 LATENT = {"q_lora_rank": None, "kv_lora_rank": 8, "qk_rope_head_dim": 8,
           "qk_nope_head_dim": 8, "v_head_dim": 8, "num_key_value_heads": 4,
-          "n_routed_experts": 2, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 8,
-          "num_experts_per_tok": 1}  # fmt: skip
+          "n_routed_experts": 2, "n_group": 1, "topk_group": 1,
+          "moe_intermediate_size": 8, "num_experts_per_tok": 1}  # fmt: skip
 ALPHA = {"rope_type": "dynamic", "factor": 1.0, "alpha": 50.0}
 LINEAR = {"layer_types": ["linear_attention", "full_attention"],
           "linear_num_value_heads": 2, "linear_num_key_heads": 2,

@@ -25,7 +25,7 @@ ROLES = {
     "fused": r"qkv_proj|query_key_value|Wqkv|wqkv|attn_qkv|c_attn|qkv",
     "q norm": r"(?:attn_)?(?:q|query)_?(?:layer_?)?(?:norm|ln)",
     "k norm": r"(?:attn_)?(?:k|key)_?(?:layer_?)?(?:norm|ln)",
-    "latent": r"(?:attn_)?(?:q_[ab]|kv_[ab]|k_b|v_b|kv)(?:_\w+)?|wkv_[ab]|wq_[ab]|kv_proj",
+    "latent": r"(?:attn_)?(?:q_[ab]|kv_[ab]|k_b|v_b|kv)(?:_\w+)?|w(?:kv|q)_[ab]",
 }
 NAME = re.compile(
     r"^(?P<layer>(?:.*\.)?)(?:"
@@ -317,8 +317,8 @@ def _reordered_fused(
     kv_heads, odd = divmod(len(part.tensor) // order.head_dim - heads, 2)
     if odd or kv_heads < 1 or heads % kv_heads:
         raise ValueError(
-            f"{part.name} has {len(part.tensor)} rows, which are not {heads} heads of q "
-            f"and as many of k as of v, of head_dim={order.head_dim}"
+            f"{part.name} has {len(part.tensor)} rows, which are not {heads} heads of "
+            f"q and as many of k as of v, of head_dim={order.head_dim}"
         )
     lying = fused or LYING.get((part.word, outputs[0].word))
     # With heads of k between one and all, Falcon's and ChatGLM's names are the same.

@@ -288,7 +288,7 @@ def _older(
 
 
 def _layers_own_base(fields: Fields, layer: int | None, base: float | None) -> Any:
-    """The base that was asked for, or that a list has for each layer; 0: no rotation."""
+    """The base that was asked for, or the layer's in a list; 0 is no rotation."""
     if layer is not None and (flags := fields("no_rope_layers")) and not flags[layer]:
         raise ValueError(f"layer {layer} does not rotate, says no_rope_layers")
     fields("no_rope_layers")

@@ -1,8 +1,7 @@
 """What a configuration of transformers does not say: facts by ``model_type``.
 
-Each is what the code of transformers 5.23 does; ``tests/dialects/test_configurations.py``
-runs that code on every type and compares. A type that is in no list is not known.
-Lesson 20.
+Each is what the code of transformers 5.23 does: ``tests/dialects/sweep.py`` runs that
+code on every type, and a test compares. A type in no list is not known. Lesson 20.
 """
 
 from __future__ import annotations
@@ -141,21 +140,21 @@ MULTIMODAL: dict[str, tuple[str, list[int]]] = {
 # Files from before rope_parameters was keyed by layer type. For each type of layer: the
 # field that has the base, what transformers takes where it is missing, and whether
 # rope_scaling is meant for it.
+GEMMA_3 = {
+    "full_attention": ("rope_theta", 1_000_000.0, True),
+    "sliding_attention": ("rope_local_base_freq", 10_000.0, False),
+}
+MODERN_BERT = {
+    "full_attention": ("global_rope_theta", 160_000.0, True),
+    "sliding_attention": ("local_rope_theta", 10_000.0, True),
+}
 OLDER_LAYERS: dict[str, dict[str, tuple[str, float, bool]]] = {
-    **dict.fromkeys(
-        ["gemma3_text", "gemma3n_text", "t5gemma2_decoder", "t5gemma2_text"],
-        {
-            "full_attention": ("rope_theta", 1_000_000.0, True),
-            "sliding_attention": ("rope_local_base_freq", 10_000.0, False),
-        },
-    ),
-    **dict.fromkeys(
-        ["modernbert", "modernbert-decoder"],
-        {
-            "full_attention": ("global_rope_theta", 160_000.0, True),
-            "sliding_attention": ("local_rope_theta", 10_000.0, True),
-        },
-    ),
+    "gemma3_text": GEMMA_3,
+    "gemma3n_text": GEMMA_3,
+    "t5gemma2_decoder": GEMMA_3,
+    "t5gemma2_text": GEMMA_3,
+    "modernbert": MODERN_BERT,
+    "modernbert-decoder": MODERN_BERT,
     "olmo3": {
         "full_attention": ("rope_theta", 500_000.0, True),
         "sliding_attention": ("rope_theta", 500_000.0, False),
@@ -169,8 +168,8 @@ HEAD_DIMS = {
     80: "timesfm2_5",
     128: """afmoe cohere2_moe cosmos3_edge_text cwm dia_decoder dia_encoder ernie4_5
         flint glm glm4 helium higgs_audio_v2 hrm_text hy_v3 internlm3 iquestcoder jetmoe
-        kolibri1 llama4_text minimax_m2 minimax_m3_vl_text ministral3 molmo2_text muse_glimmer_assistant
-        muse_glimmer_text paddleocr_vl_text pe_audio_encoder pe_audio_video_encoder
+        kolibri1 llama4_text minimax_m2 minimax_m3_vl_text ministral3 molmo2_text
+        muse_glimmer_assistant muse_glimmer_text paddleocr_vl_text pe_audio_encoder pe_audio_video_encoder
         pe_video_encoder qwen2_5_omni_talker qwen3 qwen3_omni_moe_talker_code_predictor
         qwen3_vl_text seed_oss solar_open""",
     256: """gemma gemma2 qwen3_5_moe_text qwen3_5_text qwen3_next qwen4_exp_text
@@ -216,7 +215,7 @@ def known(model_type: str | None) -> bool:
 
 
 def interleaved(model_type: str | None, flag: bool | None) -> bool:
-    """Whether this type rotates (0, 1)(2, 3)...; ``flag`` is its ``rope_interleave``."""
+    """Whether this type rotates (0, 1)(2, 3)...; ``flag``: its rope_interleave."""
     if model_type in FLAGGED or flag is not None:
         return flag is not False
     return model_type in INTERLEAVED

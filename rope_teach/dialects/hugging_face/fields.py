@@ -1,4 +1,4 @@
-"""A configuration's fields: read by name, checked, and remembered as read. Lesson 20."""
+"""A configuration's fields: read by name, checked, remembered as read. Lesson 20."""
 
 from __future__ import annotations
 

@@ -24,6 +24,8 @@ from rope_teach.tables import cos_sin
 
 # Attention calls one of these on (q, k, cos, sin), or on each of q and k.
 NAMES = ("apply_rotary_pos_emb", "apply_rotary_pos_emb_interleave")
+PAIRINGS: tuple[Pairing, ...] = ("half", "interleaved")
+FLAGS = (False, True)
 FAR = 1_000  # a position that tells slow frequencies apart
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -71,8 +73,8 @@ def swap(
         )
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ValueError(
-            "the model has parameters on the meta device: load its weights first, since "
-            "a trial must show that nothing changes"
+            "the model has parameters on the meta device: load its weights first, "
+            "since a trial must show that nothing changes"
         )
     with _undone_on_error(layers) as changes:
         if layers and all(hasattr(layer, "embed_positions") for layer in layers):
@@ -92,9 +94,7 @@ class _Turn(NamedTuple):
     clockwise: bool = False
     trailing: bool = False
 
-    def of(
-        self, x: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
-    ) -> Tensor:
+    def of(self, x: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> Tensor:
         """Rotate ``x`` by tables of one column a pair, ``(batch, seq, r/2)``."""
         layout: Layout = "bhsd" if unsqueeze_dim == 1 else "bshd"
         sin = -sin if self.clockwise else sin
@@ -121,8 +121,8 @@ def _swap_tables(
     if others or not layers or len(makers) != 1:
         raise ValueError(
             f"{type(model).__name__} has {len(makers)} rotary_emb with a config and "
-            f"{len(layers)} layers that rotate, by {sorted(others) or NAMES[0]}; needed "
-            f"is one rotary_emb, and layers that rotate by {NAMES[0]} alone"
+            f"{len(layers)} layers that rotate, by {sorted(others) or NAMES[0]}; "
+            f"needed is one rotary_emb, and layers that rotate by {NAMES[0]} alone"
         )
     ((parent, name, maker),) = makers
     tables = _Tables(maker, length)
@@ -213,7 +213,13 @@ def _rebind(
 
 
 def _both(
-    q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1, *, turn: _Turn
+    q: Tensor,
+    k: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    unsqueeze_dim: int = 1,
+    *,
+    turn: _Turn,
 ) -> tuple[Tensor, Tensor]:
     return turn.of(q, cos, sin, unsqueeze_dim), turn.of(k, cos, sin, unsqueeze_dim)
 
@@ -254,8 +260,8 @@ def _swap_gptj(
     if table.shape != old.shape or ((table - old).abs() > allowed).any():
         raise ValueError(
             f"{type(layers[0]).__name__} has a table of shape {tuple(old.shape)} that "
-            f"its configuration does not describe, of which we read {2 * len(inv_freq)} "
-            "rotated features"
+            f"its configuration does not describe: {2 * len(inv_freq)} rotated features, "
+            "by what we read"
         )
     before = _said(model)
     for layer in layers:
@@ -310,8 +316,8 @@ def _turn_by(
     if any(inv_freq.ndim == 2 for inv_freq, _ in tables.rules.values()):
         axes = next(inv_freq.shape[0] for inv_freq, _ in tables.rules.values())
         positions = torch.stack([positions + axis for axis in range(axes)])
-    ways = itertools.product(("half", "interleaved"), (False, True), (False, True))
-    for turn in sorted((_Turn(*way) for way in ways), key=lambda turn: turn[1:]):
+    for clockwise, trailing, pairing in itertools.product(FLAGS, FLAGS, PAIRINGS):
+        turn = _Turn(pairing, clockwise, trailing)
         try:
             if all(
                 _agree(theirs, maker, tables, positions, kind, turn, rounded)
@@ -364,7 +370,9 @@ def _agree(
         q, k = torch.randn(2, 1, 1, seq, wider * width, generator=generator)
         q, k = q.to(positions.device), k.to(positions.device)
         try:
-            expected = theirs(q, k, *table) if both else [theirs(x, *table) for x in (q, k)]
+            expected = (
+                theirs(q, k, *table) if both else [theirs(x, *table) for x in (q, k)]
+            )
             break
         except RuntimeError:
             if wider == 1:
@@ -408,14 +416,15 @@ def _check_same(model: nn.Module, before: Tensor | None, exact: bool) -> None:
         after = _run(model)
     except Exception as error:
         raise ValueError(
-            f"{type(model).__name__} rotates by something else than its one rotary_emb: "
-            f"with ours it raises {type(error).__name__}: {error}; the model is as it was"
+            f"{type(model).__name__} rotates by something else than its one rotary_emb; "
+            f"with ours it raises {type(error).__name__}: {error}. The model is as "
+            "it was"
         ) from error
     rounded = any(p.dtype.itemsize < 4 for p in model.parameters())
     allowed = (0.25 if rounded else 5e-3) * max(float(before.std()), 1e-6)
     gap = float((after - before).abs().max())
     if exact and not gap <= allowed:
         raise ValueError(
-            f"{type(model).__name__} says something else with our rotation, by {gap:.3g} "
-            f"where {allowed:.3g} is allowed; the model is as it was"
+            f"{type(model).__name__} says something else with our rotation, by "
+            f"{gap:.3g} where {allowed:.3g} is allowed; the model is as it was"
         )

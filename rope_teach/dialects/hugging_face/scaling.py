@@ -25,7 +25,6 @@ from rope_teach.frequencies import (
     yarn,
 )
 
-
 # Keys that are there for something else than these angles, or say again what stands
 # beside them.
 UNTOLD = {
@@ -225,11 +224,11 @@ def scaling_rule(given: Parameters, rotary_dim: int) -> Scaling | None:
     if given.kind == "default":
         return None
     if given.kind not in RULES:
-        which = "is for images: see rope_teach.axes" if given.kind == "axial" else ""
+        images = ", which is for images (see rope_teach.axes)"
         raise ValueError(
             f"the configuration's rope_type must be one of {['default', *RULES]}, got "
-            f"{given.kind!r}{', which ' + which if which else ''}; give RotaryEmbedding "
-            "a scaling or an inv_freq of your own"
+            f"{given.kind!r}{images * (given.kind == 'axial')}; give RotaryEmbedding a "
+            "scaling or an inv_freq of your own"
         )
     return RULES[given.kind](given, rotary_dim)
 
