@@ -32,9 +32,9 @@ HALF = frozenset(
     gemma-embedding gptneox gpt-oss grok grovemoe hunyuan-dense hunyuan-moe hy_v3 jais2
     jina-bert-v3 laguna lfm2 lfm2moe llada-moe mellum mimo2 minicpm3 minimax-m2
     modern-bert nemotron nomic-bert nomic-bert-moe olmo2 olmoe openelm orion
-    pangu-embedded phi2 phi3 phimoe plamo plamo2 plamo3 qwen qwen2 qwen2moe qwen2vl qwen3 qwen35
-    qwen35moe qwen3moe qwen3next qwen3vl qwen3vlmoe rnd1 seed_oss smallthinker stablelm
-    starcoder2 step35
+    pangu-embedded phi2 phi3 phimoe plamo plamo2 plamo3 qwen qwen2 qwen2moe qwen2vl
+    qwen3 qwen35 qwen35moe qwen3moe qwen3next qwen3vl qwen3vlmoe rnd1 seed_oss
+    smallthinker stablelm starcoder2 step35
     """.split()
 )
 

@@ -83,6 +83,33 @@ def test_metas_names_are_known():
             assert torch.equal(got[key], permuted)
 
 
+LAYERS = ["sliding_attention", "full_attention"]
+THETA = {"rope_type": "default", "rope_theta": 1000.0}
+SHARES = {"sliding_attention": THETA,
+          "full_attention": {**THETA, "partial_rotary_factor": 0.5}}  # fmt: skip
+BY_CONFIG = {  # rotated features, or widths of heads, that differ between layers
+    "Laguna": {"layer_types": LAYERS, "rope_parameters": SHARES, "head_dim": 8,
+               "sliding_window": 4, "mlp_layer_types": ["dense"] * 2},
+    "Qwen3Next": {**HALVED, **GATED},
+    "SmolLM3": {"no_rope_layers": [1, 0]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BY_CONFIG)
+def test_a_configuration_tells_what_each_layer_has(name):
+    fields = dict(BY_CONFIG[name])
+    if name == "Laguna":
+        fields["num_attention_heads_per_layer"] = None
+    model = tiny(name, **fields)
+    expected = logits(model)
+    config, state = model.config, copy.deepcopy(model.state_dict())
+    model.load_state_dict(
+        convert_checkpoint(state, config=config, target="interleaved")
+    )
+    swap(model, pairing="interleaved")
+    assert torch.allclose(logits(model), expected, atol=2e-5)
+
+
 # --------------------------------------------------------- one layer, tensor by tensor
 
 
@@ -313,6 +340,14 @@ def test_bad_arguments_are_refused(refuses):
             f"ValueError: {name} must be ... got {value!r}",
         )
     refuses(lambda: converted(layer(**WHOLE), head_dim=0), "ValueError: head_dim must")
+    refuses(
+        lambda: convert_checkpoint(layer(**WHOLE), head_dim=4, target="half"),
+        "ValueError: give head_dim and source, or config; got {'head_dim': 4",
+    )
+    refuses(
+        lambda: converted(layer(**WHOLE), config={}),
+        "ValueError: config settles these, so leave them out",
+    )
 
 
 def test_what_stands_beside_and_cannot_matter_passes():

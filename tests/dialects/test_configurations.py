@@ -1,5 +1,6 @@
 """A configuration of transformers is read as its own code reads it."""
 
+import copy
 import importlib
 import inspect
 import json
@@ -369,6 +370,21 @@ def test_older_files_say_by_field_what_each_layer_type_has():
     assert rotary_embedding(bert, "sliding_attention").base == 10_000.0
 
 
+def test_deepseek_v4s_flat_file_has_two_kinds_of_layers():
+    config = build("DeepseekV4Config")
+    file = {"model_type": "deepseek_v4", "head_dim": 512, "qk_rope_head_dim": 64,
+            "rope_theta": 10_000.0, "compress_rope_theta": 160_000.0,
+            "max_position_embeddings": config.max_position_embeddings,
+            "rope_scaling": {"type": "yarn", "factor": 16.0,
+                             "original_max_position_embeddings": 65_536}}  # fmt: skip
+    loaded = build("DeepseekV4Config", **copy.deepcopy(file))
+    for kind in ("main", "compress"):
+        rope = rotary_embedding(file, kind)
+        same(rope, rotary_embedding(loaded, kind))
+        assert (rope.trailing, rope.rotary_dim, rope.attention_factor) == (True, 64, 1)
+    assert rotary_embedding(file, "main").base == 10_000.0
+
+
 def test_layers_with_bases_of_their_own_are_named_by_number(refuses):
     file = {**FILE, "model_type": "granite_swa", "num_hidden_layers": 4}
     file["layer_rope_theta"] = [10_000.0, 0, 5e5, 5e5]
@@ -382,7 +398,9 @@ def test_layers_with_bases_of_their_own_are_named_by_number(refuses):
             lambda g=given: rotary_embedding(g, layer=1),
             "ValueError: layer 1 does not rotate, says layer_rope_theta",
         )
-    smol = {**FILE, "model_type": "smollm3", "no_rope_layers": [1, 0]}
+    smol = {**FILE, "model_type": "smollm3", "no_rope_layer_interval": 4}
+    refuses(lambda: rotary_embedding(smol, layer=3), "ValueError: no_rope_layer_int")
+    smol["no_rope_layers"] = [1, 0]
     assert rotary_embedding(smol, layer=0).base == 1000.0
     refuses(lambda: rotary_embedding(smol, layer=1), "ValueError: says no_rope_layers")
 
@@ -614,3 +632,5 @@ def test_a_wrong_layer_is_refused(refuses):
             f"ValueError: layer must be an int from 0 to 1, got {layer!r}",
         )
     refuses(lambda: rotary_embedding(file, "a", layer=1), "ValueError: is of type 'b'")
+    cohere = {**FILE, "model_type": "cohere2", "num_hidden_layers": 4}
+    refuses(lambda: rotary_embedding(cohere, layer=3), "ValueError: give layer_type")

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections import defaultdict
-from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rope_teach.checks import Pairing, check_choice, check_count
+from rope_teach.dialects.hugging_face.configuration import (
+    ConfigurationWarning,
+    described,
+)
+from rope_teach.dialects.hugging_face.parameters import DoesNotRotate
 from rope_teach.pairing import convert_projection
 
 Fused = Literal["flat", "grouped"]
@@ -79,18 +86,18 @@ class Order(NamedTuple):
 def convert_checkpoint(
     state_dict: Mapping[str, Tensor],
     *,
-    head_dim: int,
-    source: Pairing,
     target: Pairing,
+    head_dim: int | None = None,
+    source: Pairing | None = None,
     rotary_dim: int | None = None,
+    config: Any = None,
     fused: Fused | None = None,
 ) -> dict[str, Tensor]:
     """Reorder all q and k weights of a model for the other pairing.
 
     Meta's Llama, GPT-J and llama.cpp's ``llama`` are ``"interleaved"``; Hugging Face's
     Llama and GPT-NeoX are ``"half"``. Names stay as they are. The model that takes the
-    new weights must rotate by ``target``. :func:`rotary_embedding` reads ``head_dim``,
-    ``rotary_dim`` and the pairing from a configuration.
+    new weights must rotate by ``target``.
 
     Parameters
     ----------
@@ -107,6 +114,10 @@ def convert_checkpoint(
         The pairing that the weights were trained with, and the one wanted.
     rotary_dim
         Rotated features of each head, the first ones (default: all).
+    config
+        In place of ``head_dim``, ``source`` and ``rotary_dim``: a configuration, as
+        for :func:`rotary_embedding`. It is needed where layers differ in them, as in
+        Gemma 4, Laguna and Step 3.5: the weights alone do not tell.
     fused
         How the rows of a fused tensor lie, where its name does not settle it:
         ``"flat"``, all of q, of k, of v, as Phi-3 and ChatGLM; ``"grouped"``, for each
@@ -136,17 +147,18 @@ def convert_checkpoint(
     >>> new["k_proj.bias"], new["v_proj.bias"]
     (tensor([0., 2., 1., 3.]), tensor([0., 1., 2., 3.]))
     """
-    check_count("head_dim", head_dim)
-    check_choice("source", source, ("interleaved", "half"))
     check_choice("target", target, ("interleaved", "half"))
     if fused is not None:
         check_choice("fused", fused, ("flat", "grouped"))
-    order = Order(head_dim, source, target, rotary_dim)
+    order_of = _orders(head_dim, source, target, rotary_dim, config)
     converted = dict(state_dict)
     layers = _attention_layers(state_dict)
     for layer, parts in layers.items():
-        _check_layer(layer, parts, head_dim)
-        heads = _query_heads(parts, head_dim)
+        order = order_of(layer)
+        if order is None:
+            continue
+        _check_layer(layer, parts, order.head_dim)
+        heads = _query_heads(parts, order.head_dim)
         for part in parts:
             if part.role in ("q", "k", "q norm", "k norm"):
                 converted[part.name] = _reordered(part, order, heads)
@@ -158,6 +170,42 @@ def convert_checkpoint(
             f"and attn_k) or fused; its {len(state_dict)} names have neither"
         )
     return converted
+
+
+def _orders(
+    head_dim: int | None,
+    source: Pairing | None,
+    target: Pairing,
+    rotary_dim: int | None,
+    config: Any,
+) -> Callable[[str], Order | None]:
+    """From the name of a layer to its order; None where it does not rotate."""
+    given = {"head_dim": head_dim, "source": source, "rotary_dim": rotary_dim}
+    if config is None:
+        if head_dim is None or source is None:
+            raise ValueError(f"give head_dim and source, or config; got {given}")
+        check_count("head_dim", head_dim)
+        check_choice("source", source, ("interleaved", "half"))
+        order = Order(head_dim, source, target, rotary_dim)
+        return lambda layer: order
+    if any(value is not None for value in given.values()):
+        raise ValueError(f"config settles these, so leave them out; got {given}")
+    return partial(_order_by_config, config=config, target=target)
+
+
+def _order_by_config(layer: str, *, config: Any, target: Pairing) -> Order | None:
+    number = re.findall(r"(?:^|\.)(\d+)\.", layer)
+    try:
+        head_dim, options, notes = described(
+            config, layer=int(number[-1]) if number else None, length=1
+        )
+    except DoesNotRotate:
+        return None
+    for note in notes:
+        warnings.warn(note, ConfigurationWarning, stacklevel=4)
+    if options.get("trailing"):
+        raise ValueError("the last features of a head are rotated: not served")
+    return Order(head_dim, options["pairing"], target, options["rotary_dim"])
 
 
 def _attention_layers(state_dict: Mapping[str, Tensor]) -> dict[str, list[Part]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,12 +11,13 @@ from torch import Tensor
 from rope_teach.checks import Layout, Pairing
 from rope_teach.dialects.hugging_face import families
 from rope_teach.dialects.hugging_face.fields import Fields, number
-from rope_teach.dialects.hugging_face.scaling import (
-    ALIASES,
+from rope_teach.dialects.hugging_face.parameters import (
     Parameters,
-    of_odd_width,
-    scaling_rule,
+    check_rotates,
+    layers_meant,
+    parameters_of,
 )
+from rope_teach.dialects.hugging_face.scaling import of_odd_width, scaling_rule
 from rope_teach.frequencies import inverse_frequencies
 from rope_teach.rotary import RotaryEmbedding
 
@@ -116,11 +116,10 @@ def described(
 
     Arguments and errors are those of :func:`rotary_embedding`.
     """
-    fields, layer_type = _layers(config, layer_type, layer)
+    fields, layer_type = layers_meant(config, layer_type, layer)
     model_type = fields("model_type")
-    _check_rotates(fields, model_type, layer_type)
-    parameters = _parameters(fields, layer_type, base, layer)
-    given = _of_kind(parameters, fields, length)
+    check_rotates(fields, model_type, layer_type)
+    given = parameters_of(fields, layer_type, layer, base, length)
     head_dim, width = _widths(fields, given, head_dim)
     rotary_dim, scaling = width, scaling_rule(given, width)
     if width % 2 and given.kind == "default" and width < head_dim:
@@ -160,213 +159,6 @@ def _positive(name: str, value: Any) -> float:
     return found
 
 
-# ------------------------------------------------------------------- which layers
-
-
-def _layers(
-    config: Any, layer_type: str | None, layer: int | None
-) -> tuple[Fields, str | None]:
-    """The fields of the layers meant, and their type."""
-    fields = Fields(config, layer_type)
-    if layer is None:
-        return fields, layer_type
-    types = fields("layer_types")
-    count = len(types) if types else fields("num_hidden_layers")
-    if type(layer) is not int or not 0 <= layer < (count or layer + 1):
-        raise ValueError(
-            f"layer must be an int from 0 to {(count or 1) - 1}, got {layer!r}"
-        )
-    own = types[layer] if types else None
-    if layer_type is not None and own is not None and layer_type != own:
-        raise ValueError(f"layer {layer} is of type {own!r}, not {layer_type!r}")
-    return Fields(config, own or layer_type, layer), own or layer_type
-
-
-def _check_rotates(fields: Fields, model_type: Any, layer_type: str | None) -> None:
-    reason = families.ELSEWHERE.get(model_type)
-    if reason is not None:
-        raise ValueError(f"model_type {model_type!r} {reason}")
-    if fields("alibi"):
-        raise ValueError(
-            "the configuration's alibi is true: this model does not rotate"
-        )
-    name, rotating = families.ROTATES_IF.get(
-        model_type, ("position_embedding_type", "")
-    )
-    kind = fields(name)
-    other = kind is not None and "ro" not in str(kind)  # rope, rotary
-    if kind != rotating if rotating else other:
-        raise ValueError(
-            f"the configuration's {name} is {kind!r}: this model does not rotate"
-        )
-    still = families.UNROTATED.get(model_type)
-    window = still != "full_attention" or fields("sliding_window")
-    if layer_type is not None and still == layer_type and window:
-        raise ValueError(
-            f"the layers of type {layer_type!r} of {model_type!r} do not rotate"
-        )
-
-
-# ------------------------------------------------------------------ its parameters
-
-
-def _parameters(
-    fields: Fields, layer_type: str | None, base: float | None, layer: int | None
-) -> dict[str, Any]:
-    """One flat dictionary, whichever way the configuration spells it."""
-    found = fields("rope_parameters") or fields("rope_scaling") or {}
-    if not isinstance(found, Mapping):
-        raise TypeError(
-            "the configuration's rope_parameters, or rope_scaling, must be a "
-            f"dictionary, got {found!r:.80}"
-        )
-    fields.read |= {"rope_scaling"}
-    if not found and fields("model_type") in families.SCALED:
-        raise ValueError(
-            f"models of model_type {fields('model_type')!r} scale by default, and this "
-            "configuration has no rope_parameters, or rope_scaling, that say by what"
-        )
-    if any(isinstance(value, Mapping) for value in found.values()):
-        found = _nested(found, layer_type)
-        flat = {key: value for key, value in found.items() if value is not None}
-    else:
-        flat = {key: value for key, value in found.items() if value is not None}
-        flat = _older(fields, flat, layer_type)
-    outside = {"partial_rotary_factor": _share(fields), "rope_theta": _base(fields)}
-    flat = {k: v for k, v in outside.items() if v is not None} | flat
-    if trained := fields("original_max_position_embeddings"):
-        flat["original_max_position_embeddings"] = trained
-    own = _layers_own_base(fields, layer, base)
-    if own is not None:
-        flat["rope_theta"] = own
-    if "rope_theta" not in flat:
-        raise ValueError(_no_base(fields))
-    return flat
-
-
-def _nested(found: Mapping[str, Any], layer_type: str | None) -> Mapping[str, Any]:
-    """The parameters of one type of layer."""
-    types = {k: v for k, v in found.items() if isinstance(v, Mapping) or v is None}
-    if layer_type not in types:
-        raise ValueError(
-            f"layer_type must be one of {sorted(types)}, each of which has rope "
-            f"parameters of its own; got {layer_type!r}"
-        )
-    own = types[layer_type]
-    if own is None:
-        raise ValueError(f"the layers of type {layer_type!r} do not rotate")
-    assert isinstance(own, Mapping)
-    return own
-
-
-def _older(
-    fields: Fields, flat: dict[str, Any], layer_type: str | None
-) -> dict[str, Any]:
-    """Of one set of parameters, what is meant for this type of layer."""
-    older = families.OLDER_LAYERS.get(str(fields("model_type")))
-    if older is None and fields("rope_local_base_freq") is not None:
-        older = families.OLDER_LAYERS["gemma3_text"]
-    if older is None:
-        types = fields("layer_types")
-        if layer_type is not None and layer_type not in (types or ()):
-            raise ValueError(
-                "this configuration has one set of rope parameters for all layers, and "
-                f"no layer_type {layer_type!r} (its layer_types are {types})"
-            )
-        return flat
-    if layer_type not in older:
-        raise ValueError(
-            f"layer_type must be one of {sorted(older)}, since this model rotates each "
-            f"in its own way; got {layer_type!r}"
-        )
-    name, default, scaled = older[layer_type]
-    for other in older.values():
-        fields.read.add(other[0])
-    value = fields(name)
-    flat = flat if scaled else {}
-    return {"rope_theta": default if value is None else value} | flat
-
-
-def _layers_own_base(fields: Fields, layer: int | None, base: float | None) -> Any:
-    """The base that was asked for, or the layer's in a list; 0 is no rotation."""
-    if layer is not None and (flags := fields("no_rope_layers")) and not flags[layer]:
-        raise ValueError(f"layer {layer} does not rotate, says no_rope_layers")
-    fields("no_rope_layers")
-    bases = fields("layer_rope_theta")
-    if base is not None or not isinstance(bases, (list, tuple)):
-        return base
-    if layer is not None:
-        if layer >= len(bases):
-            raise ValueError(
-                f"layer_rope_theta has {len(bases)} bases, none for layer {layer}"
-            )
-        if not bases[layer]:
-            raise ValueError(f"layer {layer} does not rotate, says layer_rope_theta")
-        return bases[layer]
-    each = {value for value in bases if value}
-    if len(each) != 1 or not all(bases):
-        raise ValueError(
-            f"layer_rope_theta has a base for each layer, {bases!s:.80}; say which, by "
-            "layer=..."
-        )
-    return each.pop()
-
-
-def _base(fields: Fields) -> Any:
-    """The base outside of the rope parameters, by the names that families have."""
-    found = fields.first("rope_theta", "rotary_emb_base", "rotary_embedding_base")
-    if found is not None:
-        return found
-    # GPT-J and CodeGen have it in their code.
-    return 10_000.0 if fields("model_type") in ("gptj", "codegen") else None
-
-
-def _no_base(fields: Fields) -> str:
-    parts = [
-        name
-        for name in ("text_config", "language_config", "llm_config", "thinker_config")
-        if fields(name) is not None
-    ]
-    if parts:
-        return (
-            f"config has no rope_theta, but a part of it, {parts[0]}, may: pass that "
-            f"part, config[{parts[0]!r}] or config.{parts[0]}"
-        )
-    return (
-        "config has no rope_theta, inside rope_parameters or beside it; does this "
-        "model rotate? (of a multimodal one, pass the text part; where the code "
-        "has the base, pass base=10_000.0 or what it says)"
-    )
-
-
-def _of_kind(
-    parameters: dict[str, Any], fields: Fields, length: int | None
-) -> Parameters:
-    """The parameters, under transformers' present name of their type."""
-    kind = parameters.get("rope_type") or parameters.get("type") or "default"
-    if not isinstance(kind, str):
-        raise TypeError(f"the configuration's rope_type must be a name, got {kind!r}")
-    kind = ALIASES.get(kind, kind)
-    if kind == "yarn" and fields("model_type") in families.PHI:
-        kind = "longrope"
-    if not _scaled(fields, kind):
-        kind, parameters = "default", {"rope_theta": parameters["rope_theta"]}
-    return Parameters(kind, parameters, fields, length)
-
-
-def _scaled(fields: Fields, kind: str) -> bool:
-    """Whether the rope type is meant for these layers: Molmo 2 lists those."""
-    listed = fields("rope_scaling_layers")
-    if listed is None or kind == "default":
-        return True
-    if fields.layer is None:
-        raise ValueError(
-            f"rope_scaling_layers says which layers are scaled, {listed!s:.80}: say "
-            "which is meant, by layer=..."
-        )
-    return fields.layer in listed
-
-
 # ---------------------------------------------------------------------- its widths
 
 
@@ -374,10 +166,11 @@ def _widths(fields: Fields, given: Parameters, head_dim: int | None) -> tuple[in
     """Features of a head, and how many of them are rotated."""
     model_type = fields("model_type")
     latent = fields("qk_rope_head_dim")
-    if latent is not None and model_type not in families.TRAILING:
+    apart = model_type not in families.TRAILING
+    if latent is not None and (apart or not given.get("partial_rotary_factor")):
         given.get("partial_rotary_factor")
         latent = int(number("qk_rope_head_dim", latent, whole=True, least=1))
-        return head_dim or latent, latent
+        return (head_dim or latent if apart else _head_dim(fields)), latent
     found = int(number("head_dim", head_dim or _head_dim(fields), whole=True, least=1))
     if given.kind == "proportional":  # that rule takes the share itself
         return found, found
@@ -418,12 +211,6 @@ def _head_dim(fields: Fields) -> Any:
         )
     width = number("hidden_size", width, whole=True, least=1)
     return width // number("num_attention_heads", heads, whole=True, least=1)
-
-
-def _share(fields: Fields) -> Any:
-    # The families' own names first: the other one may be a default.
-    names = ("rotary_pct", "rope_pct", "rotary_emb_fraction", "partial_rotary_factor")
-    return fields.first(*names)
 
 
 # ----------------------------------------------------------------- how pairs are dealt

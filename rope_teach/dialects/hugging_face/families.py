@@ -149,6 +149,10 @@ MODERN_BERT = {
     "sliding_attention": ("local_rope_theta", 10_000.0, True),
 }
 OLDER_LAYERS: dict[str, dict[str, tuple[str, float, bool]]] = {
+    "deepseek_v4": {
+        "compress": ("compress_rope_theta", 160_000.0, True),
+        "main": ("rope_theta", 10_000.0, False),
+    },
     "gemma3_text": GEMMA_3,
     "gemma3n_text": GEMMA_3,
     "t5gemma2_decoder": GEMMA_3,
@@ -166,12 +170,13 @@ HEAD_DIMS = {
     64: """gpt_oss muse_spark_text neucodec openai_privacy_filter qwen2_5_omni_dit
         voxtral_realtime_encoder xcodec2""",
     80: "timesfm2_5",
-    128: """afmoe cohere2_moe cosmos3_edge_text cwm dia_decoder dia_encoder ernie4_5
-        flint glm glm4 helium higgs_audio_v2 hrm_text hy_v3 internlm3 iquestcoder jetmoe
-        kolibri1 llama4_text minimax_m2 minimax_m3_vl_text ministral3 molmo2_text
-        muse_glimmer_assistant muse_glimmer_text paddleocr_vl_text pe_audio_encoder pe_audio_video_encoder
-        pe_video_encoder qwen2_5_omni_talker qwen3 qwen3_omni_moe_talker_code_predictor
-        qwen3_vl_text seed_oss solar_open""",
+    128: """afmoe cohere2_moe cosmos3_edge_text cwm dia_decoder dia_encoder
+        ernie4_5 flint glm glm4 helium higgs_audio_v2 hrm_text hy_v3 internlm3
+        iquestcoder jetmoe kolibri1 llama4_text minimax_m2 minimax_m3_vl_text
+        ministral3 molmo2_text muse_glimmer_assistant muse_glimmer_text
+        paddleocr_vl_text pe_audio_encoder pe_audio_video_encoder pe_video_encoder
+        qwen2_5_omni_talker qwen3 qwen3_omni_moe_talker_code_predictor qwen3_vl_text
+        seed_oss solar_open""",
     256: """gemma gemma2 qwen3_5_moe_text qwen3_5_text qwen3_next qwen4_exp_text
         t5_gemma_module vaultgemma""",
 }
@@ -190,6 +195,7 @@ DEFAULTS = {
     for value, types in table.items()
     for model_type in types.split()
 }
+DEFAULTS["deepseek_v4", "qk_rope_head_dim"] = 64
 # The class scales where the file has no rope parameters: by what, only it knows.
 SCALED = frozenset(
     """

@@ -260,8 +260,8 @@ def _swap_gptj(
     if table.shape != old.shape or ((table - old).abs() > allowed).any():
         raise ValueError(
             f"{type(layers[0]).__name__} has a table of shape {tuple(old.shape)} that "
-            f"its configuration does not describe: {2 * len(inv_freq)} rotated features, "
-            "by what we read"
+            f"its configuration does not describe: by what we read, it rotates "
+            f"{2 * len(inv_freq)} features"
         )
     before = _said(model)
     for layer in layers:
@@ -416,9 +416,9 @@ def _check_same(model: nn.Module, before: Tensor | None, exact: bool) -> None:
         after = _run(model)
     except Exception as error:
         raise ValueError(
-            f"{type(model).__name__} rotates by something else than its one rotary_emb; "
-            f"with ours it raises {type(error).__name__}: {error}. The model is as "
-            "it was"
+            f"{type(model).__name__} rotates by something else than its one "
+            f"rotary_emb; with ours it raises {type(error).__name__}: {error}. The "
+            "model is as it was"
         ) from error
     rounded = any(p.dtype.itemsize < 4 for p in model.parameters())
     allowed = (0.25 if rounded else 5e-3) * max(float(before.std()), 1e-6)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from rope_teach.dialects.hugging_face.fields import Fields, number, numbers
+from rope_teach.dialects.hugging_face.fields import number, numbers
+from rope_teach.dialects.hugging_face.parameters import Parameters
 from rope_teach.frequencies import (
     Scaling,
     dynamic_ntk,
@@ -24,85 +24,6 @@ from rope_teach.frequencies import (
     proportional,
     yarn,
 )
-
-# Keys that are there for something else than these angles, or say again what stands
-# beside them.
-UNTOLD = {
-    "rope_type", "type", "rope_theta", "partial_rotary_factor", "mrope_section",
-    "mrope_interleaved", "max_position_embeddings", "original_max_position_embeddings",
-    "llama_4_scaling_beta",
-}  # fmt: skip
-
-
-class Parameters:
-    """The rope parameters, flat; and what of them nobody has used."""
-
-    def __init__(
-        self, kind: str, values: dict[str, Any], fields: Fields, length: int | None
-    ) -> None:
-        self.kind, self.values, self.length = kind, values, length
-        self.left = set(values) - UNTOLD
-        self.longest = fields("max_position_embeddings")
-
-    def get(self, name: str) -> Any:
-        """The value as it stands, or None."""
-        self.left.discard(name)
-        return self.values.get(name)
-
-    def needed(self, name: str) -> Any:
-        """The value that the type cannot do without."""
-        value = self.get(name)
-        if value is None:
-            raise ValueError(
-                f"rope_type {self.kind!r} needs {name}; got {self.values!s:.200}"
-            )
-        return value
-
-    def number(self, name: str, **limits: Any) -> Any:
-        """The same, as a number."""
-        return number(name, self.needed(name), **limits)
-
-    def maybe(self, name: str, default: Any = None, **limits: Any) -> Any:
-        """The number, or ``default`` where it is missing or null."""
-        value = self.get(name)
-        return default if value is None else number(name, value, **limits)
-
-    def trained(self) -> int:
-        """Tokens that the model was trained for."""
-        name = "original_max_position_embeddings"
-        value = self.maybe(name, whole=True, least=1)
-        return self.longest_or(name) if value is None else int(value)
-
-    def longest_or(self, name: str = "") -> int:
-        """``max_position_embeddings``, which must be there."""
-        if self.longest is None:
-            wanted = f"{name}, or " if name else ""
-            raise ValueError(
-                f"rope_type {self.kind!r} needs {wanted}max_position_embeddings; got "
-                f"{self.values!s:.200}"
-            )
-        return int(number("max_position_embeddings", self.longest, whole=True, least=1))
-
-    def served(self) -> int:
-        """The argument ``length``."""
-        if self.length is None:
-            raise ValueError(
-                f"rope_type {self.kind!r} needs the argument length, the most tokens "
-                "that a sequence will have"
-            )
-        return self.length
-
-    def stretch(self) -> float:
-        """``factor``, or how far past its training the model goes."""
-        factor = self.maybe("factor", least=0)
-        if factor is None:
-            factor = self.longest / self.trained() if self.longest else None
-        if factor is None:
-            raise ValueError(
-                f"rope_type {self.kind!r} needs factor, or max_position_embeddings "
-                f"beside original_max_position_embeddings; got {self.values!s:.200}"
-            )
-        return float(factor)
 
 
 def _linear(given: Parameters, rotary_dim: int) -> Scaling:
@@ -212,8 +133,6 @@ RULES: dict[str, Callable[[Parameters, int], Scaling]] = {
     "llama3": _llama3,
     "proportional": _proportional,
 }
-# Other names that files have for them.
-ALIASES = {"mrope": "default", "su": "longrope", "xdrope": "dynamic"}
 
 
 def scaling_rule(given: Parameters, rotary_dim: int) -> Scaling | None:
