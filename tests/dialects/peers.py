@@ -50,7 +50,7 @@ def tiny(name, **more):
     fields = {**SIZES, **more}
     if "rope_parameters" in fields:
         fields["rope_parameters"] = {"rope_theta": 1000.0, **fields["rope_parameters"]}
-    text = "Text" if name in ("Gemma3", "Qwen3_5") else ""
+    text = "Text" if name in ("Gemma3", "Gemma4", "Qwen3_5") else ""
     kind = f"{name}{text}Config"
     torch.manual_seed(0)
     return build(f"{name}ForCausalLM", config=build(kind, **fields)).eval()

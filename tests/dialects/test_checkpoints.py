@@ -92,6 +92,9 @@ BY_CONFIG = {  # rotated features, or widths of heads, that differ between layer
                "sliding_window": 4, "mlp_layer_types": ["dense"] * 2},
     "Qwen3Next": {**HALVED, **GATED},
     "SmolLM3": {"no_rope_layers": [1, 0]},
+    "Gemma4": {"head_dim": 8, "global_head_dim": 16, "layer_types": LAYERS,
+               "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 50,
+               "num_kv_shared_layers": 0, "sliding_window": 4},
 }  # fmt: skip
 
 

@@ -321,6 +321,19 @@ def test_a_refused_swap_leaves_the_model_as_it_was(message, spoil):
     assert not any("forward" in vars(m) for m in model.modules())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_frequencies_that_a_cast_has_rounded_are_known_as_such(dtype):
+    cast, model = tiny("Llama").to(dtype).float(), tiny("Llama")
+    assert not torch.equal(cast.model.rotary_emb.inv_freq,
+                           model.model.rotary_emb.inv_freq)  # fmt: skip
+    for other in (cast, tiny("Llama").to(dtype)):
+        assert swap(other).model.rotary_emb is not model.model.rotary_emb
+    positions = torch.tensor([[10_000]])
+    cos, _ = cast.model.rotary_emb(torch.empty(0), positions)
+    exact = (10_000 * inverse_frequencies(8, 10_000.0)).cos()
+    assert torch.allclose(cos[0, 0].double(), exact, atol=1e-6)  # rounded no more
+
+
 def test_a_model_whose_layers_have_bases_of_their_own_is_refused():
     """It keeps one rotary_emb that nothing uses, and a list of those that are."""
     model = tiny("GraniteSWA", layer_rope_theta=[10_000.0, 500.0], head_dim=8)

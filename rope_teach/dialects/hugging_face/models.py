@@ -306,10 +306,8 @@ def _turn_by(
         return None
     # As it was made: casts that came after are what ours do better than.
     maker = copy.deepcopy(maker)  # those for longer context change when called
-    if not _same_frequencies(maker, tables):
-        return None
     device = next((b.device for b in maker.buffers()), torch.device("cpu"))
-    rounded = any(b.dtype.itemsize < 4 for b in maker.buffers())
+    rounded = _rounding(maker, tables) > 1e-5
     last = (length or FAR) - 1
     far = [] if rounded else [min(last, FAR), last]
     positions = torch.tensor([[0, 1, 2, 3, *far]], device=device)
@@ -329,25 +327,35 @@ def _turn_by(
     return None
 
 
-def _same_frequencies(maker: nn.Module, tables: _Tables) -> bool:
-    """Whether ``inv_freq`` is ours, up to the rounding of its dtype."""
+def _rounding(maker: nn.Module, tables: _Tables) -> float:
+    """The rounding of the maker's frequencies, 1e-5 at least; raise if that is not all.
+
+    A model that was cast to 16 bits has rounded them, and keeps them so when cast back.
+    """
+    coarsest = 1e-5
     for kind, (ours, _) in tables.rules.items():
         theirs = getattr(maker, f"{kind}_inv_freq" if kind else "inv_freq", None)
-        if not isinstance(theirs, Tensor) or theirs.is_meta:
-            continue  # made elsewhere: the trial of the rotation must do
-        ours = ours.sum(0) if ours.ndim == 2 else ours
         kinds = getattr(maker, "rope_type", None)
-        if (kinds[kind] if isinstance(kinds, dict) else kinds) in (
-            "longrope",
-            "dynamic",
-        ):
-            continue  # those for short sequences, until it is called
-        if ours.shape != theirs.shape:
-            return False
-        close = max(1e-5, 2 * torch.finfo(theirs.dtype).eps)
-        if not torch.allclose(theirs.double().cpu(), ours.cpu(), rtol=close, atol=0):
-            return False
-    return True
+        rule = kinds[kind] if isinstance(kinds, dict) else kinds
+        if not isinstance(theirs, Tensor) or rule in ("longrope", "dynamic"):
+            continue  # made elsewhere, or for each call: the trial must do
+        ours = (ours.sum(0) if ours.ndim == 2 else ours).float()
+        theirs = theirs.float().cpu()
+        gap = float("inf")
+        if ours.shape == theirs.shape:
+            cast = (ours, ours.bfloat16().float(), ours.half().float())
+            gaps = [((theirs - x).abs() / x.abs().clamp(1e-30)).max() for x in cast]
+            gap = float(gaps[0])
+            if min(gaps[1:]) < 1e-5 < gap:
+                coarsest = max(coarsest, gap)
+                continue
+        if gap > 1e-5:
+            raise ValueError(
+                f"{type(maker).__name__} does not rotate (q, k, cos, sin) as we read "
+                f"its configuration: its frequencies differ by up to {gap:.2%}; the "
+                "model is as it was"
+            )
+    return coarsest
 
 
 def _agree(
