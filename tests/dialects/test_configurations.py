@@ -38,9 +38,14 @@ def test_every_type_is_read_as_its_own_code_rotates_or_refused(cases):
             tag,
             said,
         )
-    assert sum(said == "agrees" for said in found.values()) >= 200
+    agree = {config.model_type for tag, config, *_ in cases if found[tag] == "agrees"}
+    listed = families.INTERLEAVED | families.FLAGGED | families.HALF
+    assert agree <= listed
+    assert listed - agree <= WITHOUT_PARAMETERS  # none is there on trust
 
 
+# Compared below, or known only from files.
+WITHOUT_PARAMETERS = {"blt", "codegen", "gptj", "kimi_k2", "roformer"}
 RULES = {
     "linear": {"factor": 4.0},
     "yarn": {"factor": 4.0, "original_max_position_embeddings": 128},

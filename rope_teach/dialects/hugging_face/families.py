@@ -106,7 +106,7 @@ PARTIAL = frozenset(
     nemotron3_5_transcribe_asr_audio nemotron3_5_transcribe_word_timestamp
     nemotron3_diarization_audio neomme persimmon phi phi3 phi4_multimodal
     qwen3_5_moe_text qwen3_5_text qwen3_next qwen4_exp_text recurrent_gemma solar_open
-    stablelm step3p5
+    stablelm step3p5 zaya
     """.split()
 )
 # And only these read rotary_dim.

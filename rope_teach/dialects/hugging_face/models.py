@@ -352,8 +352,8 @@ def _rounding(maker: nn.Module, tables: _Tables) -> float:
         if gap > 1e-5:
             raise ValueError(
                 f"{type(maker).__name__} does not rotate (q, k, cos, sin) as we read "
-                f"its configuration: its frequencies differ by up to {gap:.2%}; the "
-                "model is as it was"
+                f"its configuration: of {len(theirs)} frequencies, {len(ours)} as we "
+                f"read it, some differ by {gap:.2%}; the model is as it was"
             )
     return coarsest
 
