@@ -10,8 +10,11 @@ import pytest
 import torch
 
 from rope_teach import cos_sin
-from rope_teach.dialects.hugging_face import families, rotary_embedding
-from rope_teach.dialects.hugging_face.configuration import ConfigurationWarning
+from rope_teach.dialects.hugging_face import (
+    ConfigurationWarning,
+    families,
+    rotary_embedding,
+)
 from tests.dialects import sweep
 from tests.dialects.peers import LISTS, OLD, SIZES, build, modeling
 
