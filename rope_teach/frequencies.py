@@ -281,8 +281,9 @@ def longrope(
     The long list serves a ``length`` past ``trained_length``; as in
     :func:`dynamic_ntk` the length belongs to the rule. ``factor`` (default:
     ``length / trained_length``) sets the attention factor,
-    ``sqrt(1 + ln(factor) / ln(trained_length))``. Returns ``(rotary_dim / 2,)``
-    float64, and that factor. Source: Ding et al. (2402.13753) and its code. Lesson 13.
+    ``sqrt(1 + ln(factor) / ln(trained_length))``; below 1 it counts as 1. Returns
+    ``(rotary_dim / 2,)`` float64, and that factor. Source: Ding et al. (2402.13753)
+    and its code. Lesson 13.
 
     >>> lists = {"short_factors": [1.0, 1.0], "long_factors": [1.0, 8.0]}
     >>> longrope(4, 10_000.0, **lists, trained_length=64, length=512)[0]
@@ -297,9 +298,18 @@ def longrope(
             f"short_factors and long_factors need rotary_dim / 2 = {len(inv_freq)} "
             f"numbers each, got {len(factors)}"
         )
-    factor = max(1.0, length / trained_length) if factor is None else factor
-    attention_factor = math.sqrt(1 + math.log(factor) / math.log(trained_length))
-    return inv_freq / torch.tensor(factors, dtype=torch.float64), attention_factor
+    if not all(math.isfinite(each) and each > 0 for each in factors):
+        raise ValueError(
+            f"short_factors and long_factors must be positive, got {list(factors)}"
+        )
+    if trained_length < 2:
+        raise ValueError(
+            f"trained_length must be at least 2, since its log divides; got "
+            f"{trained_length}"
+        )
+    factor = length / trained_length if factor is None else factor
+    ratio = math.log(max(1.0, factor)) / math.log(trained_length)
+    return inv_freq / torch.tensor(factors, dtype=torch.float64), math.sqrt(1 + ratio)
 
 
 def proportional(
