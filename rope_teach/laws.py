@@ -233,15 +233,21 @@ def every_token_by_itself(
         raise broken
 
 
-def every_pair_turns(rotate: Rotation, head_dim: int = 8) -> None:
-    """At a position past 0, every feature takes part in a turn."""
+def every_pair_turns(
+    rotate: Rotation, head_dim: int = 8, turning: int | None = None
+) -> None:
+    """At a position past 0, every feature takes part in a turn.
+
+    Partial rotary and p-RoPE turn fewer: give their number, ``turning``.
+    """
     x = torch.eye(head_dim, dtype=torch.float64)
     turned = _run(rotate, x, torch.full((head_dim,), 3))
     still = ((turned - x).abs().amax(dim=-1) < 1e-9).nonzero().flatten().tolist()
-    if still:
+    if len(still) != head_dim - (head_dim if turning is None else turning):
+        wanted = "" if turning is None else f", and {turning} of {head_dim} should turn"
         raise LawBroken(
-            f"features {still} do not turn at position 3. Likely cause: only part of "
-            "the head is rotated, or positions are not used"
+            f"features {still} do not turn at position 3{wanted}. Likely cause: only "
+            "part of the head is rotated, or positions are not used"
         )
 
 
@@ -261,10 +267,17 @@ LAWS: dict[str, Callable[..., None]] = {
 }
 
 
-def check_all(rotate: Rotation, head_dim: int = 8) -> None:
-    """Hold ``rotate`` against every law; raise :class:`LawBroken` at the first."""
+def check_all(
+    rotate: Rotation, head_dim: int = 8, *, turning: int | None = None
+) -> None:
+    """Hold ``rotate`` against every law; raise :class:`LawBroken` at the first.
+
+    ``turning`` is the number of features that take part, where it is not
+    ``head_dim``: partial rotary, p-RoPE.
+    """
     for law in LAWS.values():
-        law(rotate, head_dim)
+        more = (turning,) if law is every_pair_turns else ()
+        law(rotate, head_dim, *more)
 
 
 def _sample(rows: int, head_dim: int) -> Tensor:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = ["as_before", "isolated"]
 
@@ -65,9 +65,14 @@ def isolated(thing: Any, memo: dict[int, Any] | None = None) -> Any:
         memo[id(thing)] = thing.detach().clone().requires_grad_()
         return memo[id(thing)]
     try:
-        return copy.deepcopy(thing, memo)
+        made = copy.deepcopy(thing, memo)
     except Exception:  # whatever a stranger's class may raise
         return thing
+    for part in made.modules() if isinstance(made, nn.Module) else ():
+        for name, value in list(vars(part).items()):
+            if isinstance(value, types.FunctionType):  # deepcopy shares functions
+                vars(part)[name] = isolated(value, memo)
+    return made
 
 
 def _function(function: types.FunctionType, memo: dict[int, Any]) -> Any:

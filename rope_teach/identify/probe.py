@@ -23,7 +23,7 @@ from rope_teach.tables import angles
 
 __all__ = ["LAYOUTS", "TABLES", "CannotProbe", "Probe", "Subject", "find", "role_of"]
 
-LAYOUTS = ("bhsd", "bshd", "sbhd", "shd", "hsd", "bsd", "sd")  # batch, heads, seq, dim
+LAYOUTS = ("bhsd", "bshd", "sbhd", "bsd", "shd", "hsd", "sd")  # batch, heads, seq, dim
 SEQ = 7  # tokens of a first look. Batch, heads and seq all differ, so that none passes
 BATCH, HEADS = 2, 3  # for another, and 7 divides no head_dim
 HEAD_DIMS = (64, 128, 32, 16, 8, 96, 80, 256, 4, 2)
@@ -200,7 +200,7 @@ class Probe:
         overwritten = not all(map(torch.equal, inputs, before))
         if overwritten:
             self.faults.add("overwritten")
-        if result is None and overwritten:
+        if result is None and "overwritten" in self.faults:
             result = inputs
         outputs = result if isinstance(result, (tuple, list)) else (result,)
         outputs = [x for x in outputs if isinstance(x, Tensor)][: len(inputs)]

@@ -117,7 +117,7 @@ def follow_hands(probe: Probe, pairs: Tensor, rest: float) -> list[Hands]:
     """Follow the hands of x, or of q and k, as far as positions go, or ``Broken``."""
     short = _several(probe, pairs)
     for out in short:
-        _speeds(out.angle(), probe.noise + _check_lengths(out, probe), probe)
+        _check_counted(out.angle(), probe)
     _check_one_head(probe, pairs, short)
     if probe.takes_positions:
         _check_positions_are_used(probe, pairs)
@@ -176,15 +176,17 @@ def _check_rows_alike(probe: Probe, out: Tensor, token: Tensor) -> bool:
             if torch.equal(left, whole.unsqueeze(1 - axis).expand_as(left)):
                 which = whole.nonzero().flatten().tolist()
                 raise Broken("left_out", kind=kind, which=which)
-    for head in range(1, out.shape[1]):
-        if (out[:, head, :-head] - out[:, 0, head:]).abs().max() > 1e-3:
-            break
-    else:
-        if out.shape[1] > 1:
-            raise Broken("heads_shifted")
+    apart = (out[0, 0, :, None] - out[0, 0]).abs().amax(-1) + torch.eye(SEQ)
+    shifts = range(1, out.shape[1]) if apart.min() > 1e-3 else ()
+    if shifts and all(_equal(out[:, h, :-h], out[:, 0, h:]) for h in shifts):
+        raise Broken("heads_shifted")
     axes = [a for a in probe.layout if a != "d" and _varies(out, "bhsd".index(a))]
     places = sorted(probe.layout.index(axis) for axis in axes)
     raise Broken("across_heads", axes=places, layout=probe.layout)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return bool((a - b).abs().max() <= 1e-3)
 
 
 def _varies(out: Tensor, axis: int) -> bool:
@@ -268,7 +270,7 @@ def _common_order(matrices: list[Tensor]) -> Tensor | None:
     fits = moved and torch.equal(first, second)
     if not fits or any(_partners(m[:, first.argsort()]) is None for m in matrices):
         return None
-    return first.argsort()
+    return first
 
 
 def _check_nothing_is_lost(matrix: Tensor) -> None:
@@ -360,6 +362,8 @@ def _rest(probe: Probe, matrices: list[Tensor], pairs: Tensor) -> float:
         return 1.0
     seen = torch.stack([matrix.diagonal(dim1=1, dim2=2)[:, still] for matrix in matrices])
     factor = seen.flatten()[0]
+    if torch.allclose(seen.abs(), seen.new_tensor(1.0)) and (seen < 0).any():
+        raise Broken("for_pixels")  # a hand that makes half a turn a token
     if (seen - factor).abs().max() > 1e-3 + 8 * probe.noise:
         raise Broken("rest_changed", factors="factors that depend on the token")
     turned = matrices[0][0, pairs[:, 0]].norm(dim=-1).median()
@@ -389,6 +393,15 @@ def _polar(probe: Probe, pairs: Tensor, seq: int, start: int = 0) -> list[Tensor
     """Where the hands point: complex ``(seq, pairs)`` for each output."""
     outputs = probe.rows(_firsts(pairs, seq, probe.head_dim), start)
     return [torch.complex(out[:, pairs[:, 0]], out[:, pairs[:, 1]]) for out in outputs]
+
+
+def _check_counted(seen: Tensor, probe: Probe) -> None:
+    """Positions must not be those of the heads, or of the sequences, repeated."""
+    step = wrap(seen[1] - seen[0])
+    for kind, count in zip(("sequences", "heads"), probe.sizes, strict=True):
+        again = torch.arange(SEQ)[:, None] % count
+        if count > 1 and wrap(seen - seen[0] - again * step).abs().max() < 0.02:
+            raise Broken("counted_elsewhere", kind=kind)
 
 
 def _longest(probe: Probe, pairs: Tensor) -> list[Tensor]:
@@ -421,7 +434,7 @@ def _hands(
     if (short.abs() / lengths[:SEQ] - 1).abs().max() > allowed:
         raise Broken("length_sets_scale")
     noise = probe.noise + _check_lengths(long, probe)
-    return Hands(pairs, angles, lengths, _speeds(angles, noise, probe), noise, rest)
+    return Hands(pairs, angles, lengths, _speeds(angles, noise), noise, rest)
 
 
 def _why_length_matters(short: Tensor, long: Tensor) -> str:
@@ -476,7 +489,7 @@ def _check_parts(seen: Tensor) -> None:
                     raise Broken("part_rounded", part=part, dtype=name)
 
 
-def _speeds(angles: Tensor, noise: float, probe: Probe) -> Tensor:
+def _speeds(angles: Tensor, noise: float) -> Tensor:
     """Radians per token of each hand, by ever longer looks; all steps must be equal."""
     steps = torch.polar(torch.ones_like(angles[1:]), angles.diff(dim=0))
     speeds = steps[: SEQ - 1].mean(0).angle()
@@ -490,30 +503,22 @@ def _speeds(angles: Tensor, noise: float, probe: Probe) -> Tensor:
             if rule is not None and rule.fault:
                 raise Broken(rule.fault, **rule.values)
             first = int(wrong.any(1).nonzero()[0])
-            raise _uneven_steps(angles - angles[0], speeds, first, noise, probe)
+            raise _uneven_steps(angles - angles[0], speeds, first, noise)
         speeds = speeds + gap[-1] / (end - 1)
         if end == len(angles):
             return speeds
         end = min(2 * end, len(angles))
 
 
-def _uneven_steps(
-    seen: Tensor, speeds: Tensor, first: int, noise: float, probe: Probe
-) -> Broken:
+def _uneven_steps(seen: Tensor, speeds: Tensor, first: int, noise: float) -> Broken:
     """Why the hands leave their even pace at position ``first``."""
     seen = seen[: max(4 * first, 4 * SEQ)]
     position = torch.arange(len(seen), dtype=torch.float64)[:, None]
 
-    def like(position: Tensor, speeds: Tensor = speeds) -> bool:
+    def like(position: Tensor) -> bool:
         gap = wrap(seen - speeds * position).abs()
         return bool((gap <= 0.05 + 16 * noise).all())
 
-    if first == probe.sizes[1] or len(seen) <= SEQ:
-        one_turn = wrap(seen[: max(first, 2)].diff(dim=0)).mean(0)
-        for count in {probe.sizes[1], probe.sizes[0]} - {1}:
-            if like(position % count, one_turn):
-                kind = "heads" if count == probe.sizes[1] else "sequences"
-                return Broken("counted_elsewhere", kind=kind)
     if first >= SEQ and like(position.clamp(max=first - 1)):
         return Broken("clamped", last=first - 1, rows=first)
     if first >= 2 and like(position % first):
