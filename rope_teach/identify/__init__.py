@@ -146,7 +146,7 @@ def _answer(subject: Subject, said: dict[str, Any]) -> Report:
         try:
             report = _report(probe, said)
         except CannotProbe as wrong:
-            error = error or wrong
+            error = error or (wrong if broken is None else None)
             continue
         if report.correct:
             if broken is not None:
@@ -159,9 +159,9 @@ def _answer(subject: Subject, said: dict[str, Any]) -> Report:
         broken = broken or report
         if report.fault not in DOUBTFUL:
             return report
-    if broken is None:
-        assert error is not None
+    if error is not None:  # it came before any fault: the likeliest way to call it
         raise error
+    assert broken is not None
     return broken
 
 
@@ -217,7 +217,9 @@ def _read(probe: Probe, report: Report) -> None:
         _check_q_and_k(outputs[0], outputs[1], report)
     if not probe.takes_tables:
         report.angle_dtype = _angle_dtype(outputs[0], speeds, report)
-        if rounded_by_bfloat16(probe, outputs[0]):
+        if outputs[0].noise > 2e-4 + 2 * probe.noise:
+            notes.append("cos and sin, or the products, are rounded to 16 bits")
+        elif rounded_by_bfloat16(probe, outputs[0]):
             notes.append("bfloat16 inputs get wrong angles: dtype=torch.bfloat16 says which")
     report.note(*notes)
 

@@ -139,12 +139,17 @@ def _layers(model: nn.Module) -> Iterator[_Layer]:
                 parts = ("qk_nope_head_dim", "qk_rope_head_dim", "kv_lora_rank")
                 still, turning, rank = (_int(module, part) or 0 for part in parts)
                 heads = _outputs(found[0]) // (still + turning)
-                yield _Layer(path, names, still + turning, (heads, heads),
-                             (still, turning, rank))  # fmt: skip
+                yield _Layer(
+                    path, names, still + turning, (heads, 1), (still, turning, rank)
+                )
             else:
                 sizes = [_outputs(each) for each in found]
                 apart = dim and len(names) == 2 and all(size % dim == 0 for size in sizes)
+                out = getattr(module, "o_proj", None)
+                gated = isinstance(out, nn.Linear) and sizes[0] == 2 * out.in_features
                 heads = (sizes[0] // dim, sizes[1] // dim) if apart and dim else None
+                if heads and gated:  # each head's queries, and as many gates
+                    heads = heads[0] // 2, heads[1]
                 yield _Layer(path, names, dim, heads)
             break
 
@@ -157,6 +162,8 @@ def _outputs(projection: Any) -> int:
 
 def _kinds(subject: Subject, layers: list[_Layer]) -> list[Subject]:
     """One subject for the layers that rotate alike, found out in one run of a copy."""
+    places = _places(inspect.signature(subject.thing.forward).parameters)
+    roles = ["q", "k", *(role_of(place) or "" for place in places)]
 
     def of(layers: list[_Layer]) -> Subject:
         layer = layers[0]
@@ -165,8 +172,10 @@ def _kinds(subject: Subject, layers: list[_Layer]) -> list[Subject]:
             name=f"{subject.name}.{layer.path}".rstrip("."),
             build=lambda model: _attention(model, layer),
             head_dim=layer.head_dim,
+            layout="bhsd",
             heads=layer.heads,
             alike=layer.heads is None,
+            call=", ".join(roles),
             layers=tuple(each.number for each in layers),
         )
 
@@ -332,12 +341,12 @@ def _projected(
             x = k[:, :1, :, still:]
             zeros = x.new_zeros(*x.shape[:-1], rank)
             return torch.cat([zeros, x], -1)[:, 0].to(output.dtype)
-        own = layer.heads[1] if layer.heads else 1
+        own = layer.heads[0] if layer.heads else 1
         values = output.shape[-1] // own - still
         x = F.pad(k[..., :still], (0, values))
         head_dim = still + values
     own = output.shape[-1] // head_dim
-    x = x[:, torch.arange(own) % x.shape[1]].transpose(1, 2)
+    x = x[:, torch.arange(own) * x.shape[1] // own].transpose(1, 2)
     lead = (batch, 1, seq) if output.ndim == 4 else (batch, seq)
     return x.reshape(*lead, -1).to(output.dtype)
 
@@ -358,7 +367,7 @@ def _hidden_size(whole: nn.Module, weight: Tensor) -> int:
 def _idle(whole: nn.Module) -> None:
     """Let the linear maps of a copy return zeros: they cost, and say nothing."""
     for module in whole.modules():
-        if isinstance(module, nn.Linear):
+        if type(module) is nn.Linear:
             module.forward = partial(_zeros, module.out_features)  # type: ignore
 
 

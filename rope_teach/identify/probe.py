@@ -83,6 +83,7 @@ class Subject:
     alike: bool = False
     bounded: bool = False
     arrays: bool = False
+    call: str | None = None
     layers: tuple[str, ...] = ()
     alternatives: tuple[Subject, ...] = ()
 
@@ -286,7 +287,7 @@ def find(
     if layout not in (None, *LAYOUTS):
         raise ValueError(f"layout must be one of {LAYOUTS}, got {layout!r}")
     subject = replace(subject, dtype=dtype or subject.dtype)
-    possible = list(_possible_roles(subject.fresh(), call))
+    possible = list(_possible_roles(subject.fresh(), call or subject.call))
     errors: list[tuple[Probe, Exception]] = []
     found = False
     for arrays, roles in product((False, True), possible):

@@ -195,7 +195,7 @@ def _varies(out: Tensor, axis: int) -> bool:
 
 def _check_by_laws(probe: Probe) -> None:
     """The laws of ``rope_teach.laws`` that ask for no position in particular."""
-    tolerance = 1e-3 + 32 * probe.noise
+    tolerance = 0.03 + 64 * probe.noise  # products in 16 bits pass
     for i in range(len(probe.inputs)):
 
         def rotate(x: Tensor, positions: Tensor, i: int = i) -> Tensor:
@@ -248,12 +248,13 @@ def _differ(a: Tensor, b: Tensor, probe: Probe) -> bool:
 
 def _matrices(probe: Probe) -> list[Tensor]:
     """The matrix at each of a few positions: ``(SEQ, head_dim, head_dim)``."""
-    places = torch.arange(SEQ)
-    columns = []
-    for row in torch.eye(probe.head_dim):
-        x = row.expand(*probe.sizes, SEQ, -1)
-        columns.append([out[-1, -1] for out in probe.run([x, x], places)])
-    return [torch.stack(column, dim=-1) for column in zip(*columns, strict=True)]
+    columns = torch.eye(probe.head_dim)
+    if "b" in probe.layout:  # one sequence for each feature
+        x = columns[:, None, None].expand(-1, probe.sizes[1], SEQ, -1)
+        outputs = probe.run([x, x], torch.arange(SEQ))
+        return [out[:, -1].permute(1, 2, 0) for out in outputs]
+    rows = [probe.rows(column.expand(SEQ, -1)) for column in columns]
+    return [torch.stack(column, dim=-1) for column in zip(*rows, strict=True)]
 
 
 def _common_order(matrices: list[Tensor]) -> Tensor | None:

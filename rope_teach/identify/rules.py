@@ -122,8 +122,12 @@ def _one_ratio(
     missing = rotary_dim // 2 - len(speeds)
     if missing:
         scaling, parameters = "proportional", {"fraction": 2 * len(speeds) / rotary_dim}
-        if missing == 1:
-            notes += ("one pair alone is not turned: is the last left out by a slice?",)
+        notes += (
+            "one pair alone is not turned: is the last left out by a slice?"
+            if missing == 1
+            else "the slowest hands stand still, as p-RoPE has it, or as partial rotary "
+            "whose pairs and exponent run over the whole head",
+        )
     elif rotary_dim < head_dim and base not in BASES:
         whole = _round_base(base ** (head_dim / rotary_dim))
         if whole in BASES:
