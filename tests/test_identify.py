@@ -444,6 +444,20 @@ PEERS = {
         lambda: hugging_face("gptj").apply_rotary_pos_emb,
         ("x, sin, cos", "bshd", "interleaved", 64, 64, None),
     ),
+    "deepseek_v3 function, reordered": (
+        lambda: hugging_face("deepseek_v3").apply_rotary_pos_emb_interleave,
+        ("q, k, cos, sin", "bhsd", "interleaved", 64, 64, None),
+    ),
+    "llama4 vision function, freqs_ci": (
+        lambda: hugging_face("llama4").vision_apply_rotary_emb,
+        ("q, k, phases", "bshd", "interleaved", 64, 64, None),
+    ),
+    "roformer method, sine and cosine in one": (
+        lambda: hugging_face(
+            "roformer"
+        ).RoFormerSelfAttention.apply_rotary_position_embeddings,
+        ("sin_cos, q, k", "bhsd", "interleaved", 64, 64, None),
+    ),
     "gpt_neox function": (
         lambda: hugging_face("gpt_neox").apply_rotary_pos_emb,
         ("q, k, cos, sin", "bhsd", "half", 64, 64, None),
@@ -565,11 +579,6 @@ PEERS_AT_FAULT = {
         lambda: hugging_face("llama").LlamaForCausalLM(small_llama()).bfloat16(),
         None,
         "frequencies_cast",
-    ),
-    "deepseek_v3 function": (
-        lambda: hugging_face("deepseek_v3").apply_rotary_pos_emb_interleave,
-        None,
-        "both_cat",
     ),
     "rotary-embedding-torch's pixels for tokens": (
         partial(rotary_embedding_torch, freqs_for="pixel"),

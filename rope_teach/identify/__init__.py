@@ -62,8 +62,8 @@ __all__ = ["FAULTS", "CannotProbe", "Conversion", "Report", "conversion", "ident
 READINGS = 16  # of one function, each with another call or layout
 # Faults that a wrong guess of the call, of the layout or of a table's form looks like.
 DOUBTFUL = {
-    "across_heads", "added", "cat_after_interleaved", "cos_without_sin", "heads_count",
-    "lost", "minus_missing", "mirror", "normalised", "not_finite", "nothing_turns",
+    "across_heads", "added", "cat_after_interleaved", "cos_without_sin", "lost",
+    "minus_missing", "mirror", "normalised", "not_finite", "nothing_turns",
     "one_of_two", "other_pairs", "over_d", "pairs_overlap", "reordered",
     "rest_changed", "stack_after_half", "swapped", "table_half", "table_interleaved",
     "tokens_mixed", "turned_at_zero", "two_angles", "uneven",

@@ -122,7 +122,11 @@ def follow_hands(probe: Probe, pairs: Tensor, rest: float) -> list[Hands]:
     if probe.takes_positions:
         _check_positions_are_used(probe, pairs)
     outputs = zip(short, _longest(probe, pairs), strict=True)
-    return [_hands(probe, pairs, few, many, rest) for few, many in outputs]
+    hands = [_hands(probe, pairs, few, many, rest) for few, many in outputs]
+    for before, after in zip(short, _several(probe, pairs), strict=True):
+        if _differ(before, after, probe):
+            raise Broken("history")
+    return hands
 
 
 def rounded_by_bfloat16(probe: Probe, hands: Hands) -> bool:
@@ -195,7 +199,7 @@ def _varies(out: Tensor, axis: int) -> bool:
 
 def _check_by_laws(probe: Probe) -> None:
     """The laws of ``rope_teach.laws`` that ask for no position in particular."""
-    tolerance = 0.03 + 64 * probe.noise  # products in 16 bits pass
+    tolerance = 0.03 + 8 * probe.noise  # products in 16 bits pass
     for i in range(len(probe.inputs)):
 
         def rotate(x: Tensor, positions: Tensor, i: int = i) -> Tensor:
@@ -210,7 +214,7 @@ def _check_by_laws(probe: Probe) -> None:
         except laws.LawBroken:
             raise Broken("normalised") from None
         try:
-            laws.every_token_by_itself(rotate, probe.head_dim, tolerance)
+            laws.every_token_by_itself(rotate, probe.head_dim, tolerance / 2)
         except laws.LawBroken as error:
             tokens = list(error.tokens)
             if len(tokens) == 1:
@@ -363,7 +367,9 @@ def _rest(probe: Probe, matrices: list[Tensor], pairs: Tensor) -> float:
         return 1.0
     seen = torch.stack([matrix.diagonal(dim1=1, dim2=2)[:, still] for matrix in matrices])
     factor = seen.flatten()[0]
-    if torch.allclose(seen.abs(), seen.new_tensor(1.0)) and (seen < 0).any():
+    if torch.allclose(seen.abs(), seen.new_tensor(1.0)) and (seen[1] < 0).any() and (
+        seen[2] > 0
+    ).all():
         raise Broken("for_pixels")  # a hand that makes half a turn a token
     if (seen - factor).abs().max() > 1e-3 + 8 * probe.noise:
         raise Broken("rest_changed", factors="factors that depend on the token")

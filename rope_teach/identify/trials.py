@@ -118,8 +118,10 @@ class _Trial:
         if self.equal(to_k, k) and self.equal(to_q, k):
             return Broken("one_for_both", which="q", other="k")
         for own, other, out in ((q, k, to_q), (k, q, to_k)):
-            from_other = (out - other).abs() < 1e-2
-            if (from_other & ((own - other).abs() > 0.1)).flatten(0, 2).all(0).any():
+            from_other, from_own = (
+                ((out - x).abs() < 1e-2).flatten(0, 2).all(0) for x in (other, own)
+            )
+            if (from_other & ~from_own).any():
                 return Broken("crossed")
         return None
 
