@@ -577,7 +577,9 @@ def q_rotated_twice_over(q, k, positions):
 def halves_crossed(q, k, positions):
     angle, n = table(positions, q.shape[-1]), q.shape[-1] // 2
     q, k = half(q, angle), half(k, angle)
-    return torch.cat([q[..., :n], k[..., n:]], -1), torch.cat([k[..., :n], q[..., n:]], -1)
+    return torch.cat([q[..., :n], k[..., n:]], -1), torch.cat(
+        [k[..., :n], q[..., n:]], -1
+    )
 
 
 BROKEN = [

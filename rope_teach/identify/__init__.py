@@ -151,8 +151,8 @@ def _answer(subject: Subject, said: dict[str, Any]) -> Report:
         if report.correct:
             if broken is not None:
                 report.note(
-                    f"read with call=\"{report.call}\", layout=\"{report.layout}\"; with "
-                    f"call=\"{broken.call}\", layout=\"{broken.layout}\" it breaks "
+                    f'read with call="{report.call}", layout="{report.layout}"; with '
+                    f'call="{broken.call}", layout="{broken.layout}" it breaks '
                     f"{broken.law}: say which is meant"
                 )
             return report
@@ -220,7 +220,9 @@ def _read(probe: Probe, report: Report) -> None:
         if outputs[0].noise > 2e-4 + 2 * probe.noise:
             notes.append("cos and sin, or the products, are rounded to 16 bits")
         elif rounded_by_bfloat16(probe, outputs[0]):
-            notes.append("bfloat16 inputs get wrong angles: dtype=torch.bfloat16 says which")
+            notes.append(
+                "bfloat16 inputs get wrong angles: dtype=torch.bfloat16 says which"
+            )
     report.note(*notes)
 
 

@@ -53,8 +53,7 @@ def as_subjects(thing: Any) -> list[Subject]:
         return [Subject(thing, name.rpartition("<locals>.")[2])]
     tensor = next(chain(thing.parameters(), thing.buffers()), torch.empty(0))
     name = type(thing).__qualname__
-    subject = Subject(thing, name, head_dim=_width(thing), device=tensor.device,
-                      bounded=next(thing.buffers(), None) is not None)  # fmt: skip
+    subject = Subject(thing, name, head_dim=_width(thing), device=tensor.device)
     for method in METHODS[getattr(thing, "use_xpos", False) :]:
         if hasattr(thing, method):
             return [replace(subject, build=lambda module: getattr(module, method))]
@@ -144,7 +143,9 @@ def _layers(model: nn.Module) -> Iterator[_Layer]:
                 )
             else:
                 sizes = [_outputs(each) for each in found]
-                apart = dim and len(names) == 2 and all(size % dim == 0 for size in sizes)
+                apart = (
+                    dim and len(names) == 2 and all(size % dim == 0 for size in sizes)
+                )
                 out = getattr(module, "o_proj", None)
                 gated = isinstance(out, nn.Linear) and sizes[0] == 2 * out.in_features
                 heads = (sizes[0] // dim, sizes[1] // dim) if apart and dim else None
@@ -157,7 +158,9 @@ def _layers(model: nn.Module) -> Iterator[_Layer]:
 def _outputs(projection: Any) -> int:
     """How many features come out; 0 if it does not say."""
     weight = getattr(projection, "weight", None)
-    return _int(projection, "out_features", "nf") or (0 if weight is None else len(weight))
+    return _int(projection, "out_features", "nf") or (
+        0 if weight is None else len(weight)
+    )
 
 
 def _kinds(subject: Subject, layers: list[_Layer]) -> list[Subject]:
@@ -198,7 +201,9 @@ def _kinds(subject: Subject, layers: list[_Layer]) -> list[Subject]:
 def _equal(a: Any, b: Any) -> bool:
     if a is None or b is None:
         return a is b
-    return all(x.shape == y.shape and torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    return all(
+        x.shape == y.shape and torch.equal(x, y) for x, y in zip(a, b, strict=True)
+    )
 
 
 def _first_look(
@@ -213,7 +218,7 @@ def _first_look(
     rows = torch.arange(LOOK, device=x.device)[None]
     takes = "positions" in map(role_of, inspect.signature(function).parameters)
     try:
-        return tuple(out.double().cpu() for out in function(x, x, *[rows][: takes]))
+        return tuple(out.double().cpu() for out in function(x, x, *[rows][:takes]))
     except Exception:  # whatever a stranger's model may raise
         return None
     finally:
@@ -244,7 +249,11 @@ class _CatchProduct(TorchFunctionMode):
             operands = args[0], args[1].mT if args[1].ndim > 1 else args[1]
         elif func is torch.einsum:
             operands = _of_einsum(*args)
-        if self.now["inside"] and operands and all(x.shape[-2:] == self.shape for x in operands):
+        if (
+            self.now["inside"]
+            and operands
+            and all(x.shape[-2:] == self.shape for x in operands)
+        ):
             raise _Caught(*operands)
         return func(*args, **kwargs)
 

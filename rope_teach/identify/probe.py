@@ -67,8 +67,7 @@ class Subject:
 
     ``build`` makes the function of a copy of ``thing``. ``heads`` are those of q and of
     k where the function fixes them. ``alike`` is true where q and k are one tensor, the
-    same in every head. A module of ``bounded`` positions has a table of its own.
-    ``layers`` are those of a model that it stands for, and ``alternatives`` what else
+    same in every head. ``layers`` are those of a model that it stands for, and ``alternatives`` what else
     may be meant.
     """
 
@@ -81,11 +80,15 @@ class Subject:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     heads: tuple[int, int] | None = None
     alike: bool = False
-    bounded: bool = False
     arrays: bool = False
     call: str | None = None
     layers: tuple[str, ...] = ()
     alternatives: tuple[Subject, ...] = ()
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether there is anything that a call could change, such as a table."""
+        return isolated(self.thing) is not self.thing
 
     def fresh(self) -> Callable[..., Any]:
         """The function, over a copy of all that it can change."""
@@ -147,7 +150,10 @@ class Probe:
     @property
     def sizes(self) -> tuple[int, int]:
         """Sequences and heads of a call that has several of each."""
-        return BATCH if "b" in self.layout else 1, self.heads if "h" in self.layout else 1
+        return (
+            BATCH if "b" in self.layout else 1,
+            self.heads if "h" in self.layout else 1,
+        )
 
     def renewed(self, **changes: Any) -> Probe:
         """The same way to call a new copy."""

@@ -365,11 +365,12 @@ def _rest(probe: Probe, matrices: list[Tensor], pairs: Tensor) -> float:
     still[pairs] = False
     if not still.any():
         return 1.0
-    seen = torch.stack([matrix.diagonal(dim1=1, dim2=2)[:, still] for matrix in matrices])
+    seen = torch.stack(
+        [matrix.diagonal(dim1=1, dim2=2)[:, still] for matrix in matrices]
+    )
     factor = seen.flatten()[0]
-    if torch.allclose(seen.abs(), seen.new_tensor(1.0)) and (seen[1] < 0).any() and (
-        seen[2] > 0
-    ).all():
+    turns_by_halves = (seen[:, 1] < 0).any() and (seen[:, 2] > 0).all()
+    if torch.allclose(seen.abs(), torch.ones_like(seen)) and turns_by_halves:
         raise Broken("for_pixels")  # a hand that makes half a turn a token
     if (seen - factor).abs().max() > 1e-3 + 8 * probe.noise:
         raise Broken("rest_changed", factors="factors that depend on the token")

@@ -85,7 +85,9 @@ class Report:
 
     def __str__(self) -> str:
         if not self.others:
-            return "\n".join([f"{self._called()}: {self._verdict()}.", *self._details()])
+            return "\n".join(
+                [f"{self._called()}: {self._verdict()}.", *self._details()]
+            )
         kinds = [self, *self.others]
         right = "all correct" if self.correct else "not all correct"
         lines = [f"{self._called()}: {len(kinds)} kinds of layers, {right}."]

@@ -162,9 +162,13 @@ def _other_names(base: float, rotary_dim: int) -> tuple[str, ...]:
         return (f"base {base:.4g} leaves one hand that turns: look at the exponent",)
     for common in BASES:
         if math.isclose(base, 2 ** math.log(common), rel_tol=CLOSE):
-            return (f"base {base:.7g} is 2 ** ln({common:g}): exp2 where exp was meant?",)
+            return (
+                f"base {base:.7g} is 2 ** ln({common:g}): exp2 where exp was meant?",
+            )
         if math.isclose(base, math.log(common), rel_tol=CLOSE):
-            return (f"base {base:.7g} is ln({common:g}): was its logarithm taken twice?",)
+            return (
+                f"base {base:.7g} is ln({common:g}): was its logarithm taken twice?",
+            )
     if _round_base(base**0.5) in (1e4, 5e5, 1e6) and base > 1e7:
         return (
             f"base {base:g} is the square of {base**0.5:g}: does the exponent run over "
