@@ -204,19 +204,23 @@ def _read(probe: Probe, report: Report) -> None:
     if probe.order is not None:
         report.output_order = tuple(probe.order.argsort().tolist())
     report.pairs = _as_pairs(pairs)
-    _name_pairing(pairs, report)
+    width = _name_pairing(pairs, report)
     outputs = follow_hands(probe, pairs, rest)
     report.longest = len(outputs[0].angles) - 1
     outputs = _oriented(outputs, report)
     notes = try_hard(probe, outputs)
     outputs = _without_softmax_scale(outputs, report)
-    speeds = _name_rule(probe, outputs[0], report)
-    report.position_offset = _offset(outputs[0], report.sign * speeds)
-    _name_lengths(probe, outputs[0], report)
+    sign, speeds = _name_rule(probe, outputs[0], width, report)
+    offset = _offset(outputs[0], sign * speeds)
+    report.position_offset = offset
+    _name_lengths(probe, outputs[0], width, report)
     if len(outputs) == 2:
         _check_q_and_k(outputs[0], outputs[1], report)
+        ahead = _offset(outputs[1], sign * outputs[0].speeds.abs()) - offset
+        if ahead:
+            raise Broken("off_by_one", tokens=ahead)
     if not probe.takes_tables:
-        report.angle_dtype = _angle_dtype(outputs[0], speeds, report)
+        report.angle_dtype = _angle_dtype(outputs[0], sign, speeds, offset)
         if outputs[0].noise > 2e-4 + 2 * probe.noise:
             notes.append("cos and sin, or the products, are rounded to 16 bits")
         elif rounded_by_bfloat16(probe, outputs[0]):
@@ -230,8 +234,8 @@ def _as_pairs(pairs: Tensor) -> tuple[tuple[int, int], ...]:
     return tuple((a, b) for a, b in pairs.tolist())
 
 
-def _name_pairing(pairs: Tensor, report: Report) -> None:
-    """Pairing, rotary_dim and where in the head the rotated features begin."""
+def _name_pairing(pairs: Tensor, report: Report) -> int:
+    """Pairing, and where the rotated features begin; returns their number."""
     first, gap = pairs[:, 0], pairs[:, 1] - pairs[:, 0]
     count, offset, step = len(pairs), int(first.min()), int(gap[0])
     place = torch.arange(count)
@@ -241,6 +245,7 @@ def _name_pairing(pairs: Tensor, report: Report) -> None:
     elif (gap == step).all() and torch.equal(first, offset + place) and step >= count:
         name, width = "half", 2 * step
     report.pairing, report.rotary_dim, report.rotary_offset = name, width, offset
+    return width
 
 
 def _oriented(outputs: list[Hands], report: Report) -> list[Hands]:
@@ -267,18 +272,18 @@ def _without_softmax_scale(outputs: list[Hands], report: Report) -> list[Hands]:
     ]
 
 
-def _name_rule(probe: Probe, hands: Hands, report: Report) -> Tensor:
+def _name_rule(
+    probe: Probe, hands: Hands, width: int, report: Report
+) -> tuple[int, Tensor]:
     """Sign, base and scaling; the rule's own speeds, in radians per token."""
-    report.sign = 1 if int(hands.speeds.sign().sum()) >= 0 else -1
-    speeds = hands.speeds * report.sign
-    other = (speeds < -hands.slack).nonzero().flatten().tolist()
-    rule = recognize(speeds.abs(), report.rotary_dim, probe.head_dim, hands.slack)
+    sign = 1 if int(hands.speeds.sign().sum()) >= 0 else -1
+    report.sign = sign
+    rule = recognize(hands.speeds.abs(), width, probe.head_dim, hands.slack)
     if rule.scaling == "proportional":
         report.rotary_dim = round(2 * len(hands.pairs) / rule.parameters["fraction"])
-    if other:
-        aliased = rule.fault or "signs_differ"
-        if aliased == "signs_differ":
-            raise Broken("signs_differ", hands=other)
+    other = (hands.speeds * sign < -hands.slack).nonzero().flatten().tolist()
+    if other and not rule.fault:
+        raise Broken("signs_differ", hands=other)
     if probe.takes_tables:
         form = {"half": "repeated by cat", "interleaved": "by repeat_interleave"}
         report.note(
@@ -292,7 +297,7 @@ def _name_rule(probe: Probe, hands: Hands, report: Report) -> Tensor:
         report.note(*rule.notes)
     if rule.fault is not None:
         raise Broken(rule.fault, **rule.values)
-    return rule.speeds
+    return sign, rule.speeds
 
 
 def _offset(hands: Hands, speeds: Tensor) -> float:
@@ -311,10 +316,10 @@ def _offset(hands: Hands, speeds: Tensor) -> float:
     return float(places[fits[0, 0]])
 
 
-def _name_lengths(probe: Probe, hands: Hands, report: Report) -> None:
+def _name_lengths(probe: Probe, hands: Hands, width: int, report: Report) -> None:
     """What cos and sin are multiplied by: nothing, a rule's factor, or xPos."""
     if hands.growth.abs().max() > 1e-5:
-        _name_xpos(hands, report)
+        _name_xpos(hands, width, report)
         return
     factor = float(hands.lengths.median())
     if math.isclose(factor, 1, abs_tol=1e-4 + hands.noise):
@@ -332,7 +337,7 @@ def _name_lengths(probe: Probe, hands: Hands, report: Report) -> None:
             raise Broken("scaled", factor=factor)
         report.scaling = rule
         report.note(
-            f"the factor {factor:.5g} is {rule}'s, and no hand is slowed: a list of ones?"
+            f"the factor {factor:.5g} is {rule}'s, and no hand is slowed: a list of 1?"
         )
 
 
@@ -343,16 +348,15 @@ def _name_yarn_factor(factor: float, report: Report) -> None:
         raise Broken("yarn_twice", factor=usual)
     if math.isclose(factor, 0.1 * usual * scale + 1, rel_tol=1e-4):
         report.note(
-            f"the attention factor {factor:.5g} is not YaRN's {usual:.5g}, which stands "
-            "twice in its own logarithm: 0.1 * factor * ln(scale) + 1"
+            f"the attention factor {factor:.5g} is not YaRN's {usual:.5g}, which is "
+            "put twice in its own logarithm: 0.1 * factor * ln(scale) + 1"
         )
     elif not math.isclose(factor, usual, rel_tol=1e-4):
         report.note(f"the attention factor {factor:.5g} is not YaRN's {usual:.5g}")
 
 
-def _name_xpos(hands: Hands, report: Report) -> None:
+def _name_xpos(hands: Hands, width: int, report: Report) -> None:
     pair = torch.arange(len(hands.pairs), dtype=torch.float64)
-    width = report.rotary_dim
     bases = ((2 * pair + 0.4 * width) / (1.4 * width)).log() / hands.growth
     if not torch.allclose(bases, bases[:1].expand(len(bases)), rtol=1e-2):
         raise Broken("token_scaled")
@@ -368,9 +372,6 @@ def _check_q_and_k(q: Hands, k: Hands, report: Report) -> None:
         raise Broken("other_signs")
     if ((q.speeds - k.speeds).abs() > allowed).any():
         raise Broken("other_speeds")
-    ahead = _offset(k, report.sign * q.speeds.abs()) - report.position_offset
-    if ahead:
-        raise Broken("off_by_one", tokens=ahead)
     if report.xpos_scale_base is None:
         if (q.lengths - k.lengths).abs().max() > 1e-2:
             raise Broken("other_lengths")
@@ -378,11 +379,11 @@ def _check_q_and_k(q: Hands, k: Hands, report: Report) -> None:
         raise Broken("xpos_not_inverted")
 
 
-def _angle_dtype(hands: Hands, speeds: Tensor, report: Report) -> str | None:
+def _angle_dtype(hands: Hands, sign: int, speeds: Tensor, offset: float) -> str | None:
     """In which dtype the angles seem to be computed: by their error far from 0."""
-    position = torch.arange(len(hands.angles))[:, None] + report.position_offset
+    position = torch.arange(len(hands.angles))[:, None] + offset
     angle = position * speeds
-    error = wrap(hands.angles - report.sign * angle).abs() - 2 * hands.noise
+    error = wrap(hands.angles - sign * angle).abs() - 2 * hands.noise
     if (error > 0).any():
         relative = float((error / angle.abs().clamp_min(1e-3))[SEQ:].max())
         return "float32" if relative < 2e-5 else "16 bits"

@@ -127,8 +127,8 @@ def _from_one_to_the_other(a: _Answer, b: _Answer, *, as_json: bool) -> int:
         order = ", ".join(map(str, way.permutation[:6]))
         print(
             f"reorder the rows of the q and k projections (and of their biases and "
-            f"norms), head by head: {order}, ...\n  conversion(identify(A), identify(B))"
-            ".projection(weight, heads) does it"
+            f"norms), head by head: {order}, ...\n  conversion(identify(A), "
+            "identify(B)).projection(weight, heads) does it"
         )
     if not as_json:
         for name, answer in (("A", a), ("B", b)):
@@ -169,8 +169,8 @@ def _made(
     except Exception as error:  # whatever a stranger's class may raise
         how = f"{names}({head_dim or 64})" if config is None else f"{names}({config})"
         raise TypeError(
-            f"the class cannot be made by {how} ({error}); give --config config.json, or "
-            "name an instance of it, in a module of your own"
+            f"the class cannot be made by {how} ({error}); give --config config.json, "
+            "or name an instance of it, in a module of your own"
         ) from error
 
 

@@ -261,8 +261,8 @@ FAULTS = {
     ),
     "multiplied": Fault(
         "frequencies_of_a_rule",
-        "every hand turns {factor:g} times as fast as base {base:g} says: interpolation "
-        "divides positions by its factor, and this multiplies",
+        "every hand turns {factor:g} times as fast as base {base:g} says: "
+        "interpolation divides positions by its factor, and this multiplies",
         "positions / factor, or inv_freq / factor",
     ),
     "upside_down": Fault(

@@ -79,7 +79,7 @@ def _function(function: types.FunctionType, memo: dict[int, Any]) -> Any:
     """The same code over copies of all that it reaches."""
     memo[id(function)] = function  # should it call itself
     named = _names(function.__code__) & set(function.__globals__)
-    reached = {
+    reached: dict[str, dict[Any, Any]] = {
         "cells": dict(enumerate(map(_content, function.__closure__ or ()))),
         "globals": {name: function.__globals__[name] for name in sorted(named)},
         "defaults": dict(enumerate(function.__defaults__ or ())),

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ def as_subjects(thing: Any) -> list[Subject]:
     subject = Subject(thing, name, head_dim=_width(thing), device=tensor.device)
     for method in METHODS[getattr(thing, "use_xpos", False) :]:
         if hasattr(thing, method):
-            return [replace(subject, build=lambda module: getattr(module, method))]
+            return [replace(subject, build=attrgetter(method))]
     layers = list(_layers(thing))
     if layers:
         return _kinds(replace(subject, head_dim=None, dtype=tensor.dtype), layers)
@@ -133,26 +134,33 @@ def _layers(model: nn.Module) -> Iterator[_Layer]:
             found = [getattr(module, name, None) for name in names]
             if not all(isinstance(each, nn.Module) for each in found):
                 continue
-            dim = _int(module, "head_dim", "head_size", "attention_head_size")
-            if names[1:] == LATENT:
-                parts = ("qk_nope_head_dim", "qk_rope_head_dim", "kv_lora_rank")
-                still, turning, rank = (_int(module, part) or 0 for part in parts)
-                heads = _outputs(found[0]) // (still + turning)
-                yield _Layer(
-                    path, names, still + turning, (heads, 1), (still, turning, rank)
-                )
-            else:
-                sizes = [_outputs(each) for each in found]
-                apart = (
-                    dim and len(names) == 2 and all(size % dim == 0 for size in sizes)
-                )
-                out = getattr(module, "o_proj", None)
-                gated = isinstance(out, nn.Linear) and sizes[0] == 2 * out.in_features
-                heads = (sizes[0] // dim, sizes[1] // dim) if apart and dim else None
-                if heads and gated:  # each head's queries, and as many gates
-                    heads = heads[0] // 2, heads[1]
-                yield _Layer(path, names, dim, heads)
+            yield (
+                _latent(path, module, names)
+                if names[1:] == LATENT
+                else _plain(path, module, names)
+            )
             break
+
+
+def _latent(path: str, module: nn.Module, names: tuple[str, ...]) -> _Layer:
+    """DeepSeek's: q and k of a still part and one that turns, the same for all k."""
+    parts = ("qk_nope_head_dim", "qk_rope_head_dim", "kv_lora_rank")
+    still, turning, rank = (_int(module, part) or 0 for part in parts)
+    heads = _outputs(getattr(module, names[0])) // (still + turning)
+    return _Layer(path, names, still + turning, (heads, 1), (still, turning, rank))
+
+
+def _plain(path: str, module: nn.Module, names: tuple[str, ...]) -> _Layer:
+    """Projections of q and of k, or fused ones, of which no head is known."""
+    dim = _int(module, "head_dim", "head_size", "attention_head_size")
+    sizes = [_outputs(getattr(module, name)) for name in names]
+    if not dim or len(names) != 2 or any(size % dim for size in sizes):
+        return _Layer(path, names, dim, None)
+    out = getattr(module, "o_proj", None)
+    gated = isinstance(out, nn.Linear) and sizes[0] == 2 * out.in_features
+    # Gated: each head's queries, and as many gates.
+    queries = sizes[0] // dim // (2 if gated else 1)
+    return _Layer(path, names, dim, (queries, sizes[1] // dim))
 
 
 def _outputs(projection: Any) -> int:
@@ -313,7 +321,7 @@ def _attention(
     hooks += [module.register_forward_pre_hook(lambda *_: now.update(inside=True))]
 
     def rotation(q: Tensor, k: Tensor, *given: Tensor, **named: Tensor) -> Any:
-        batch, heads, seq, head_dim = q.shape
+        batch, _, seq, head_dim = q.shape
         now.update(q=q, k=k, inside=False)
         hidden = weight.new_zeros(batch, seq, _hidden_size(whole, weight))
         values = dict(zip(places, given, strict=False)) | named
@@ -345,7 +353,7 @@ def _projected(
     batch, _, seq, head_dim = q.shape
     x = k if which and layer.heads else q
     if layer.parts and which:
-        still, turning, rank = layer.parts
+        still, _, rank = layer.parts
         if which == 1:  # compressed, and the part of k that turns: one head for all
             x = k[:, :1, :, still:]
             zeros = x.new_zeros(*x.shape[:-1], rank)

@@ -23,7 +23,8 @@ from rope_teach.tables import angles
 
 __all__ = ["LAYOUTS", "TABLES", "CannotProbe", "Probe", "Subject", "find", "role_of"]
 
-LAYOUTS = ("bhsd", "bshd", "sbhd", "bsd", "shd", "hsd", "sd")  # batch, heads, seq, dim
+# Of the axes batch, heads, seq and head_dim.
+LAYOUTS = ("bhsd", "bshd", "sbhd", "bsd", "shd", "hsd", "sd")
 SEQ = 7  # tokens of a first look. Batch, heads and seq all differ, so that none passes
 BATCH, HEADS = 2, 3  # for another, and 7 divides no head_dim
 HEAD_DIMS = (64, 128, 32, 16, 8, 96, 80, 256, 4, 2)
@@ -67,8 +68,8 @@ class Subject:
 
     ``build`` makes the function of a copy of ``thing``. ``heads`` are those of q and of
     k where the function fixes them. ``alike`` is true where q and k are one tensor, the
-    same in every head. ``layers`` are those of a model that it stands for, and ``alternatives`` what else
-    may be meant.
+    same in every head. ``layers`` are those of a model that it stands for, and
+    ``alternatives`` what else may be meant.
     """
 
     thing: Any
@@ -143,11 +144,6 @@ class Probe:
         return self.takes_tables or bool(PLACES & set(self.names))
 
     @property
-    def way(self) -> tuple[Any, ...]:
-        """All but how its tables repeat, and whether one tensor or an array is meant."""
-        return self.roles, self.head_dim, self.layout, self.position_axes
-
-    @property
     def sizes(self) -> tuple[int, int]:
         """Sequences and heads of a call that has several of each."""
         return (
@@ -193,8 +189,8 @@ class Probe:
     def _run(
         self, given: list[Tensor], positions: Tensor, view: Maker
     ) -> tuple[Tensor, ...]:
-        to = {"dtype": self.subject.dtype, "device": self.subject.device}
-        laid = [view(self._laid_out(x).to(**to).clone()) for x in given]
+        dtype, device = self.subject.dtype, self.subject.device
+        laid = [view(self._laid_out(x).to(device, dtype).clone()) for x in given]
         values = self._values(laid[0], positions)
         values |= {"x": laid[0], "q": laid[0], "k": laid[-1], "v": laid[-1].clone()}
         if len(self.inputs) == 2 and laid[0] is laid[-1]:
@@ -257,12 +253,14 @@ class Probe:
             "sin": sin,
             "cos_sin": shaped(torch.cat([table.cos(), table.sin()], -1)).to(x.dtype),
             "sin_cos": shaped(torch.cat([table.sin(), table.cos()], -1)).to(x.dtype),
-            "phases": shaped(torch.polar(torch.ones_like(table), table).cfloat()),
+            "phases": shaped(
+                torch.polar(torch.ones_like(table), table).to(torch.complex64)
+            ),
             "freqs": shaped(wide),
         }
 
     def _table_shape(self, table: Tensor) -> Tensor:
-        """``(seq, r)`` or ``(batch, seq, r)`` with as many axes as the function takes."""
+        """``(seq, r)`` or ``(batch, seq, r)``, with the axes that the function takes."""
         if self.table_axes == 2:
             return table
         table = table if table.ndim == 3 else table[None]

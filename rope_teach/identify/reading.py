@@ -327,7 +327,7 @@ def _check_blocks(probe: Probe, matrix: Tensor, pairs: Tensor) -> None:
     if equal(aa, bb) and equal(ab, -ba):
         return
     first, second = equal(ba, -ab * aa), equal(ab, -ba * bb)
-    if first and equal(bb, aa - ab**2) or second and equal(aa, bb - ba**2):
+    if (first and equal(bb, aa - ab**2)) or (second and equal(aa, bb - ba**2)):
         raise Broken("overwritten")
     if "overwritten" in probe.faults:
         raise Broken("overwritten")

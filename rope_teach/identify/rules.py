@@ -125,7 +125,7 @@ def _one_ratio(
         notes += (
             "one pair alone is not turned: is the last left out by a slice?"
             if missing == 1
-            else "the slowest hands stand still, as p-RoPE has it, or as partial rotary "
+            else "the slowest hands stand still, as p-RoPE has it, or partial rotary "
             "whose pairs and exponent run over the whole head",
         )
     elif rotary_dim < head_dim and base not in BASES:
@@ -143,8 +143,8 @@ def _one_ratio(
         parameters |= {"factor": factor}
         if any(f"NTK-aware scaling by {factor:g} " in note for note in notes):
             notes += (
-                f"the base grew by NTK-aware scaling and positions are divided, both by "
-                f"{factor:g}: one of the two was meant",
+                f"the base grew by NTK-aware scaling and positions are divided, both "
+                f"by {factor:g}: one of the two was meant",
             )
     return Rule(exact, base, scaling, parameters, notes)
 
@@ -189,8 +189,8 @@ def _other_names(base: float, rotary_dim: int) -> tuple[str, ...]:
             )
     if base != float(f"{base:.2g}"):
         return (
-            f"base {base:.7g} is none that we know of, and no round number: look at the "
-            "exponent",
+            f"base {base:.7g} is none that we know of, and no round number: look at "
+            "the exponent",
         )
     return ()
 
