@@ -59,7 +59,7 @@ def legal_factor(factor: float) -> str | None:
     """Which rule multiplies cos and sin by ``factor``: ``"yarn"``, ``"longrope"``.
 
     YaRN's is ``0.1 ln s + 1``, and LongRoPE's ``sqrt(1 + ln s / ln T)``, for the
-    factors s and the trained lengths T that are in use. None if it is neither. Lesson 13.
+    factors s and trained lengths T that are in use. None if it is neither. Lesson 13.
 
     >>> legal_factor(0.1 * math.log(16) + 1), legal_factor(1.2)
     ('yarn', None)

@@ -178,7 +178,7 @@ class Probe:
             return self._run(given, positions, view)
         except CannotProbe:
             raise
-        except Exception as error:  # whatever a stranger's code may raise
+        except (Exception, SystemExit) as error:  # whatever a stranger's code may do
             first = int(positions.flatten()[0]) if positions.numel() else 0
             raise CannotProbe(
                 f"{positions.shape[-1]} tokens from position {first} on made it fail "
@@ -260,7 +260,7 @@ class Probe:
         }
 
     def _table_shape(self, table: Tensor) -> Tensor:
-        """``(seq, r)`` or ``(batch, seq, r)``, with the axes that the function takes."""
+        """``(seq, r)`` or ``(batch, seq, r)``, with as many axes as it takes."""
         if self.table_axes == 2:
             return table
         table = table if table.ndim == 3 else table[None]

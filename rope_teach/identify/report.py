@@ -8,7 +8,7 @@ from typing import Any
 
 from rope_teach.identify.faults import Broken, meaning
 
-__all__ = ["Report"]
+__all__ = ["Report", "grouped", "ranges"]
 
 
 @dataclass
@@ -91,10 +91,10 @@ class Report:
         kinds = [self, *self.others]
         right = "all correct" if self.correct else "not all correct"
         lines = [f"{self._called()}: {len(kinds)} kinds of layers, {right}."]
-        lines += [f"  layers {_ranges(kind.layers)}: {kind.brief()}" for kind in kinds]
+        lines += [f"  layers {ranges(kind.layers)}: {kind.brief()}" for kind in kinds]
         for kind in kinds:
             details = kind._details()
-            lines += [f"layers {_ranges(kind.layers)}:", *details] if details else []
+            lines += [f"layers {ranges(kind.layers)}:", *details] if details else []
         return "\n".join(lines)
 
     def brief(self) -> str:
@@ -190,7 +190,7 @@ def _alike(a: Report, b: Report) -> bool:
     return all(getattr(a, name) == getattr(b, name) for name in mine)
 
 
-def _ranges(layers: tuple[str, ...]) -> str:
+def ranges(layers: tuple[str, ...]) -> str:
     """``("0", "1", "2", "5")`` as ``"0-2, 5"``."""
     runs: list[list[str]] = []
     for layer in layers:
