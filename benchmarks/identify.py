@@ -166,8 +166,8 @@ def main() -> None:
     torch.set_num_threads(1)
     started = time.time()
     print("# What identify says of what is installed\n")
-    print("Made by `python benchmarks/identify.py`, with torch "
-          f"{version('torch')} and transformers {version('transformers')}.")  # fmt: skip
+    installed = f"torch {version('torch')} and transformers {version('transformers')}"
+    print(f"Made by `python benchmarks/identify.py`, with {installed}.")
     for part in (functions, models, others, faults):
         part()
     print(f"\n{time.time() - started:.0f} s in all, on one thread.", file=sys.stderr)

@@ -527,12 +527,34 @@ def far_from_each_other(x, positions):
     return half(x, table(positions + 1000.5 * gaps, x.shape[-1]))
 
 
+def row_before(x, position_ids):
+    rows = position_ids if position_ids.ndim == 1 else position_ids.roll(1, 0)
+    return half(x, rows_angle(rows, x.shape[-1]))
+
+
+def sine_of_the_first_row(q, k, cos, sin):
+    cos, sin = cos[:, None], sin[:1, None]
+    return tuple(x * cos + rotate_half(x) * sin for x in (q, k))
+
+
+def far_table_ends(x, positions):
+    return half(x, rows_angle(positions.clamp(max=50_000), x.shape[-1]))
+
+
+def sixteen_bit_integers(x, positions):
+    return half(x, rows_angle(positions % 2**15, x.shape[-1]))
+
+
+def sign_ignored(x, positions):
+    return half(x, table(positions.abs(), x.shape[-1]))
+
+
 def clamped_at_zero(x, positions):
     return half(x, table(positions.clamp(min=0), x.shape[-1]))
 
 
 def table_from_its_end(x, positions):
-    return half(x, table(torch.arange(70_000), x.shape[-1])[positions])
+    return half(x, table(torch.arange(130_000), x.shape[-1])[positions])
 
 
 def offset_counted_twice(x, start=0):
@@ -660,6 +682,11 @@ BROKEN = [
     (overwritten_on_a_clone, {}, "overwritten", ""),
     (first_row_for_all, {}, "first_row", "every sequence of q"),
     (first_row_of_positions, {}, "first_row", "every sequence of x"),
+    (row_before, {}, "other_row", "positions of another"),
+    (sine_of_the_first_row, {}, "rows_not_followed", ""),
+    (far_table_ends, {}, "stuck", "124114 and 124115"),
+    (sixteen_bit_integers, {}, "restarted", "every 32768 tokens"),
+    (sign_ignored, {}, "negative_mirrored", ""),
     (counts_on_from_the_first, {}, "first_position", ""),
     (sorted_positions, {}, "other_places", "is turned as at [0, 1, 3, 3, 5, 9, 21]"),
     (rows_slowed, {}, "rows_not_followed", ""),

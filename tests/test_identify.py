@@ -953,6 +953,13 @@ def test_a_correct_function_is_not_accused_on_a_guess():
     assert tokens.correct and tokens.layout == "shd"
 
 
+def test_a_table_is_not_taken_for_positions():
+    def rotation(a, b):  # of x and one angle a pair
+        return half(a, b if b.ndim in (2, a.ndim) else b.unsqueeze(1))
+
+    assert identify(rotation).call == "x, freqs"
+
+
 def test_what_was_guessed_is_said_beside_an_accusation():
     text = str(identify(broken.minus_forgotten))
     assert 'guessed         call="x, positions" and layout="bhsd"' in text

@@ -59,7 +59,7 @@ from rope_teach.identify.trials import try_hard
 
 __all__ = ["FAULTS", "CannotProbe", "Conversion", "Report", "conversion", "identify"]
 
-READINGS = 16  # of one function, each with another call or layout
+READINGS = 48  # of one function, each with another call or layout
 # Faults that a wrong guess of the call, of the layout or of a table's form looks like.
 DOUBTFUL = {
     "across_heads", "added", "cat_after_interleaved", "cos_without_sin", "lost",
@@ -141,6 +141,7 @@ def _answer(subject: Subject, said: dict[str, Any]) -> Report:
     believed.
     """
     broken: Report | None = None
+    strange: Report | None = None
     error: CannotProbe | None = None
     for probe in islice(_ways(subject, said), READINGS):
         try:
@@ -148,21 +149,30 @@ def _answer(subject: Subject, said: dict[str, Any]) -> Report:
         except CannotProbe as wrong:
             error = error or (wrong if broken is None else None)
             continue
+        if report.correct and report.base is not None and report.base < 2:
+            strange = strange or report  # are angles taken for positions?
+            continue
         if report.correct:
             if broken is not None:
-                report.note(
-                    f'read with call="{report.call}", layout="{report.layout}"; with '
-                    f'call="{broken.call}", layout="{broken.layout}" it breaks '
-                    f"{broken.law}: say which is meant"
-                )
+                report.note(_rather(report, broken))
             return report
         broken = broken or report
         if report.fault not in DOUBTFUL:
             return report
+    if strange is not None:
+        return strange
     if error is not None:  # it came before any fault: the likeliest way to call it
         raise error
     assert broken is not None
     return broken
+
+
+def _rather(report: Report, broken: Report) -> str:
+    return (
+        f'read with call="{report.call}", layout="{report.layout}"; with '
+        f'call="{broken.call}", layout="{broken.layout}" it breaks {broken.law}: say '
+        "which is meant"
+    )
 
 
 def _ways(subject: Subject, said: dict[str, Any]) -> Iterator[Probe]:
@@ -335,10 +345,9 @@ def _name_lengths(probe: Probe, hands: Hands, width: int, report: Report) -> Non
         rule = laws.legal_factor(factor)
         if rule is None:
             raise Broken("scaled", factor=factor)
+        hands_alike = "no hand is slowed" if report.scaling is None else "all alike"
         report.scaling = rule
-        report.note(
-            f"the factor {factor:.5g} is {rule}'s, and no hand is slowed: a list of 1?"
-        )
+        report.note(f"cos and sin have {rule}'s factor, {factor:.5g}; {hands_alike}")
 
 
 def _name_yarn_factor(factor: float, report: Report) -> None:

@@ -162,7 +162,7 @@ FAULTS = {
     ),
     "reordered": Fault(
         "identity_at_zero",
-        "features are reordered: they come out as {order}, ...",
+        "features are reordered: from place {first} on they come out as {order}, ...",
         "put each feature back where it came from",
     ),
     "nothing_turns": Fault(
@@ -313,6 +313,22 @@ FAULTS = {
         "same_for_every_head",
         "every sequence of {which} is turned by the first one's positions",
         "index cos and sin by sequence as well: (batch, seq, r)",
+    ),
+    "other_row": Fault(
+        "same_for_every_head",
+        "every sequence of {which} is turned by the positions of another",
+        "one row of positions a sequence, in the order of the sequences",
+    ),
+    "stuck": Fault(
+        "only_the_difference_counts",
+        "positions {at} and {next} are turned alike: clamped to the end of a table, or "
+        "rounded",
+        "grow the table, or refuse positions past its end; positions in int64",
+    ),
+    "negative_mirrored": Fault(
+        "opposite_turn_undoes",
+        "negative positions of {which} are turned as positive ones",
+        "turn them the other way, or refuse them",
     ),
     "first_position": Fault(
         "same_at_any_length",

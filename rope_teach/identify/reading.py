@@ -305,7 +305,9 @@ def _moved_or_mixed(matrix: Tensor) -> Broken:
         return Broken("cat_after_interleaved")
     if torch.equal(order, half_to_interleaved(plain)):
         return Broken("stack_after_half")
-    return Broken("reordered", order=", ".join(map(str, order[:4].tolist())))
+    moved = int((order != plain).nonzero()[0])
+    shown = ", ".join(map(str, order[moved : moved + 4].tolist()))
+    return Broken("reordered", first=moved, order=shown)
 
 
 def _reordering(matrix: Tensor) -> Tensor | None:
