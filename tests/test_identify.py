@@ -954,8 +954,11 @@ def test_a_correct_function_is_not_accused_on_a_guess():
 
 
 def test_a_table_is_not_taken_for_positions():
-    def rotation(a, b):  # of x and one angle a pair
-        return half(a, b if b.ndim in (2, a.ndim) else b.unsqueeze(1))
+    def rotation(a, b):  # of x and one angle a pair; it takes positions as (seq, 1)
+        angle = b if b.ndim in (2, a.ndim) else b.unsqueeze(1)
+        (first, second), cos, sin = a.chunk(2, dim=-1), angle.cos(), angle.sin()
+        turned = first * cos - second * sin, second * cos + first * sin
+        return torch.cat(turned, dim=-1).float()
 
     assert identify(rotation).call == "x, freqs"
 
