@@ -5,6 +5,7 @@
 Functions: every module-level rotation of the installed transformers, with a textbook
 formula as a second opinion on the pairing. Models: a toy of each family in ``MODELS``.
 Other libraries: their modules as they come. Faults: those planted in ``tests.broken``.
+Limits: from the docstring of ``rope_teach.identify``.
 """
 
 import importlib
@@ -159,6 +160,13 @@ def faults() -> None:
     print(f"\n## Planted faults\n\n{named} of {len(BROKEN)} get their name.")
 
 
+def limits() -> None:
+    """What the docstring says that no probe can tell, so that it is said once."""
+    text = str(sys.modules["rope_teach.identify"].__doc__)
+    told = text.partition("What cannot be told from outside:\n")[2]
+    print("\n## What it cannot tell\n" + told.rpartition("\nLesson")[0].rstrip())
+
+
 def main() -> None:
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
@@ -168,7 +176,7 @@ def main() -> None:
     print("# What identify says of what is installed\n")
     installed = f"torch {version('torch')} and transformers {version('transformers')}"
     print(f"Made by `python benchmarks/identify.py`, with {installed}.")
-    for part in (functions, models, others, faults):
+    for part in (functions, models, others, faults, limits):
         part()
     print(f"\n{time.time() - started:.0f} s in all, on one thread.", file=sys.stderr)
 

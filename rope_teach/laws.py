@@ -104,6 +104,8 @@ def without_scaling(rotate: Rotation, head_dim: int) -> Rotation:
 
 def _is_xpos(growth: Tensor) -> bool:
     """Whether lengths grow, or shrink, as the scale of xPos does, pair by pair."""
+    if not growth.isfinite().all():
+        return False
     pairs = growth[growth.abs() > 1e-7].abs().sort(descending=True).values
     count = len(pairs) // 2
     if count == 0 or not torch.allclose(pairs[::2], pairs[1::2], rtol=1e-3):

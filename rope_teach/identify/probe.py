@@ -8,6 +8,7 @@ nothing, tries what is usual (``GUESSES``), with the axes of x in every usual or
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -303,7 +304,9 @@ def find(
                 continue
             try:
                 x = torch.ones(*probe.sizes, SEQ, probe.head_dim)
-                probe.run([x, x], torch.arange(SEQ))
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # a guess may well be warned of
+                    probe.run([x, x], torch.arange(SEQ))
             except CannotProbe as error:
                 errors.append((probe, error))
             else:
