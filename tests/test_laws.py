@@ -6,7 +6,8 @@ from functools import partial
 import pytest
 import torch
 
-from rope_teach import RotaryEmbedding, frequencies, laws, sinusoidal
+from rope_teach import RotaryEmbedding, laws, sinusoidal
+from rope_teach.frequencies import llama3, longrope, yarn
 from rope_teach.identify import identify
 
 # ------------------------------------- correct rotations, as others have written them
@@ -240,15 +241,15 @@ def scaled(factor):
 @pytest.mark.parametrize(
     "rule",
     [
-        partial(frequencies.yarn, factor=16, trained_length=64),
+        partial(yarn, factor=16, trained_length=64),
         partial(
-            frequencies.longrope,
+            longrope,
             short_factors=[1.0] * 8,
             long_factors=[2.0] * 8,
             trained_length=64,
             length=512,
         ),
-        partial(frequencies.llama3, factor=8, trained_length=64),
+        partial(llama3, factor=8, trained_length=64),
     ],
 )
 def test_the_rules_for_longer_context_keep_the_laws(rule):
