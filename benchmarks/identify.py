@@ -25,10 +25,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # for tests.broken
 
+from rope_teach import rotate
 from rope_teach.identify import CannotProbe, Report, identify
 from rope_teach.identify.report import ranges
 from rope_teach.pairing import full_table, interleaved_to_half
-from rope_teach.rotation import rotate
 from rope_teach.tables import cos_sin
 
 NAME = re.compile(r"^def (\w*(?:apply_rot|rotary_emb|rotate_queries)\w*)\(", re.M)
