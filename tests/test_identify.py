@@ -892,6 +892,26 @@ def test_nothing_that_is_probed_changes(way):
     assert "negative positions index its table from the end" in report.notes
 
 
+def test_what_carries_a_gradient_is_copied_too():
+    class Learned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.speeds = nn.Parameter(inv_freq(16))
+            self.kept = {"angle": torch.arange(9000)[:, None] * self.speeds}
+
+        def forward(self, x, positions):
+            angle = self.kept["angle"].detach()[positions]
+            self.kept["angle"].data.zero_()
+            self.kept["angle"] = torch.arange(9000)[:, None] * self.speeds
+            return half(x, angle)
+
+    module = Learned()
+    before = module.kept["angle"]
+    values = before.detach().clone()
+    assert identify(module, head_dim=16).correct
+    assert module.kept["angle"] is before and torch.equal(before, values)
+
+
 def test_a_wrong_guess_does_not_spoil_the_right_one():
     class Recasts(
         Fragile

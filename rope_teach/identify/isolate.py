@@ -61,9 +61,9 @@ def isolated(thing: Any, memo: dict[int, Any] | None = None) -> Any:
         plain = [isolated(x, memo) for x in thing.args]
         named = {name: isolated(x, memo) for name, x in thing.keywords.items()}
         return functools.partial(isolated(thing.func, memo), *plain, **named)
-    if isinstance(thing, Tensor) and not thing.is_leaf:  # deepcopy refuses it
-        memo[id(thing)] = thing.detach().clone().requires_grad_()
-        return memo[id(thing)]
+    for tensor in _inside(thing, set()):
+        if not tensor.is_leaf and id(tensor) not in memo:  # deepcopy refuses it
+            memo[id(tensor)] = tensor.detach().clone().requires_grad_()
     try:
         made = copy.deepcopy(thing, memo)
     except Exception:  # whatever a stranger's class may raise
@@ -73,6 +73,22 @@ def isolated(thing: Any, memo: dict[int, Any] | None = None) -> Any:
             if isinstance(value, types.FunctionType):  # deepcopy shares functions
                 vars(part)[name] = isolated(value, memo)
     return made
+
+
+def _inside(thing: Any, seen: set[int]) -> Iterator[Tensor]:
+    """Every tensor that ``thing`` holds, in containers and attributes of any depth."""
+    if id(thing) in seen or isinstance(thing, STATELESS):
+        return
+    seen.add(id(thing))
+    if isinstance(thing, Tensor):
+        yield thing
+    elif isinstance(thing, (list, tuple, set)):
+        for part in thing:
+            yield from _inside(part, seen)
+    else:
+        parts = thing if isinstance(thing, dict) else getattr(thing, "__dict__", {})
+        for part in list(parts.values()):
+            yield from _inside(part, seen)
 
 
 def _function(function: types.FunctionType, memo: dict[int, Any]) -> Any:
