@@ -36,6 +36,7 @@ from rope_teach.frequencies import (
 )
 from rope_teach.identify import FAULTS, CannotProbe, Report, conversion, identify
 from rope_teach.identify.faults import meaning
+from rope_teach.identify.rules import recognize
 from tests import broken
 from tests.broken import BROKEN, half, interleaved, inv_freq, table
 
@@ -981,6 +982,12 @@ def test_a_table_is_not_taken_for_positions():
         return torch.cat(turned, dim=-1).float()
 
     assert identify(rotation).call == "x, freqs"
+
+
+@pytest.mark.parametrize("tilt", [0, 1e-9, -1e-9])
+def test_one_speed_for_all_hands_is_base_1_whichever_way_rounding_tilts_it(tilt):
+    rule = recognize(torch.linspace(1, 1 + tilt, 32).double(), 64, 64, 1e-8)
+    assert rule.fault is None and rule.base == pytest.approx(1)
 
 
 def test_what_was_guessed_is_said_beside_an_accusation():

@@ -110,7 +110,7 @@ def _one_ratio(
         return None
     base = _round_base(math.exp(min(step * rotary_dim / 2, 700)), rotary_dim * slack)
     factor = _snap(math.exp(-start), slack)
-    if step < 0:
+    if step < -CLOSE:  # else all hands turn at one speed
         return Rule(speeds, _round_base(1 / base), fault="positive_power")
     exact = base ** (-2 * pair / rotary_dim) / factor
     exact = exact if _equal(exact, speeds, slack) else fitted
