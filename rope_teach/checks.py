@@ -452,7 +452,12 @@ def overlaps(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors share an element; exact, whatever their strides."""
     if not (a.numel() and b.numel()) or a.device.type == "meta":
         return False
-    if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
+    if not {type(a), type(b)} <= {Tensor, nn.Parameter}:  # a fake has no memory
+        return False
+    try:
+        if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
+            return False
+    except RuntimeError:  # nor has a tensor of a transform
         return False
     if a.element_size() != b.element_size():
         return True  # one storage with two dtypes: not worth telling apart
