@@ -81,6 +81,9 @@ CALLS = {
     "norms": module(normalised=True),
 }
 each_call = pytest.mark.parametrize("call", CALLS)
+in_turn = pytest.mark.parametrize(  # for what takes long: one pairing for each call
+    "call, pairing", [(call, PAIRINGS[i % 2]) for i, call in enumerate(CALLS)]
+)
 
 
 def setting(call, pairing="half", layout="bhsd", dtype=F64, heads=2, kv_heads=1):
@@ -312,8 +315,7 @@ def test_fake_tensors_have_the_shapes_and_strides_of_real_ones(call, pairing):
         all_close(function(*inputs), real, 0)
 
 
-@both_pairings
-@each_call
+@in_turn
 @pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
 def test_make_fx_records_what_other_inputs_need(call, pairing, mode):
     function, inputs = setting(call, pairing, dtype=F64)
@@ -326,8 +328,7 @@ def test_make_fx_records_what_other_inputs_need(call, pairing, mode):
     all_close([slope(*inputs)(*other)], [grad(energy(function))(*other)], 1e-12)
 
 
-@both_pairings
-@each_call
+@in_turn
 def test_compiles_as_one_graph_both_ways(call, pairing):
     torch.compiler.reset()
     function, inputs = setting(call, pairing)
@@ -343,8 +344,7 @@ def test_compiles_as_one_graph_both_ways(call, pairing):
         all_close(compiled(*inputs), found[0][:2], 1e-12)
 
 
-@both_pairings
-@each_call
+@in_turn
 @pytest.mark.parametrize("strict", [False, True])
 def test_exports(call, pairing, strict):
     function, inputs = setting(call, pairing)

@@ -159,8 +159,8 @@ def rotate_together(
 
 
 def _are_on_cpu(xs: Sequence[Tensor], cos: Tensor) -> bool:
-    """Whether all is in a CPU's memory, and in no batch of a transform."""
-    if not cos.is_cpu:
+    """Whether all is in a CPU's memory, in no batch of a transform and no trace."""
+    if not cos.is_cpu or torch.jit.is_tracing():
         return False
     try:
         cos.data_ptr()
