@@ -419,8 +419,14 @@ def check_table(cos: Tensor, x: Tensor, rotary_dim: int, batch: int, seq: int) -
         )
 
 
-def check_out(out: Sequence[Tensor | None], xs: Sequence[Tensor]) -> None:
-    """Raise unless each of ``out`` can take what the rotation of ``xs`` gives."""
+def check_out(out: Any, xs: Sequence[Tensor]) -> None:
+    """Raise unless ``out`` is a pair that can take the rotated ``xs``."""
+    if not isinstance(out, (tuple, list)) or len(out) != len(xs):
+        raise TypeError(
+            "out must be a pair (q_out, k_out), either of them None, got "
+            f"{type(out).__name__}"
+            + (f" of {len(out)}" if hasattr(out, "__len__") else "")
+        )
     taken = [*xs]
     for into, x in zip(out, xs, strict=True):
         if into is None:
@@ -428,14 +434,14 @@ def check_out(out: Sequence[Tensor | None], xs: Sequence[Tensor]) -> None:
         if not isinstance(into, Tensor):
             raise TypeError(f"out must hold tensors, got {type(into).__name__}")
         for what in ("shape", "dtype", "device"):
-            if getattr(into, what) != getattr(x, what):
+            wanted, got = getattr(x, what), getattr(into, what)
+            if wanted != got:
+                if what == "shape":
+                    wanted, got = tuple(wanted), tuple(got)
                 raise ValueError(
-                    f"out must have the input's {what}, {getattr(x, what)}, got "
-                    f"{getattr(into, what)}"
+                    f"out must have the input's {what}, {wanted}, got {got}"
                 )
-        steps = zip(into.shape, into.stride(), strict=True)
-        twice = any(size > 1 and step == 0 for size, step in steps)
-        if into.numel() and (into.stride(-1) != 1 or twice):
+        if into.numel() and (into.stride(-1) != 1 or overlaps_itself(into)):
             raise ValueError(
                 "out must have a last stride of 1 and a place of its own for each "
                 f"feature, got strides {into.stride()}"
@@ -446,6 +452,16 @@ def check_out(out: Sequence[Tensor | None], xs: Sequence[Tensor]) -> None:
                 "could be read again"
             )
         taken.append(into)
+
+
+def overlaps_itself(x: Tensor) -> bool:
+    """Whether an axis of ``x`` steps no further than the smaller steps reach."""
+    reach = 0
+    for step, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size > 1 and step <= reach:
+            return True
+        reach += (size - 1) * step
+    return False
 
 
 def overlaps(a: Tensor, b: Tensor) -> bool:

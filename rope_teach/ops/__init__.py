@@ -135,7 +135,7 @@ def rotate_together(
     """
     how = pairing, layout, inverse
     compiling = torch.compiler.is_compiling()
-    plain = all(type(x) in PLAIN for x in xs)  # a subclass follows each step
+    plain = all(type(x) in PLAIN for x in (*xs, cos))  # a subclass follows each step
     learned = ask_for_gradient((cos, sin))
     if ask_for_gradient(xs) or (learned and out is not None):
         if out is not None:
