@@ -427,7 +427,7 @@ def check_out(out: Any, xs: Sequence[Tensor]) -> None:
             f"{type(out).__name__}"
             + (f" of {len(out)}" if hasattr(out, "__len__") else "")
         )
-    taken = [*xs]
+    taken, eager = [*xs], not torch.compiler.is_compiling()
     for into, x in zip(out, xs, strict=True):
         if into is None:
             continue
@@ -441,12 +441,12 @@ def check_out(out: Any, xs: Sequence[Tensor]) -> None:
                 raise ValueError(
                     f"out must have the input's {what}, {wanted}, got {got}"
                 )
-        if into.numel() and (into.stride(-1) != 1 or overlaps_itself(into)):
+        if into.numel() and (into.stride(-1) != 1 or (eager and overlaps_itself(into))):
             raise ValueError(
                 "out must have a last stride of 1 and a place of its own for each "
                 f"feature, got strides {into.stride()}"
             )
-        if not torch.compiler.is_compiling() and any(overlaps(into, t) for t in taken):
+        if eager and any(overlaps(into, t) for t in taken):
             raise ValueError(
                 "out shares memory with an input or the other out; what is overwritten "
                 "could be read again"

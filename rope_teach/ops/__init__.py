@@ -160,7 +160,8 @@ def rotate_together(
 
 def _are_on_cpu(xs: Sequence[Tensor], cos: Tensor) -> bool:
     """Whether all is in a CPU's memory, in no batch of a transform and no trace."""
-    if not cos.is_cpu or torch.jit.is_tracing():
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if tracing or not cos.is_cpu:
         return False
     try:
         cos.data_ptr()
