@@ -419,28 +419,34 @@ def check_table(cos: Tensor, x: Tensor, rotary_dim: int, batch: int, seq: int) -
         )
 
 
-def check_out(out: Sequence[Tensor | None], xs: Sequence[Tensor]) -> None:
-    """Raise unless each of ``out`` can take what the rotation of ``xs`` gives."""
-    taken = [*xs]
+def check_out(out: Any, xs: Sequence[Tensor]) -> None:
+    """Raise unless ``out`` is a pair that can take the rotated ``xs``."""
+    if not isinstance(out, (tuple, list)) or len(out) != len(xs):
+        raise TypeError(
+            "out must be a pair (q_out, k_out), either of them None, got "
+            f"{type(out).__name__}"
+            + (f" of {len(out)}" if hasattr(out, "__len__") else "")
+        )
+    taken, eager = [*xs], not torch.compiler.is_compiling()
     for into, x in zip(out, xs, strict=True):
         if into is None:
             continue
         if not isinstance(into, Tensor):
             raise TypeError(f"out must hold tensors, got {type(into).__name__}")
         for what in ("shape", "dtype", "device"):
-            if getattr(into, what) != getattr(x, what):
+            wanted, got = getattr(x, what), getattr(into, what)
+            if wanted != got:
+                if what == "shape":
+                    wanted, got = tuple(wanted), tuple(got)
                 raise ValueError(
-                    f"out must have the input's {what}, {getattr(x, what)}, got "
-                    f"{getattr(into, what)}"
+                    f"out must have the input's {what}, {wanted}, got {got}"
                 )
-        steps = zip(into.shape, into.stride(), strict=True)
-        twice = any(size > 1 and step == 0 for size, step in steps)
-        if into.numel() and (into.stride(-1) != 1 or twice):
+        if into.numel() and (into.stride(-1) != 1 or (eager and overlaps_itself(into))):
             raise ValueError(
                 "out must have a last stride of 1 and a place of its own for each "
                 f"feature, got strides {into.stride()}"
             )
-        if not torch.compiler.is_compiling() and any(overlaps(into, t) for t in taken):
+        if eager and any(overlaps(into, t) for t in taken):
             raise ValueError(
                 "out shares memory with an input or the other out; what is overwritten "
                 "could be read again"
@@ -448,11 +454,26 @@ def check_out(out: Sequence[Tensor | None], xs: Sequence[Tensor]) -> None:
         taken.append(into)
 
 
+def overlaps_itself(x: Tensor) -> bool:
+    """Whether an axis of ``x`` steps no further than the smaller steps reach."""
+    reach = 0
+    for step, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size > 1 and step <= reach:
+            return True
+        reach += (size - 1) * step
+    return False
+
+
 def overlaps(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors share an element; exact, whatever their strides."""
     if not (a.numel() and b.numel()) or a.device.type == "meta":
         return False
-    if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
+    if not {type(a), type(b)} <= {Tensor, nn.Parameter}:  # a fake has no memory
+        return False
+    try:
+        if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
+            return False
+    except RuntimeError:  # nor has a tensor of a transform
         return False
     if a.element_size() != b.element_size():
         return True  # one storage with two dtypes: not worth telling apart

@@ -105,6 +105,7 @@ class SharedRows:
         on_gpu = self.device.type == "cuda"
         if on_gpu and torch.cuda.is_current_stream_capturing():
             return None  # what a graph computes is there only after its replay
+        end = int(end)  # a trace has its sizes in tensors
         length = max(SMALLEST_TABLE, 1 << (end - 1).bit_length())
         with torch.inference_mode(False), torch.no_grad():
             positions = torch.arange(length, device=self.device)
@@ -408,6 +409,8 @@ class RotaryEmbedding(nn.Module):
                 if turned is not None:
                     return turned
             q, k = norms[0](q).to(q.dtype), norms[1](k).to(k.dtype)
+        if out is not None:
+            check_out(out, (q, k))
         if tables.key_cos is None and q.ndim == k.ndim:
             q, k = self._turn((q, k), tables.cos, tables.sin, out)
             return q, k
@@ -651,7 +654,6 @@ class RotaryEmbedding(nn.Module):
         if out is not None and all(into is None for into in out):
             out = None
         if out is not None:
-            check_out(out, xs)
             out = tuple(
                 torch.empty_like(x) if into is None else into
                 for x, into in zip(xs, out, strict=True)

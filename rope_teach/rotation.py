@@ -45,13 +45,14 @@ def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor, pairing: str) -> Tensor:
     wide = widest(x, cos)
     head, cos, sin = head.to(wide), cos.to(wide), sin.to(wide)
     if pairing == "interleaved":
-        a, b = head.unflatten(-1, (-1, 2)).unbind(-1)
+        # Not unflatten and flatten, which is_grads_batched has no rules for.
+        a, b = head.reshape(*head.shape[:-1], cos.shape[-1], 2).unbind(-1)
     else:
         a, b = head.chunk(2, dim=-1)
     # Rounded before they are joined: a compiler would store the join in float32.
     first, second = (a * cos - b * sin).to(x.dtype), (a * sin + b * cos).to(x.dtype)
     if pairing == "interleaved":
-        turned = torch.stack([first, second], dim=-1).flatten(-2)
+        turned = torch.stack([first, second], dim=-1).reshape(head.shape)
     else:
         turned = torch.cat([first, second], dim=-1)
     return torch.cat([turned, rest], dim=-1) if rest.shape[-1] else turned

@@ -10,7 +10,7 @@ from torch import nn
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from rope_teach import RotaryEmbedding, cos_sin, inverse_frequencies, ops, rotate
+from rope_teach import RotaryEmbedding, cos_sin, inverse_frequencies, rotate
 from rope_teach.checks import lay_out
 from rope_teach.ops import cuda, norm
 from rope_teach.ops.norm import BACKWARD, FORWARD, normalise_and_rotate
@@ -338,10 +338,8 @@ def test_what_the_kernel_cannot_do_is_left_to_steps():
     assert fused(q[:, :, :0], k[:, :, :0], both, cos[:0], sin[:0]) is None
 
 
+@pytest.mark.skipif(DEVICE == "cpu", reason="a CPU takes the steps: test_roads.py")
 def test_the_module_takes_the_kernel_where_it_serves(monkeypatch):
-    """On a GPU by itself; here it is told that a CPU has it, too."""
-    if DEVICE == "cpu":
-        monkeypatch.setattr(ops, "normalise_and_rotate", normalise_and_rotate)
     launches = []
     monkeypatch.setattr(norm, "FORWARD", lambda *a: launches.append(a) or FORWARD(*a))
     rope, both, (q, k) = RotaryEmbedding(16).to(DEVICE), norms(), tensors()

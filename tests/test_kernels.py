@@ -50,8 +50,9 @@ def table(positions, rotary_dim=16, layout="bhsd", ndim=4):
     return [lay_out(t, layout, ndim) for t in tables]
 
 
-def kernel(xs, tables, pairing, layout="bhsd", **options):
-    return cuda.rotate(xs, *tables, pairing == "interleaved", layout, **options)
+def kernel(xs, tables, pairing, layout="bhsd", inverse=False, out=None):
+    out = [torch.empty_like(x) for x in xs] if out is None else out
+    return out if cuda.rotate(xs, *tables, pairing, layout, inverse, out) else None
 
 
 def assert_rotated(got, x, positions, pairing, rotary_dim=16):
@@ -460,7 +461,7 @@ triton.runtime.driver.set_active(Driver())
 from rope_teach import cos_sin, inverse_frequencies, ops
 from rope_teach.ops import norm
 
-ops._takes_kernels = lambda x: torch.compiler.is_dynamo_compiling()  # as on CUDA
+ops.takes_kernels = lambda x: torch.compiler.is_dynamo_compiling()  # as on CUDA
 written = []
 class Traced(Exception):
     pass
@@ -590,7 +591,8 @@ def test_each_choice_that_the_benchmark_changes_works(monkeypatch, tmp_path):
     tables = table(torch.arange(3))
     changed = changed_kernels(monkeypatch, tmp_path)
     for module in changed.values():
-        turned = module.rotate((q, k), *tables, True, "bhsd")
+        turned = [torch.empty_like(x) for x in (q, k)]
+        assert module.rotate((q, k), *tables, "interleaved", "bhsd", False, turned)
         for got, x in zip(turned, (q, k), strict=True):
             assert_rotated(got, x, torch.arange(3), "interleaved")
     files = sorted(tmp_path.glob("choice_*.py"))

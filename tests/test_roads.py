@@ -65,7 +65,7 @@ def test_a_decode_step_takes_three_operators_for_each_tensor(dtype):
     ran = operators(lambda: rope(q, k, start=5))
     own = dtype == torch.bfloat16  # a copy in float32, which is overwritten
     assert (ran["roll"], ran["mul_" if own else "mul"], ran["addcmul_"]) == (2, 2, 2)
-    assert ran["rope_teach::rotate"] == 1
+    assert "rope_teach::rotate" not in ran  # its call is a cost where none is recorded
     assert ran["copy_"] == (4 if own else 0) and "stack" not in ran
     assert ran["cat"] <= 4  # roll has one of its own; factors are made once
 
@@ -107,7 +107,7 @@ def test_writing_into_given_memory_makes_no_copy(pairing):
     q, k = queries_and_keys(seq=5, head_dim=64)
     cache = torch.zeros(2, 2, 9, 64)
     ran = operators(lambda: rope(q, k, out=(torch.empty_like(q), cache[:, :, 2:7])))
-    assert ran["rope_teach::rotate"] == 1 and ran["mul"] == 2
+    assert ran["mul"] == 2
     assert "copy_" not in ran and "stack" not in ran
     assert torch.equal(cache[:, :, 2:7], rope(q, k)[1])
 
@@ -146,7 +146,7 @@ def test_backward_is_one_node_that_rotates_back(pairing, call):
     ran = operators(
         lambda: torch.autograd.grad(turned, leaf, upstream, retain_graph=True)
     )
-    assert ran["rope_teach::rotate"] == 1 and ran["mul"] == 1
+    assert ran["mul"] == 1
     assert not {"slice_backward", "select_backward", "zeros", "stack"} & {*ran}
 
 
@@ -248,7 +248,7 @@ def test_layers_that_share_tables_compute_none(options):
 
     ran = operators(through_all)
     assert not {"cos", "sin", "pow", "embedding", "arange"} & {*ran}
-    assert ran["rope_teach::rotate"] == 32 * (2 if "xpos_scale_base" in options else 1)
+    assert ran["mul"] == 64  # one product for each tensor of each layer
     for turned in through_all():
         all_close(turned, layers[1](q, k, positions))
 
@@ -345,20 +345,19 @@ def test_plans_are_made_once_for_each_form():
     assert cuda.plan_of((q, token_by_token), (q, k), cos, "bhsd") != first
 
 
-def test_q_and_k_with_gradients_go_together_on_cuda():
+def test_q_and_k_with_gradients_go_together_on_cuda(monkeypatch):
     """One node there, in one launch; on a CPU one for each, which costs nothing."""
     calls = []
 
-    class Spy:
-        @staticmethod
-        def apply(*arguments):
-            calls.append(arguments[5:])
-            return arguments[5:]
+    def apply(*arguments):
+        calls.append(arguments[5:])
+        return arguments[5:]
 
+    monkeypatch.setattr(ops._Rotation, "apply", apply)
     for device, expected in (("cuda", 1), ("cpu", 2)):
         xs = [SimpleNamespace(device=torch.device(device)) for _ in range(2)]
         calls.clear()
-        got = ops._differentiated(Spy, xs, None, None, ("half", "bhsd", False))
+        got = ops._differentiated(xs, None, None, ("half", "bhsd", False))
         assert len(calls) == expected and [*got] == xs
 
 
@@ -384,21 +383,21 @@ def test_norms_go_to_their_kernel_on_cuda(monkeypatch):
     """And only there; test_fused_norm.py holds what the kernel makes of them."""
     norm = pytest.importorskip("rope_teach.ops.norm")
     monkeypatch.setattr(norm, "normalise_and_rotate", lambda *_: "the kernel")
-    monkeypatch.setattr(ops, "PLAIN", (SimpleNamespace,))
-    monkeypatch.setattr(ops, "_is_dual", lambda _: False)
-    for device, road in (("cuda", "the kernel"), ("cpu", None)):
-        x = SimpleNamespace(is_cuda=device == "cuda", device=torch.device(device))
-        found = ops.normalise_and_rotate(x, x, (), None, None, "half", "bhsd")
-        assert found == road
+    rope, norms = RotaryEmbedding(8), [nn.Identity() for _ in range(2)]
+    for device in ("cuda", "cpu"):
+        with FakeTensorMode():
+            q, k = (torch.empty(2, h, 5, 8, device=device) for h in (4, 2))
+            taken = rope(q, k, norms=norms) == "the kernel"
+        assert taken == (device == "cuda")
 
 
 def test_torch_compiler_gets_the_kernel_on_cuda_alone(monkeypatch):
     pytest.importorskip("triton", reason="Triton is not installed")
     monkeypatch.setattr(torch.compiler, "is_dynamo_compiling", lambda: True)
     there, here = (SimpleNamespace(device=torch.device(x)) for x in ("cuda", "cpu"))
-    assert ops._takes_kernels(there) and not ops._takes_kernels(here)
+    assert ops.takes_kernels(there) and not ops.takes_kernels(here)
     monkeypatch.setattr(torch.compiler, "is_dynamo_compiling", lambda: False)
-    assert not ops._takes_kernels(there)  # an export without dynamo
+    assert not ops.takes_kernels(there)  # an export without dynamo
 
 
 # ------------------------------------------------------------------------- public names

@@ -135,7 +135,7 @@ def rotate_together(
     """
     how = pairing, layout, inverse
     compiling = torch.compiler.is_compiling()
-    plain = all(type(x) in PLAIN for x in xs)  # a subclass follows each step
+    plain = all(type(x) in PLAIN for x in (*xs, cos))  # a subclass follows each step
     learned = ask_for_gradient((cos, sin))
     if ask_for_gradient(xs) or (learned and out is not None):
         if out is not None:
@@ -159,8 +159,9 @@ def rotate_together(
 
 
 def _are_on_cpu(xs: Sequence[Tensor], cos: Tensor) -> bool:
-    """Whether all is in a CPU's memory, and in no batch of a transform."""
-    if not cos.is_cpu:
+    """Whether all is in a CPU's memory, in no batch of a transform and no trace."""
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if tracing or not cos.is_cpu:
         return False
     try:
         cos.data_ptr()
