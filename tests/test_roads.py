@@ -162,7 +162,8 @@ def test_integer_positions_are_looked_up_on_a_cpu(dtype, each):
     assert ran["embedding"] == 1 and not {"cos", "sin"} & {*ran}
     all_close(rope(q, k, positions), [oracle(x, positions) for x in (q, k)])
     far = positions + SMALLEST_TABLE
-    assert operators(lambda: RotaryEmbedding(8)(q, k, far))["cos"] == 1
+    fresh = RotaryEmbedding(8, base=9_876.0)  # whose rows no other test has added to
+    assert operators(lambda: fresh(q, k, far))["cos"] == 1
     assert operators(lambda: rope(q, k, positions / 2))["cos"] == 1
     rope(q, k, start=2 * SMALLEST_TABLE - 5)  # more rows: those are looked up, too
     assert operators(lambda: rope(q, k, far))["embedding"] == 1
@@ -335,14 +336,19 @@ def test_positions_without_rows_take_the_kernel_of_the_rows(cuda):
     assert len(cuda.cos_sin) == 3
 
 
-def test_plans_are_made_once_for_each_form():
+def test_launches_are_planned_once_for_each_form():
     cuda = pytest.importorskip("rope_teach.ops.cuda")
     q, k = queries_and_keys(seq=11)
     cos = torch.empty(11, 4)
-    first = cuda.plan_of((q, k), (q, k), cos, "bhsd")
-    assert cuda.plan_of((q + 1, k + 1), (q, k), cos + 1, "bhsd") is first
+
+    def planned(q, k, cos):
+        forms = cuda._forms((q, k), (q, k), cos)
+        return cuda._known_launch(forms, "bhsd", "half", False)
+
+    first = planned(q, k, cos)
+    assert planned(q + 1, k + 1, cos + 1) is first
     token_by_token = k.transpose(1, 2).contiguous().transpose(1, 2)
-    assert cuda.plan_of((q, token_by_token), (q, k), cos, "bhsd") != first
+    assert planned(q, token_by_token, cos).plan != first.plan
 
 
 def test_q_and_k_with_gradients_go_together_on_cuda(monkeypatch):
