@@ -61,12 +61,15 @@ class Tables(NamedTuple):
     key_cos: Tensor | None = None
     key_sin: Tensor | None = None
 
+    def of_queries(self) -> tuple[Tensor, Tensor]:
+        """The cos and sin that queries are rotated by; torch 2.7 compiles no slice."""
+        return self.cos, self.sin
 
-def _of_keys(tables: Tables) -> tuple[Tensor, Tensor]:
-    """The cos and sin that keys are rotated by. No method: torch 2.7 compiles none."""
-    if tables.key_cos is None or tables.key_sin is None:
-        return tables.cos, tables.sin
-    return tables.key_cos, tables.key_sin
+    def of_keys(self) -> tuple[Tensor, Tensor]:
+        """The cos and sin that keys are rotated by."""
+        if self.key_cos is None or self.key_sin is None:
+            return self.cos, self.sin
+        return self.key_cos, self.key_sin
 
 
 class SharedRows:
@@ -402,7 +405,9 @@ class RotaryEmbedding(nn.Module):
             if fusible and q.is_cuda and ops.HAS_TRITON:
                 from rope_teach.ops import norm  # loaded only when norms are given
 
-                cos, sin = (lay_out(t, self._layout, q.ndim) for t in tables[:2])
+                cos, sin = (
+                    lay_out(t, self._layout, q.ndim) for t in tables.of_queries()
+                )
                 turned = norm.normalise_and_rotate(
                     q, k, norms, cos, sin, self._pairing, self._layout
                 )
@@ -416,7 +421,7 @@ class RotaryEmbedding(nn.Module):
             return q, k
         q_out, k_out = out if out is not None else (None, None)
         (q,) = self._turn((q,), tables.cos, tables.sin, (q_out,))
-        (k,) = self._turn((k,), *_of_keys(tables), (k_out,))
+        (k,) = self._turn((k,), *tables.of_keys(), (k_out,))
         return q, k
 
     def rotate(
@@ -443,7 +448,7 @@ class RotaryEmbedding(nn.Module):
             tables = self._tables(x, x, positions, start, pad_len)
         else:
             self._check_tables(tables, x, x)
-        cos, sin = _of_keys(tables) if role == "key" else tables[:2]
+        cos, sin = tables.of_keys() if role == "key" else tables.of_queries()
         (turned,) = self._turn((x,), cos, sin)
         return turned
 
@@ -483,7 +488,7 @@ class RotaryEmbedding(nn.Module):
             self._tables_for(p, start, pad_len, (None, None), like)
             for p in check_pair(positions)
         )
-        return Tables(*queries[:2], *_of_keys(keys))
+        return Tables(*queries.of_queries(), *keys.of_keys())
 
     def shares_tables(self, other: object) -> bool:
         """Whether ``tables`` of this module serve the other one as well. Lesson 09."""
@@ -524,7 +529,7 @@ class RotaryEmbedding(nn.Module):
             self._tables_for(p, start, pad_len, size, like)
             for p, size in zip(pair, sizes, strict=True)
         )
-        return Tables(*queries[:2], *_of_keys(keys))
+        return Tables(*queries.of_queries(), *keys.of_keys())
 
     def _tables_for(
         self,
@@ -715,7 +720,7 @@ class RotaryEmbedding(nn.Module):
             )
         check_table(tables.cos, q, self.rotary_dim, *self._sizes(q))
         if tables.key_cos is not None or k.shape != q.shape:
-            check_table(_of_keys(tables)[0], k, self.rotary_dim, *self._sizes(k))
+            check_table(tables.of_keys()[0], k, self.rotary_dim, *self._sizes(k))
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the rows out of files and copies: they are computed when needed."""
