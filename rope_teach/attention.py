@@ -264,7 +264,7 @@ class Attention(nn.Module):
             return alibi_bias(self.heads, positions=(held[:, k_len - q_len :], held))
         if positions is None:
             return alibi_bias(self.heads, q_len, k_len, device=q.device)
-        check_token_positions(positions, batch, q_len)
+        check_token_positions(positions, (batch, q_len))
         return alibi_bias(self.heads, positions=positions)
 
     def _masked(

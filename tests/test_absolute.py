@@ -279,7 +279,7 @@ BAD = {
     "TypeError: max_len ... 6.0": lambda: LearnedEncoding(6.0, 8),
     "ValueError: dim ... -8": lambda: LearnedEncoding(6, -8),
     "ValueError: dim=8 ... got (1, 3, 6)": lambda: LEARNED(X[..., :6]),
-    "ValueError: positions ... (batch, seq) ... (1, 3, 8), got (4,)": lambda: ADD(
+    "ValueError: positions ... (batch, seq) = (1, 3), got (4,)": lambda: ADD(
         X, positions=torch.arange(4)
     ),
     "ValueError: positions, or start": lambda: ADD(X, 1, torch.arange(3)),
