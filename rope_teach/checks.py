@@ -178,7 +178,7 @@ def align_table(table: Tensor, x: Tensor, layout: Layout) -> Tensor:
             raise _misfit(f"is {shape}, to align by axes", x, layout, "does not match")
         return table
     if not (len(shape) == 2 <= x.ndim or (len(shape) == 3 and x.ndim == 4)):
-        needed = "needs (seq, r/2) or, with four axes, (batch, seq, r/2)"
+        needed = "has others: expected (seq, r/2) or, for a 4-D x, (batch, seq, r/2)"
         raise _misfit(f"is {shape}", x, layout, needed)
     batch_axis, _, seq_axis = axes_of(x.ndim, layout)
     if len(shape) == 3 and shape[0] not in (1, x.shape[batch_axis]):
