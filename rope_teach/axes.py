@@ -35,8 +35,8 @@ __all__ = [
 def grid_positions(*sizes: int) -> Tensor:
     """Row, column and so on of every cell of a grid; the last axis changes fastest.
 
-    ``sizes``, the number of cells on each axis, give ``(product of sizes, axes)`` int64:
-    positions of an image that was flattened row by row. A class token can be at zeros,
+    ``sizes``, the number of cells on each axis, give ``(product of sizes, axes)``
+    int64: positions of an image flattened row by row. A class token can be at zeros,
     which rotate nothing. Raises ``TypeError`` or ``ValueError`` if a size is not a
     positive int. Lesson 17.
 
@@ -74,8 +74,8 @@ def multimodal_positions(
 ) -> Tensor:
     """Time, height and width of each token where text and images follow each other.
 
-    Each of ``parts`` is an int, so many tokens of text, or ``(time, height, width)``, the
-    cells of an image (time 1) or a video. Returns ``(seq, 3)`` int64. Text advances on
+    Each of ``parts`` is an int, so many tokens of text, or ``(time, height, width)``,
+    the cells of an image (time 1) or video. Returns ``(seq, 3)`` int64. Text advances on
     all axes at once, so it is rotated as by plain RoPE, and an image starts at the next
     position of the text. A video may end in a fourth number, the positions from one
     frame to the next, with times rounded down: in Qwen2.5-VL
@@ -222,8 +222,8 @@ def multimodal_frequencies(
             owner[axis : axes * sections[axis] : axes] = axis
     if owner.bincount(minlength=axes).tolist() != list(sections):
         raise ValueError(
-            f"sections {tuple(sections)} cannot be given in turn: no axis may have more "
-            "pairs than the first"
+            f"sections {tuple(sections)} cannot be given in turn: no axis may have "
+            "more pairs than the first"
         )
     return torch.where(owner == torch.arange(axes).unsqueeze(1), inv_freq.double(), 0)
 

@@ -19,9 +19,9 @@ AXES = {"bhsd": (-4, -3, -2), "bshd": (-4, -2, -3), "sbhd": (-3, -2, -4)}
 
 def wrong_type(name: str, expected: str, value: object) -> TypeError:
     """The error to raise where ``value`` is not what ``expected`` says."""
-    return TypeError(
-        f"{name} must be {expected}, got {type(value).__name__} ({value!r:.100})"
-    )
+    got = f"{type(value).__name__} ({value!r:.100})"
+    got = str(value.dtype) if isinstance(value, Tensor) else got
+    return TypeError(f"{name} must be {expected}, got {got}")
 
 
 def wrong_shape(name: str, expected: str, x: Tensor) -> ValueError:
@@ -41,10 +41,7 @@ def check_floating(name: str, x: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise wrong_type(name, "a torch.Tensor", x)
     if not x.is_floating_point() or x.dtype.itemsize < 2:
-        raise TypeError(
-            f"{name} must be a real floating-point tensor of 16 bits or more, got "
-            f"{x.dtype}"
-        )
+        raise wrong_type(name, "a real floating-point tensor of 16 bits or more", x)
 
 
 def check_positions(name: str, positions: Tensor) -> None:
@@ -52,7 +49,7 @@ def check_positions(name: str, positions: Tensor) -> None:
     if not isinstance(positions, Tensor):
         raise wrong_type(name, "a torch.Tensor", positions)
     if positions.is_complex() or positions.dtype == torch.bool:
-        raise TypeError(f"{name} must be integers or floats, got {positions.dtype}")
+        raise wrong_type(name, "integers or floats", positions)
     if positions.is_floating_point() and positions.dtype.itemsize < 4:
         raise TypeError(
             f"{name} must not be {positions.dtype}: it cannot hold every whole number "
@@ -62,10 +59,9 @@ def check_positions(name: str, positions: Tensor) -> None:
 
 def check_integers(name: str, positions: Tensor) -> None:
     """Raise ``TypeError`` unless ``positions`` are int64 or int32, which can index."""
-    if not isinstance(positions, Tensor):
-        raise wrong_type(name, "a torch.Tensor", positions)
-    if positions.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"{name} must be int64 or int32, got {positions.dtype}")
+    indices = (torch.int64, torch.int32)
+    if not isinstance(positions, Tensor) or positions.dtype not in indices:
+        raise wrong_type(name, "int64 or int32", positions)
 
 
 def check_start(name: str, start: int, expected: str = "an int") -> None:
@@ -140,8 +136,8 @@ def check_token_positions(positions: Tensor, tokens: tuple[int, ...]) -> None:
 
 def check_mask(mask: Tensor, shape: tuple[int, int, int, int]) -> None:
     """Raise unless ``mask`` is boolean and broadcasts to ``shape``."""
-    if mask.dtype != torch.bool:
-        raise TypeError(f"mask must be boolean, got {mask.dtype}")
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise wrong_type("mask", "boolean", mask)
     sizes = zip(mask.shape[::-1], shape[::-1], strict=False)
     if mask.ndim > 4 or any(got not in (1, size) for got, size in sizes):
         raise ValueError(
@@ -166,11 +162,11 @@ def align_table(table: Tensor, x: Tensor, layout: Layout) -> Tensor:
     if not shape or not x.ndim:
         raise _misfit(f"is {shape}", x, layout, "needs a feature axis, as tables do")
     if 2 * width > x.shape[-1]:
-        raise _misfit(
-            f"is {width} wide, enough for {2 * width} features", x, layout,
-            f"has head_dim {x.shape[-1]}; tables hold one column a pair "
-            "(rope_teach.pairing.half_table narrows a repeated one)",
-        )  # fmt: skip
+        raise ValueError(
+            f"the table is {width} wide, enough for {2 * width} features, but x has "
+            f"head_dim {x.shape[-1]}; tables hold one column a pair "
+            "(rope_teach.pairing.half_table narrows a repeated one)"
+        )
     if len(shape) == 1:
         return table
     if len(shape) == x.ndim > 3:

@@ -247,9 +247,11 @@ def llama3(
     >>> (inverse_frequencies(128, 500_000.0) / inv_freq)[[0, 32, 63]]
     tensor([1.0000, 2.6945, 8.0000], dtype=torch.float64)
     """
-    turns = {"beta_fast": high_freq_factor, "beta_slow": low_freq_factor}
-    length = {"factor": factor, "trained_length": trained_length}
-    return yarn(rotary_dim, base, **length, **turns, ramp="paper")[0], 1.0
+    inv_freq, _ = yarn(
+        rotary_dim, base, factor=factor, trained_length=trained_length, ramp="paper",
+        beta_fast=high_freq_factor, beta_slow=low_freq_factor,
+    )  # fmt: skip
+    return inv_freq, 1.0
 
 
 def longrope(

@@ -154,7 +154,7 @@ def convert_projection(
     if weight.shape[0] % heads:
         raise ValueError(
             f"weight has {weight.shape[0]} rows, which do not divide into {heads} "
-            "heads; a key projection may have fewer heads (grouped-query attention)"
+            "heads; with grouped-query attention a key projection has kv_heads heads"
         )
     per_head = weight.unflatten(0, (heads, -1)).movedim(1, -1)
     if source == target:
