@@ -75,8 +75,8 @@ def multimodal_positions(
     """Time, height and width of each token where text and images follow each other.
 
     Each of ``parts`` is an int, so many tokens of text, or ``(time, height, width)``,
-    the cells of an image (time 1) or video. Returns ``(seq, 3)`` int64. Text advances on
-    all axes at once, so it is rotated as by plain RoPE, and an image starts at the next
+    the cells of an image (time 1) or video. Returns ``(seq, 3)`` int64. Text advances
+    on all axes at once, so plain RoPE rotates it alike, and an image starts at the next
     position of the text. A video may end in a fourth number, the positions from one
     frame to the next, with times rounded down: in Qwen2.5-VL
     ``tokens_per_second * second_per_grid_t``. Qwen3-VL gives each frame as a part of
