@@ -166,11 +166,9 @@ def alibi_bias(
     From lengths: ``(heads, q_len, k_len)`` float32. The last query is at the last key,
     so a cached decode step passes ``q_len=1``. From ``positions``, one tensor or a
     pair for queries and keys, each ``(seq,)`` or ``(batch, seq)``: the same shape, or
-    ``(batch, heads, q_len, k_len)``, on their device. The distance is unsigned; causal
-    models mask the keys ahead.
-
-    Raises ``TypeError`` or ``ValueError`` if neither or both are given, or if they do
-    not fit together. Source: Press et al. (2108.12409). Lesson 03.
+    ``(batch, heads, q_len, k_len)``. The distance is unsigned; causal models mask the
+    keys ahead. Raises ``TypeError`` or ``ValueError`` if neither or both are given, or
+    if they do not fit together. Source: Press et al. (2108.12409). Lesson 03.
 
     >>> alibi_bias(1, 3)
     tensor([[[-0.0000, -0.0039, -0.0078],
@@ -179,31 +177,24 @@ def alibi_bias(
     >>> alibi_bias(1, positions=torch.tensor([7, 0, 1]))[0, 0]
     tensor([-0.0000, -0.0273, -0.0234])
     """
-    if positions is None:
-        q, k = _last_places(q_len, k_len, device)
-    elif q_len is None and k_len is None and device is None:
+    if positions is not None:
+        if not (q_len is None and k_len is None and device is None):
+            raise ValueError("give positions, or q_len, k_len and device, not both")
         q, k = _position_pair(positions)
+    elif q_len is None:
+        raise ValueError("alibi_bias needs q_len or positions, got neither")
     else:
-        raise ValueError("give positions, or q_len, k_len and device, not both")
+        k_len = q_len if k_len is None else k_len
+        for name, value in (("q_len", q_len), ("k_len", k_len)):
+            check_start(name, value, "an int (positions are given as positions=...)")
+        if not 0 <= q_len <= k_len:
+            raise ValueError(
+                f"q_len must lie between 0 and k_len, got q_len={q_len}, k_len={k_len}"
+            )
+        k = torch.arange(k_len, device=device)
+        q = k[k_len - q_len :]
     distance = (q.unsqueeze(-1) - k.unsqueeze(-2)).abs().unsqueeze(-3)
     return -alibi_slopes(heads).to(distance.device)[:, None, None] * distance
-
-
-def _last_places(
-    q_len: int | None, k_len: int | None, device: torch.device | str | None
-) -> tuple[Tensor, Tensor]:
-    """Positions of the queries and keys: the queries are the last of the keys."""
-    if q_len is None:
-        raise ValueError("alibi_bias needs q_len or positions, got neither")
-    k_len = q_len if k_len is None else k_len
-    for name, value in (("q_len", q_len), ("k_len", k_len)):
-        check_start(name, value, "an int (positions are given as positions=...)")
-    if not 0 <= q_len <= k_len:
-        raise ValueError(
-            f"q_len must lie between 0 and k_len, got q_len={q_len}, k_len={k_len}"
-        )
-    keys = torch.arange(k_len, device=device)
-    return keys[k_len - q_len :], keys
 
 
 def _position_pair(

@@ -40,27 +40,25 @@ __all__ = [
     "window_mask",
 ]
 
+Heads = tuple[Tensor, Tensor, Tensor]  # q, k and v, (batch, heads, seq, head_dim)
 ENCODINGS = ("none", "learned", "sinusoidal", "rope", "alibi")
 
 
 class Attention(nn.Module):
-    """Multi-head attention over ``(batch, seq, dim)``.
+    """Multi-head attention over ``(batch, seq, dim)``, with ``head_dim = dim / heads``.
 
     Parameters
     ----------
-    dim
-        Features of a token; ``head_dim`` is ``dim / heads``.
-    heads, kv_heads
-        Query heads, and heads of keys and values (default: as many). With fewer, each
-        is shared by ``heads / kv_heads`` query heads: grouped-query attention.
+    kv_heads
+        Heads of keys and values (default: ``heads``). With fewer, each is shared by
+        ``heads / kv_heads`` query heads: grouped-query attention.
     encoding
         One of ``ENCODINGS``. Only ``"rope"`` and ``"alibi"`` act here.
     causal
         Whether a token sees only itself and earlier tokens.
     rotary_dim, base, scaling
-        As in :class:`RotaryEmbedding`; only for ``"rope"``. For its other arguments
-        (several axes, learned frequencies, xPos), set ``attention.rope`` to a module
-        of your own; layers may differ.
+        As in :class:`RotaryEmbedding`; only for ``"rope"``. For its other arguments set
+        ``attention.rope`` to a module of your own; layers may differ.
 
     Notes
     -----
@@ -122,17 +120,17 @@ class Attention(nn.Module):
         Parameters
         ----------
         mask
-            Boolean; broadcasts to ``(batch, heads, queries, keys)``, where the keys
-            are the cached ones, then those of ``x``. True where a query sees a key.
-            Padding is ``real[:, None, None]`` with ``real`` ``(batch, keys)``. A causal
-            module always hides later tokens. A query that sees nothing returns zeros.
+            Boolean; broadcasts to ``(batch, heads, queries, keys)``, the keys being the
+            cached ones, then those of ``x``. True where a query sees a key. Padding is
+            ``real[:, None, None]`` with ``real`` ``(batch, keys)``. A causal module
+            always hides later tokens. A query that sees nothing returns zeros.
         positions
             ``(seq,)`` or ``(batch, seq)``, in tokens, for RoPE and ALiBi; with several
             axes as in :meth:`RotaryEmbedding.forward`. Default: 0, 1, ..., or the
             positions after the cached ones.
         tables
-            Cos and sin of these positions, made once for all layers by
-            :meth:`RotaryEmbedding.tables`; for ``"rope"`` only.
+            Cos and sin of these positions, by :meth:`RotaryEmbedding.tables`: layers
+            can share them. For ``"rope"`` only.
         cache
             Keys and values of earlier tokens; those of ``x`` are appended.
         context
@@ -145,10 +143,10 @@ class Attention(nn.Module):
             cache.claim(self)
         places = positions if tables is None else tables
         q, k = self._queries_and_keys(x, source, places, cache)
-        v = self._split(self.value(source), self.kv_heads)
+        heads = q, k, self._split(self.value(source), self.kv_heads)
         if cache is not None:
-            k, v = self._cached(cache, q, k, v, positions)
-        mixed = self._mix(q, k, v, mask, self._distance(q, k, positions, cache))
+            heads = self._cached(cache, heads, positions)
+        mixed = self._mix(heads, mask, positions, cache)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
 
@@ -169,8 +167,8 @@ class Attention(nn.Module):
         q, k = self._queries_and_keys(x, source, positions, None)
         # Where the values are the rows of the identity, the result is the weights.
         identity = torch.eye(k.shape[2], dtype=x.dtype, device=x.device)
-        identity = identity.expand(*k.shape[:2], -1, -1)
-        return self._mix(q, k, identity, mask, self._distance(q, k, positions, None))
+        heads = q, k, identity.expand(*k.shape[:2], -1, -1)
+        return self._mix(heads, mask, positions, None)
 
     def extra_repr(self) -> str:
         return f"encoding={self.encoding!r}, causal={self.causal}"
@@ -215,14 +213,10 @@ class Attention(nn.Module):
         return self.rope(q, k, positions, **options)
 
     def _cached(
-        self,
-        cache: KeyValueCache,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        positions: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Append to ``cache``; return all keys and values, old and new."""
+        self, cache: KeyValueCache, heads: Heads, positions: Tensor | None
+    ) -> Heads:
+        """Append to ``cache``; return q, and all keys and values, old and new."""
+        q, k, v = heads
         axes = getattr(self.rope, "axes", 1) if self.encoding == "rope" else 1
         if positions is not None and axes > 1:
             batch, _, seq, _ = q.shape
@@ -232,24 +226,17 @@ class Attention(nn.Module):
         if torch.is_grad_enabled() and q.requires_grad:
             if not (k.requires_grad or v.requires_grad):
                 # Autograd saves them, and rejects memory that append writes to later.
-                return k.clone(), v.clone()
-        return k, v
+                return q, k.clone(), v.clone()
+        return q, k, v
 
-    def _distance(
-        self,
-        q: Tensor,
-        k: Tensor,
-        positions: Tensor | None,
-        cache: KeyValueCache | None,
-    ) -> Tensor | None:
-        """ALiBi's bias, ``(heads, queries, keys)`` with or without batch, or None."""
-        if self.encoding != "alibi":
-            return None
+    def _alibi(
+        self, q: Tensor, k: Tensor, positions: Tensor | None, keys: Tensor | None
+    ) -> Tensor:
+        """The bias at ``positions``, of all cached ``keys``, or of the last tokens."""
         batch, _, q_len, _ = q.shape
-        if cache is not None and cache.positions is not None:
-            keys = cache.positions
-            queries = keys[:, k.shape[2] - q_len :]
-            return alibi_bias(self.heads, positions=(queries, keys))
+        if keys is not None:
+            last = keys[:, k.shape[2] - q_len :]
+            return alibi_bias(self.heads, positions=(last, keys))
         if positions is None:
             return alibi_bias(self.heads, q_len, k.shape[2], device=q.device)
         check_token_positions(positions, (batch, q_len))
@@ -257,14 +244,16 @@ class Attention(nn.Module):
 
     def _mix(
         self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
+        heads: Heads,
         mask: Tensor | None,
-        bias: Tensor | None,
+        positions: Tensor | None,
+        cache: KeyValueCache | None,
     ) -> Tensor:
         """Mix the values by attention: ``(batch, heads, queries, head_dim)``."""
-        q_len, k_len = q.shape[2], k.shape[2]
+        q, k, v = heads
+        q_len, k_len, bias = q.shape[2], k.shape[2], None
+        if self.encoding == "alibi":
+            bias = self._alibi(q, k, positions, cache.positions if cache else None)
         # One query, the last token, may see every key; the flag knows only squares.
         flag_is_enough = not self.causal or q_len in (1, k_len)
         if mask is not None or bias is not None or not flag_is_enough:

@@ -9,7 +9,7 @@ and the positions to each call. Built in lesson 17.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -46,8 +46,7 @@ def grid_positions(*sizes: int) -> Tensor:
             [1, 0],
             [1, 1]])
     """
-    _check_sizes(sizes)
-    return _grid([torch.arange(size) for size in sizes])
+    return _grid(sizes, torch.arange)
 
 
 def pixel_positions(*sizes: int, centres: bool = False) -> Tensor:
@@ -63,10 +62,9 @@ def pixel_positions(*sizes: int, centres: bool = False) -> Tensor:
     >>> pixel_positions(4, centres=True).flatten()
     tensor([-0.7500, -0.2500,  0.2500,  0.7500], dtype=torch.float64)
     """
-    _check_sizes(sizes)
     if centres:
-        return _grid([(2 * torch.arange(n).double() + 1) / n - 1 for n in sizes])
-    return _grid([torch.linspace(-1, 1, n, dtype=torch.float64) for n in sizes])
+        return _grid(sizes, lambda n: (2 * torch.arange(n).double() + 1) / n - 1)
+    return _grid(sizes, lambda n: torch.linspace(-1, 1, n, dtype=torch.float64))
 
 
 def multimodal_positions(
@@ -76,15 +74,14 @@ def multimodal_positions(
 
     Each of ``parts`` is an int, so many tokens of text, or ``(time, height, width)``,
     the cells of an image (time 1) or video. Returns ``(seq, 3)`` int64. Text advances
-    on all axes at once, so plain RoPE rotates it alike, and an image starts at the next
-    position of the text. A video may end in a fourth number, the positions from one
-    frame to the next, with times rounded down: in Qwen2.5-VL
-    ``tokens_per_second * second_per_grid_t``. Qwen3-VL gives each frame as a part of
-    time 1, with text before it.
+    on all axes at once, so plain RoPE rotates it alike, and continues one past the
+    largest position so far, as in the papers, vLLM and earlier transformers (5.23
+    continues at the start of the picture plus ``max(height, width)``: earlier, if a
+    video lasts longer). An image starts at the next position of the text.
 
-    Text continues one past the largest position so far, as in the papers, vLLM and
-    earlier transformers. Transformers 5.23 continues at the start of the picture plus
-    ``max(height, width)``: earlier, if a video lasts longer than that.
+    A video may end in a fourth number, the positions from one frame to the next, with
+    times rounded down: in Qwen2.5-VL ``tokens_per_second * second_per_grid_t``.
+    Qwen3-VL gives each frame as a part of time 1, with text before it.
 
     Raises ``TypeError`` or ``ValueError`` for other parts.
     Source: Qwen2-VL (2409.12191), section 2.1. Lesson 17.
@@ -235,21 +232,19 @@ def _video(part: tuple[Any, ...]) -> Tensor:
             "an image or video is (time, height, width) or (time, height, width, "
             f"interval), got {part}"
         )
-    (time, *sides), interval = part[:3], part[3] if len(part) == 4 else 1
-    _check_sizes((time, *sides))
+    interval = part[3] if len(part) == 4 else 1
     if not (math.isfinite(interval) and interval >= 0):
         raise ValueError(f"interval must be finite and not negative, got {interval}")
+    cells = grid_positions(*part[:3])
     # In float32, so that times are rounded as the models were trained.
-    seconds = torch.arange(time) * torch.tensor(interval, dtype=torch.float32)
-    return _grid([seconds.long(), *map(torch.arange, sides)])
+    cells[:, 0] = (cells[:, 0] * torch.tensor(interval, dtype=torch.float32)).long()
+    return cells
 
 
-def _grid(axes: list[Tensor]) -> Tensor:
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
-
-
-def _check_sizes(sizes: Sequence[int]) -> None:
+def _grid(sizes: tuple[int, ...], axis: Callable[[int], Tensor]) -> Tensor:
     for size in sizes:
         check_count("each size", size)
     if not sizes:
         raise ValueError("a grid needs the size of at least one axis, got none")
+    axes = torch.meshgrid(*map(axis, sizes), indexing="ij")
+    return torch.stack(axes, dim=-1).flatten(0, -2)

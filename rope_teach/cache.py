@@ -23,17 +23,12 @@ class KeyValueCache:
     """The keys and values of earlier tokens, for one attention layer.
 
     Keys are stored as rotated when their token arrived, and never rotated again.
-    ``next`` is the position of the next token: an int, or ``(batch,)`` where
-    sequences differ. It keeps counting when old keys are dropped.
+    ``start`` is the position of the first token; ``next`` that of the next one, an int,
+    or ``(batch,)`` where sequences differ. It keeps counting when old keys are dropped.
 
-    Parameters
-    ----------
-    start
-        Position of the first token.
-    max_len
-        Tokens to allocate memory for, once; holding more raises ``ValueError``.
-        Default: memory doubles whenever it is full. With :meth:`keep`, twice the window
-        is a good choice: tokens then move once a window, not at each step.
+    Memory doubles whenever it is full, or is allocated once, for ``max_len`` tokens;
+    holding more raises ``ValueError``. With :meth:`keep`, twice the window is a good
+    ``max_len``: tokens then move once a window, not at each step.
 
     Notes
     -----

@@ -19,8 +19,10 @@ AXES = {"bhsd": (-4, -3, -2), "bshd": (-4, -2, -3), "sbhd": (-3, -2, -4)}
 
 def wrong_type(name: str, expected: str, value: object) -> TypeError:
     """The error to raise where ``value`` is not what ``expected`` says."""
-    got = f"{type(value).__name__} ({value!r:.100})"
-    got = str(value.dtype) if isinstance(value, Tensor) else got
+    kind = type(value).__name__
+    got = f"{kind} ({value!r:.100})"
+    if isinstance(value, Tensor):
+        got = f"{value.dtype} ({kind})"
     return TypeError(f"{name} must be {expected}, got {got}")
 
 
@@ -158,13 +160,13 @@ def align_table(table: Tensor, x: Tensor, layout: Layout) -> Tensor:
     check_choice("layout", layout, tuple(AXES))
     if table.device != x.device:
         raise ValueError(f"the table is on {table.device}, but x is on {x.device}")
-    shape, width = tuple(table.shape), table.shape[-1] if table.ndim else 0
+    shape = tuple(table.shape)
     if not shape or not x.ndim:
         raise _misfit(f"is {shape}", x, layout, "needs a feature axis, as tables do")
-    if 2 * width > x.shape[-1]:
+    if 2 * shape[-1] > x.shape[-1]:
         raise ValueError(
-            f"the table is {width} wide, enough for {2 * width} features, but x has "
-            f"head_dim {x.shape[-1]}; tables hold one column a pair "
+            f"the table is {shape[-1]} wide, enough for {2 * shape[-1]} features, but "
+            f"x has head_dim {x.shape[-1]}; tables hold one column a pair "
             "(rope_teach.pairing.half_table narrows a repeated one)"
         )
     if len(shape) == 1:
@@ -173,17 +175,17 @@ def align_table(table: Tensor, x: Tensor, layout: Layout) -> Tensor:
         if any(shape[axis] not in (1, x.shape[axis]) for axis in range(3)):
             raise _misfit(f"is {shape}, to align by axes", x, layout, "does not match")
         return table
-    if not (len(shape) == 2 <= x.ndim or (len(shape) == 3 and x.ndim == 4)):
+    if (len(shape), x.ndim) != (3, 4) and not len(shape) == 2 <= x.ndim:
         needed = "has others: expected (seq, r/2) or, for a 4-D x, (batch, seq, r/2)"
         raise _misfit(f"is {shape}", x, layout, needed)
     batch_axis, _, seq_axis = axes_of(x.ndim, layout)
     if len(shape) == 3 and shape[0] not in (1, x.shape[batch_axis]):
-        batch = x.shape[batch_axis]
-        raise _misfit(f"has batch {shape[0]}", x, layout, f"has batch {batch}")
+        has = f"has batch {x.shape[batch_axis]}"
+        raise _misfit(f"has batch {shape[0]}", x, layout, has)
     if shape[-2] != x.shape[seq_axis]:
         other = "bshd" if layout == "bhsd" else "bhsd"
-        seq = f"has {x.shape[seq_axis]}; is x in layout={other!r}?"
-        raise _misfit(f"has {shape[-2]} positions", x, layout, seq)
+        has = f"has {x.shape[seq_axis]}; is x in layout={other!r}?"
+        raise _misfit(f"has {shape[-2]} positions", x, layout, has)
     return lay_out(table, layout, x.ndim)
 
 
@@ -236,11 +238,9 @@ def check_rotary(head_dim: int, rotary_dim: int | None) -> int:
 def check_head(name: str, x: Tensor, head_dim: int, layout: Layout) -> None:
     """Raise unless ``x`` is floating, with heads of ``head_dim`` features."""
     check_floating(name, x)
-    if x.ndim not in (3, 4):
+    if x.ndim not in (3, 4) or x.shape[-1] != head_dim:
         axes = "(batch, heads, seq, head_dim), with or without batch, in the order of"
-        raise wrong_shape(name, f"{axes} layout={layout!r}", x)
-    if x.shape[-1] != head_dim:
-        raise wrong_shape(name, f"a tensor that ends in head_dim={head_dim}", x)
+        raise wrong_shape(name, f"{axes} layout={layout!r} with head_dim={head_dim}", x)
 
 
 def check_one_length(q_seq: int, k_seq: int, layout: Layout) -> None:
@@ -333,14 +333,11 @@ def fit_positions(
         return len(sizes) in (1, 2) and seq in (None, sizes[-1])
 
     shape = tuple(positions.shape)
-    if axes == 1:
-        forms = {"(..., seq)": fits(shape)}
-    else:
-        forms = {
-            "(..., seq, axes)": shape[-1:] == (axes,) and fits(shape[:-1]),
-            "(axes, batch, seq)": shape[:-2] == (axes,) and fits(shape[1:]),
-            "(..., seq) of text": takes_text and fits(shape),
-        }
+    forms = {
+        "(..., seq, axes)": axes > 1 and shape[-1:] == (axes,) and fits(shape[:-1]),
+        "(axes, batch, seq)": axes > 1 and shape[:-2] == (axes,) and fits(shape[1:]),
+        "(..., seq) of text": (axes == 1 or takes_text) and fits(shape),
+    }
     found = [form for form, it_fits in forms.items() if it_fits]
     if len(found) > 1:
         raise ValueError(
@@ -348,15 +345,14 @@ def fit_positions(
             "(batch, seq, axes) with a batch of 1 or more"
         )
     if not found:
-        expected = "(seq,) or (batch, seq)"
-        if axes > 1:
-            expected = "(seq, axes) or (batch, seq, axes)"
+        expected = "(seq, axes) or (batch, seq, axes)"
+        expected = expected if axes > 1 else "(seq,) or (batch, seq)"
         sizes = {"seq": seq, "batch": batch, "axes": axes}.items()
         known = ", ".join(f"{n}={size}" for n, size in sizes if size not in (None, -1))
         raise wrong_shape("positions", f"{expected} with {known}", positions)
     if found[0] == "(axes, batch, seq)":
         return positions.movedim(0, -1)
-    if found[0] == "(..., seq) of text":
+    if found[0] == "(..., seq) of text" and axes > 1:
         return positions.unsqueeze(-1).expand(*shape, axes)
     return positions
 
@@ -393,12 +389,12 @@ def check_out(out: Any, xs: Sequence[Tensor]) -> None:
         if into is None:
             continue
         if not isinstance(into, Tensor):
-            raise TypeError(f"out must hold tensors, got {type(into).__name__}")
+            raise wrong_type("each of out", "a torch.Tensor or None", into)
         for what in ("shape", "dtype", "device"):
             got, wanted = getattr(into, what), getattr(x, what)
             if got != wanted:
                 raise ValueError(
-                    f"out must have the input's {what}, {wanted}, got {got}"
+                    f"out must have the input's {what} {wanted}, got {got}"
                 )
         if into.numel() and (into.stride(-1) != 1 or (eager and overlaps_itself(into))):
             raise ValueError(

@@ -46,29 +46,13 @@ def inverse_frequencies(
 ) -> Tensor:
     """Angle per token of each pair of features: ``base ** (-2i / rotary_dim)``.
 
-    Parameters
-    ----------
-    rotary_dim
-        Number of features that are rotated; even. Pair i has two of them.
-    base
-        Sets the lowest frequency. Model configurations call it ``rope_theta``.
+    ``rotary_dim``, the number of rotated features, gives ``(rotary_dim / 2,)`` float64,
+    in radians per token, highest first. ``base``, in configurations ``rope_theta``,
+    sets the lowest. Raises ``TypeError`` or ``ValueError`` unless ``rotary_dim`` is a
+    positive even int, and ``base`` positive and finite.
 
-    Returns
-    -------
-    Tensor
-        Shape ``(rotary_dim / 2,)``, float64, radians per token, fastest first.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Unless ``rotary_dim`` is a positive even int and ``base`` positive and finite.
-
-    Notes
-    -----
     Source: Su et al., RoFormer (2104.09864), equation 15. Lessons 02 and 08.
 
-    Examples
-    --------
     >>> inverse_frequencies(8)
     tensor([1.0000, 0.1000, 0.0100, 0.0010], dtype=torch.float64)
     """

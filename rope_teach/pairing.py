@@ -113,35 +113,16 @@ def convert_projection(
 ) -> Tensor:
     """Reorder the rows of a q or k projection from one pairing to the other.
 
-    Parameters
-    ----------
-    weight
-        ``(heads * head_dim, in_features)``, or the bias ``(heads * head_dim,)``. Never
-        convert v or the output projection.
-    heads
-        Heads of *this* tensor: ``kv_heads`` for a key under grouped-query attention.
-    source, target
-        The pairing that the weight was trained with, and the one wanted.
-    rotary_dim
-        Rotated features of each head (default: all).
+    ``weight`` ``(heads * head_dim, in_features)``, or a bias ``(heads * head_dim,)``,
+    gives a new tensor of its shape, in which the first ``rotary_dim`` features of each
+    head are reordered (default: all). ``source`` is the pairing that it was trained
+    with. ``heads`` are those of *this* tensor: a key projection under grouped-query
+    attention has ``kv_heads``. Convert q and k, never v or the output projection, and
+    rotate with ``target``: logits stay the same.
 
-    Returns
-    -------
-    Tensor
-        A new tensor of ``weight``'s shape. Logits stay the same when q and k are
-        both converted and rotated with ``target``.
+    Raises ``ValueError`` if the rows do not divide into ``heads`` even heads, or a name
+    is unknown. Lesson 07.
 
-    Raises
-    ------
-    ValueError
-        If the rows do not divide into ``heads`` even heads, or a name is unknown.
-
-    Notes
-    -----
-    Lesson 07.
-
-    Examples
-    --------
     >>> convert_projection(torch.arange(8), 2, "interleaved", "half")
     tensor([0, 2, 1, 3, 4, 6, 5, 7])
     """

@@ -90,8 +90,7 @@ def xpos_scale(
 
     ``zeta_i ** ((position - origin) / scale_base)`` with ``zeta_i = (2i + 0.4 r) /
     1.4 r``: ``(*positions.shape, r/2)``, float64. A score then shrinks by
-    ``zeta_i ** (distance / scale_base)``, whatever the origin, if it is one for all.
-
+    ``zeta_i ** (distance / scale_base)``, for any origin that queries and keys share.
     Raises ``ValueError`` if ``scale_base`` is not positive and finite.
     Source: Sun et al., LeX (2212.10554), section 3.2; 0.4 is its code's. Lesson 16.
 
