@@ -359,14 +359,12 @@ def fit_positions(
 
 def check_table(cos: Tensor, x: Tensor, rotary_dim: int, batch: int, seq: int) -> None:
     """Raise unless a ready table fits ``x``, which has ``batch`` and ``seq``."""
-    shape = tuple(cos.shape)
-    batches = (1, batch) if batch != -1 else ()
-    if shape[-2:] != (seq, rotary_dim // 2) or any(
-        b not in batches for b in shape[:-2]
-    ):
+    shape, batches = cos.shape, () if batch == -1 else (1, batch)
+    rows_fit = len(shape) < 3 or shape[0] in batches
+    if not rows_fit or shape[-2:] != (seq, rotary_dim // 2):
         raise ValueError(
-            f"tables were made for {shape}, but an input of shape {tuple(x.shape)} "
-            f"needs (seq, r/2) or (batch, seq, r/2) with seq={seq}, "
+            f"tables were made for {tuple(shape)}, but an input of shape "
+            f"{tuple(x.shape)} needs (seq, r/2) or (batch, seq, r/2) with seq={seq}, "
             f"r/2={rotary_dim // 2}"
         )
     if cos.device != x.device:
