@@ -210,19 +210,17 @@ class _Slots:
                 f"max_len={self.max_len} is too small for {needed} tokens; "
                 "keep() drops old ones"
             )
-        held = self.held
-        if held is None:
+        if self.memory is None:
             return
-        if held.device != new.device:
-            raise ValueError(
-                f"the cache holds {name} on {held.device}, got {new.device}"
-            )
-        if held[:, :, :0].shape != new[:, :, :0].shape:
-            batch, heads, _, size = held.shape
+        batch, heads, _, size = self.memory.shape
+        if tuple(new.shape) != (batch, heads, new.shape[2], size):
             raise ValueError(
                 f"the cache holds {name} (batch={batch}, kv_heads={heads}, seq, "
                 f"head_dim={size}), got {tuple(new.shape)}"
             )
+        device = self.memory.device
+        if new.device != device:
+            raise ValueError(f"the cache holds {name} on {device}, got {new.device}")
 
     def slot(self, new: Tensor) -> Tensor:
         """Memory for ``new``, behind what is in use."""
@@ -262,11 +260,5 @@ class _Slots:
     def __getstate__(self) -> dict[str, Any]:
         """Leave out free slots: two copies must not write into the same ones."""
         memory = None if self.held is None else self.held.clone()
-        end = self.end - self.first
-        return {
-            **vars(self),
-            "memory": memory,
-            "handed_out": None,
-            "first": 0,
-            "end": end,
-        }
+        kept = {"max_len": self.max_len, "memory": memory, "handed_out": None}
+        return {**kept, "first": 0, "end": self.end - self.first}

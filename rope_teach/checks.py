@@ -249,7 +249,7 @@ def check_one_length(q_seq: int, k_seq: int, layout: Layout) -> None:
         other = "bshd" if layout == "bhsd" else "bhsd"
         raise ValueError(
             f"q has {q_seq} positions and k has {k_seq} (layout={layout!r}). "
-            "If that is meant, say where each stands: positions=(q_positions, "
+            "If that is meant, give the positions of both: positions=(q_positions, "
             f"k_positions). If those are heads, the layout is {other!r}"
         )
 

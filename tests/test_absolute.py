@@ -308,6 +308,9 @@ BAD = {
     "TypeError: positions ... torch.bool": lambda: LEARNED(
         X, positions=torch.ones(3).bool()
     ),
+    "TypeError: positions ... float8_e4m3fn ... past 16;": lambda: ADD(
+        X, positions=torch.ones(3).to(torch.float8_e4m3fn)
+    ),
     "TypeError: start ... bool": lambda: LEARNED(X, start=True),
     "ValueError: heads ... positive ... 0": lambda: alibi_slopes(0),
     "TypeError: heads ... int ... 8.0": lambda: alibi_bias(8.0, 3),

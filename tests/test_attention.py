@@ -865,6 +865,10 @@ X = torch.randn(2, 5, 32)
             "TypeError: mask must be boolean, got torch.float32",
         ),
         (
+            lambda: Attention(32, 4)(torch.randn(2, 5, 32), [[True] * 5] * 5),
+            "TypeError: mask must be boolean, got list ([[True, ",
+        ),
+        (
             lambda: Attention(32, 4)(torch.randn(2, 5, 32), torch.ones(5, 4).bool()),
             "ValueError: broadcast to (batch, heads, queries, keys) = (2, 4, 5, 5)",
         ),
