@@ -377,22 +377,21 @@ def check_table(cos: Tensor, x: Tensor, rotary_dim: int, batch: int, seq: int) -
 def check_out(out: Any, xs: Sequence[Tensor]) -> None:
     """Raise unless ``out`` is a pair that can take the rotated ``xs``."""
     if not isinstance(out, (tuple, list)) or len(out) != len(xs):
-        raise TypeError(
-            "out must be a pair (q_out, k_out), either of them None, got "
-            f"{type(out).__name__}"
-            + (f" of {len(out)}" if hasattr(out, "__len__") else "")
-        )
+        raise wrong_type("out", "a pair (q_out, k_out), either of them None", out)
     taken, eager = [*xs], not torch.compiler.is_compiling()
     for into, x in zip(out, xs, strict=True):
         if into is None:
             continue
         if not isinstance(into, Tensor):
-            raise wrong_type("each of out", "a torch.Tensor or None", into)
+            raise TypeError(f"out must hold tensors, got {type(into).__name__}")
         for what in ("shape", "dtype", "device"):
-            got, wanted = getattr(into, what), getattr(x, what)
-            if got != wanted:
+            wanted, got = getattr(x, what), getattr(into, what)
+            if wanted != got:
+                wanted, got = (
+                    str(it).removeprefix("torch.Size") for it in (wanted, got)
+                )
                 raise ValueError(
-                    f"out must have the input's {what} {wanted}, got {got}"
+                    f"out must have the input's {what}, {wanted}, got {got}"
                 )
         if into.numel() and (into.stride(-1) != 1 or (eager and overlaps_itself(into))):
             raise ValueError(
