@@ -22,6 +22,7 @@ from rope_teach.checks import (
     align_table,
     check_choice,
     check_floating,
+    wrong_type,
 )
 
 __all__ = ["rotate_complex", "rotate_matrix", "rotate_pairs", "rotation_matrix"]
@@ -80,10 +81,7 @@ def rotate_complex(x: Tensor, phases: Tensor, layout: Layout = "bhsd") -> Tensor
     """
     check_floating("x", x)
     if not isinstance(phases, Tensor) or not phases.is_complex():
-        raise TypeError(
-            "phases must be a complex tensor (see rope_teach.phases), got "
-            f"{getattr(phases, 'dtype', type(phases).__name__)}"
-        )
+        raise wrong_type("phases", "a complex tensor (see rope_teach.phases)", phases)
     phases = align_table(phases, x, layout)
     head, rest = x.tensor_split([2 * phases.shape[-1]], dim=-1)
     wide = head.to(torch.promote_types(x.dtype, phases.real.dtype))
@@ -136,10 +134,8 @@ def rotate_matrix(
     """
     check_floating("x", x)
     check_floating("angles", angles)
-    angles = align_table(angles, x, layout)
-    rotary_dim = 2 * angles.shape[-1]
-    matrix = rotation_matrix(angles, pairing)
+    matrix = rotation_matrix(align_table(angles, x, layout), pairing)
+    head, rest = x.tensor_split([matrix.shape[-1]], dim=-1)
     wide = torch.promote_types(x.dtype, matrix.dtype)
-    column = x[..., :rotary_dim, None].to(wide)
-    rotated = (matrix.to(wide) @ column).squeeze(-1).to(x.dtype)
-    return torch.cat([rotated, x[..., rotary_dim:]], dim=-1)
+    rotated = matrix.to(wide) @ head.to(wide).unsqueeze(-1)
+    return torch.cat([rotated.squeeze(-1).to(x.dtype), rest], dim=-1)

@@ -1,6 +1,7 @@
 """The house: which module may import which. CONTRIBUTING.md has the map in words."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,13 @@ def test_the_core_can_be_read_in_an_evening():
 
 def test_the_top_level_is_small():
     assert len(rope_teach.__all__) == 16
+
+
+def test_contributing_has_the_map():
+    """The modules in the order in which they read, with line counts that are true."""
+    text = (ROOT.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w.]+)` \| .+ \| (\d+) \|$", text, re.MULTILINE)
+    assert tuple(name for name, _ in rows) == CORE
+    for name, stated in rows:
+        lines = len(MODULES[name].read_text(encoding="utf-8").splitlines())
+        assert abs(lines - int(stated)) <= 0.1 * lines + 10, f"{name} has {lines} lines"

@@ -151,3 +151,17 @@ def test_the_stored_report_is_what_the_script_writes(monkeypatch):
     report = script(monkeypatch, "gpu_report")
     stored = [stored_result(name) for name in ("gpu", "gpu_choices", "fusion")]
     assert report.REPORT.read_text() == report.report(*stored)
+
+
+def test_cross_attention_that_rotates_both_texts(monkeypatch):
+    """It overrides a part of `Attention`, and must follow when that changes."""
+    layer = script(monkeypatch, "summarization").RotatedCross(32, 4, causal=False)
+    x, context = torch.randn(2, 3, 32), torch.randn(2, 5, 32)
+    q, k = (
+        projected.unflatten(-1, (4, 8)).transpose(1, 2)
+        for projected in (layer.query(x), layer.key(context))
+    )
+    q, k = RotaryEmbedding(8)(q, k, (torch.arange(3), torch.arange(5)))
+    weights = (q @ k.mT / 8**0.5).softmax(-1)
+    torch.testing.assert_close(layer.weights(x, context=context), weights)
+    assert layer(x, context=context).shape == x.shape
