@@ -507,6 +507,7 @@ def test_tables_that_learn_take_the_torch_form():
 
 @pytest.mark.parametrize("way", ["start", "positions", "tables"])
 def test_compiled_calls_take_the_kernels(way):
+    torch.compiler.reset()  # all tests compile one function, eight times at most
     rope = RotaryEmbedding(64).cuda()
     q, k = tensors(2, 5, 4, 2, 64)
     places = torch.tensor(EACH, device="cuda")

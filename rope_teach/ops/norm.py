@@ -379,6 +379,7 @@ def _is_plain(norm: nn.Module, q: Tensor) -> bool:
     )
 
 
+@torch.compiler.assume_constant_result
 def _has_hooks(norm: nn.Module) -> bool:
     """Whether a hook waits for this module, or for all modules.
 
