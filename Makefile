@@ -41,7 +41,8 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/cpu.py
 	$(BIN)/python benchmarks/attention.py
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \
-		then for script in gpu gpu_choices fusion; do $(BIN)/python benchmarks/$$script.py; done; \
+		then for script in gpu gpu_choices fusion; do \
+			$(BIN)/python benchmarks/$$script.py; done; \
 		else echo "No CUDA device here; benchmarks/results/gpu.md has one's figures."; fi
 
 lesson: $(VENV)/.test

@@ -11,22 +11,26 @@ import argparse
 import contextlib
 import ctypes
 import datetime
+import functools
 import importlib.metadata
+import itertools
 import platform
 import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
+from common import processor
 from torch import Tensor
+
+# No public name says what torch's compiler found: torch.backends.cpu knows the
+# processor only, and without a working C++ compiler torch falls back silently.
 from torch._inductor.cpu_vec_isa import pick_vec_isa
 
-from rope_teach import RotaryEmbedding, inverse_frequencies, rotate_matrix
-from rope_teach.tables import angles
+from rope_teach import RotaryEmbedding, angles, inverse_frequencies, rotate_matrix
 
 PREFILL, DECODE = (4, 16, 2048, 64), (16, 16, 1, 64)  # batch, heads, seq, head_dim
 HEAD_DIM, LONGEST = 64, 2048
@@ -145,6 +149,97 @@ COLUMNS = [  # header, shape, dtype, backward too
 ]
 
 
+# --------------------------------------------------------------- how positions come
+
+
+def ways(
+    shape: tuple[int, ...], dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor, Rotation]]:
+    """Yield (name, positions, rotation) for each way of saying where tokens are.
+
+    Half pairing, bhsd. Tokens go on at position 1,000 as a decode step's do, and where
+    sequences differ each begins somewhere else.
+    """
+    batch, heads, seq, _ = shape
+    start = 1000 if seq == 1 else 0
+    shared = torch.arange(start, start + seq)
+    starts = start + torch.randint(100, (batch,))
+    rows = starts[:, None] + torch.arange(seq)
+    rope = RotaryEmbedding(HEAD_DIM, pairing="half")
+    yield "rope_teach, start", shared, lambda q, k: rope(q, k, start=start)
+    yield "rope_teach, positions shared", shared, lambda q, k: rope(q, k, shared)
+    yield "rope_teach, positions per sequence", rows, lambda q, k: rope(q, k, rows)
+    by_start: Rotation = lambda q, k: rope(q, k, start=starts)  # noqa: E731
+    yield "rope_teach, start per sequence", rows, by_start
+    made = rope.tables(rows)
+    with_tables: Rotation = lambda q, k: rope(q, k, tables=made)  # noqa: E731
+    yield "rope_teach, ready tables per sequence", rows, with_tables
+    slots = itertools.cycle(torch.zeros(4, batch, heads, seq, HEAD_DIM, dtype=dtype))
+
+    def directly(q: Tensor, k: Tensor) -> Pair:
+        return rope(q, k, start=start, out=(None, next(slots)))
+
+    def by_copy(q: Tensor, k: Tensor) -> Pair:
+        q, k = rope(q, k, start=start)
+        return q, next(slots).copy_(k)
+
+    yield "rope_teach, out= into a cache", shared, directly
+    yield "rope_teach, then a copy into a cache", shared, by_copy
+    yield from ways_of_llama(shared, rows, dtype)
+
+
+def ways_of_llama(
+    shared: Tensor, rows: Tensor, dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor, Rotation]]:
+    """Hugging Face's function with ready tables, and with its module's at each call."""
+    try:
+        from transformers import LlamaConfig
+        from transformers.models.llama import modeling_llama
+    except ImportError:
+        return
+    apply = modeling_llama.apply_rotary_pos_emb
+    config = LlamaConfig(hidden_size=HEAD_DIM, num_attention_heads=1)
+    module = modeling_llama.LlamaRotaryEmbedding(config)
+    like = torch.empty(0, dtype=dtype)
+    for name, positions in (("shared", shared[None]), ("per sequence", rows)):
+        ready = module(like, positions)
+        yield (
+            f"Hugging Face Llama, ready tables {name}",
+            positions,
+            lambda q, k, ready=ready: apply(q, k, *ready),
+        )
+        yield (
+            f"Hugging Face Llama, positions {name}",
+            positions,
+            lambda q, k, where=positions: apply(q, k, *module(q, where)),
+        )
+
+
+def time_ways(n: int) -> Iterator[str]:
+    """The lines of the second table, forward passes."""
+    columns = [
+        (shape, dtype)
+        for shape in (PREFILL, DECODE)
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    every = [ways(*column) for column in columns]
+    for line in zip(*every, strict=True):
+        cells = []
+        for (shape, dtype), way in zip(columns, line, strict=True):
+            _, positions, rotation = way
+            q, k = samples(shape, dtype, "bhsd")
+            tail = slice(-min(16, shape[2]), None)
+            angle = angles(positions[..., tail], inverse_frequencies(HEAD_DIM))
+            for x, rotated in zip((q, k), rotation(q, k), strict=True):
+                expected = rotate_matrix(x[:, :, tail].double(), angle, "half")
+                refuse_wrong(rotated[:, :, tail], expected, dtype)
+            reference = functools.partial(copy, q, k)
+            call = functools.partial(rotation, q, k)
+            cells.append(compare(call, reference, n, 200 if shape == DECODE else 1))
+        print(line[0][0], file=sys.stderr)
+        yield f"| {line[0][0]} | {' | '.join(cells)} |"
+
+
 # ------------------------------------------------------------------ measurement
 
 
@@ -196,18 +291,20 @@ def compare(
 
 
 def check(rotation: Rotation, pairing: str, layout: str, dtype: torch.dtype) -> None:
-    """Hold a contestant against the rotation matrix in float64; raise if it is wrong.
-
-    The bounds allow angles in float32, and a few roundings.
-    """
+    """Hold a contestant against the rotation matrix in float64."""
     x = torch.randn(1, LONGEST, HEAD_DIM).to(dtype)
     angle = angles(torch.arange(LONGEST), inverse_frequencies(HEAD_DIM))
     expected = rotate_matrix(x.double(), angle, pairing)
     x = x[:, None] if layout == "bhsd" else x[:, :, None]
     for rotated in rotation(x, x):
-        error = (rotated.double().reshape(expected.shape) - expected).square().mean()
-        if error.sqrt() > (1e-4 if dtype == torch.float32 else 5e-3):
-            raise ValueError(f"wrong by {error.sqrt():.2g} (root mean square)")
+        refuse_wrong(rotated.reshape(expected.shape), expected, dtype)
+
+
+def refuse_wrong(rotated: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
+    """Raise unless it is right, but for angles in float32 and a few roundings."""
+    error = (rotated.double() - expected).square().mean().sqrt()
+    if not error < (1e-4 if dtype == torch.float32 else 5e-3):
+        raise ValueError(f"wrong by {error:.2g} (root mean square)")
 
 
 def time_column(
@@ -260,15 +357,11 @@ def row(contestant: Contestant, layout: str, compiled: bool, n: int) -> str:
 
 
 def machine() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(": ")[1] for line in lines if line.startswith("model name")]
-    name = models[0] if models else platform.processor()
     packages = ["torch", "transformers", "torchtune", "torchao"]
     packages += ["rotary-embedding-torch", "x-transformers"]
     versions = [f"{name} {importlib.metadata.version(name)}" for name in packages]
     return (
-        f"{datetime.date.today()}; {name}, {torch.get_num_threads()} thread(s), "
+        f"{datetime.date.today()}; {processor()}, {torch.get_num_threads()} thread(s), "
         f"compiled for {pick_vec_isa()}; Python {platform.python_version()}; "
         f"{', '.join(versions)}."
     )
@@ -292,6 +385,11 @@ def main() -> None:
         for layout in contestant.layouts:
             for compiled in (False, True)[: 1 + contestant.compiled]:
                 print(row(contestant, layout, compiled, options.samples), flush=True)
+    print("\n## However positions come: half pairing, bhsd, eager, forward\n")
+    headers = ["way", "prefill fp32", "prefill bf16", "decode fp32", "decode bf16"]
+    print("| " + " | ".join(headers) + " |\n" + "|---" * len(headers) + "|")
+    for line in time_ways(options.samples):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -34,20 +34,22 @@ def formula(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def contestants(shape: gpu.Shape, norms: Norms) -> Iterator[tuple[str, gpu.Rotate]]:
     """Yield (name, function of q and k)."""
-    positions = torch.arange(shape.seq, device="cuda")
-    inv_freq = inverse_frequencies(shape.head_dim, device="cuda")
+    positions = shape.start + torch.arange(shape.seq, device=gpu.DEVICE)
+    inv_freq = inverse_frequencies(shape.head_dim, device=gpu.DEVICE)
     cos, sin = cos_sin(positions, inv_freq)
-    rope = RotaryEmbedding(shape.head_dim, pairing="half").cuda()
+    rope = RotaryEmbedding(shape.head_dim, pairing="half").to(gpu.DEVICE)
 
     def one_by_one(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        turned: tuple[Tensor, Tensor] = rope(norms[0](q), norms[1](k))
+        turned: tuple[Tensor, Tensor] = rope(
+            norms[0](q), norms[1](k), start=shape.start
+        )
         return turned
 
     def on_paper(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         return formula(norms[0](q), cos, sin), formula(norms[1](k), cos, sin)
 
     def fused(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        turned: tuple[Tensor, Tensor] = rope(q, k, norms=norms)
+        turned: tuple[Tensor, Tensor] = rope(q, k, norms=norms, start=shape.start)
         return turned
 
     yield "copy of q and k", gpu.copy
@@ -69,15 +71,17 @@ def measure(shape: gpu.Shape) -> Iterator[dict[str, object]]:
     norms = tuple(nn.RMSNorm(shape.head_dim, EPS) for _ in range(2))
     for norm in norms:
         nn.init.normal_(norm.weight, mean=1, std=0.1)
-        norm.to("cuda", shape.dtype)
+        norm.to(gpu.DEVICE, shape.dtype)
+    positions = shape.start + torch.arange(shape.seq, device=gpu.DEVICE)
+    case = gpu.Case("half", positions)
     for name, rotate in contestants(shape, norms):  # type: ignore[arg-type]
-        torch._dynamo.reset()
+        torch.compiler.reset()
         row: dict[str, object] = {"shape": shape.name, "name": name}
         weights = () if "copy" in name else [norm.weight for norm in norms]
         with torch.no_grad():
             if weights:
                 exact = [in_float64(norm) for norm in norms]
-                row["error"] = gpu.error(rotate, "half", shape, exact)
+                row["error"] = gpu.error(rotate, case, shape, exact)
             row["gpu"] = gpu.gpu_microseconds(rotate, shape, False)
             row["wall"] = gpu.wall_microseconds(rotate, shape, False)
         if shape.backward:

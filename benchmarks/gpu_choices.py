@@ -1,10 +1,11 @@
-"""What each choice in the kernel is worth: the kernel beside changed copies of itself.
+"""What each choice in the kernels is worth: the kernels beside changed copies.
 
     python benchmarks/gpu_choices.py [OUT.json]
 
-Every change is made in the text of rope_teach/kernels.py and must be found there, so
+Every change is made in the text of rope_teach/ops/cuda.py and must be found there, so
 that the table cannot describe a kernel of the past. Measured as in gpu.py, all choices
-one after the other and then all again: the median of the rounds, in microseconds.
+one after the other and then all again: the median of the rounds, in microseconds. Rows
+named "..., rows" time the kernel that writes cos and sin of given positions, by itself.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from types import ModuleType
 import gpu
 import torch
 
-from rope_teach import cos_sin, inverse_frequencies, kernels
+from rope_teach import angles, cos_sin, inverse_frequencies
+from rope_teach.ops import cuda
 
-ROUNDS = 5
+ROUNDS = 3
 ROW = "LARGEST_ROW = 2048"
 WARPS = "4 if row_bytes > 1024 else 2 if row_bytes > 512 else 1"
 TABLE = 'mask=pair < PAIRS, eviction_policy="evict_last"'
@@ -32,7 +34,6 @@ SHARE = """share = (tl.program_id(0) % SHARES).to(tl.int64)
 SHARE_SLOW = """tokens = tl.num_programs(0) // SHARES
     share = (tl.program_id(0) // tokens).to(tl.int64)
     token = (tl.program_id(0) % tokens).to(tl.int64)"""
-SHORT = "SHORT = 4096"
 CHANGES: dict[str, list[tuple[str, str]]] = {
     "as it is": [],
     "tables may leave the cache": [(TABLE, "mask=pair < PAIRS")],
@@ -47,20 +48,33 @@ CHANGES: dict[str, list[tuple[str, str]]] = {
     "loads past the first cache": [(LOAD, 'mask=here, cache_modifier=".cg"')],
     "stores that stream": [(STORE, STORE + ', cache_modifier=".cs"')],
     "shares of a token far apart": [(SHARE, SHARE_SLOW)],
-    "all strides as arguments": [(SHORT, "SHORT = 0")],
 }  # fmt: skip
+BLOCK = "2 if statically_known_true(rows * sequences <= 1024) else 8"
+ROW_WARPS = "num_warps=2,"
+CHANGES_OF_ROWS: dict[str, list[tuple[str, str]]] = {
+    "as it is": [],
+    "1 row a program": [(BLOCK, "1")],
+    "2 rows a program": [(BLOCK, "2")],
+    "4 rows a program": [(BLOCK, "4")],
+    "8 rows a program": [(BLOCK, "8")],
+    "16 rows a program": [(BLOCK, "16")],
+    "1 warp": [(ROW_WARPS, "num_warps=1,")],
+    "4 warps": [(ROW_WARPS, "num_warps=4,")],
+    "8 warps": [(ROW_WARPS, "num_warps=8,")],
+}
 
 
-def changed(name: str, folder: Path) -> ModuleType:
-    """Return the module of the kernel with one choice made otherwise."""
-    source = Path(kernels.__file__).read_text()
-    for old, new in CHANGES[name]:
+def changed(
+    name: str, folder: Path, changes: dict[str, list[tuple[str, str]]] = CHANGES
+) -> ModuleType:
+    """Return the module of the kernels with one choice made otherwise."""
+    source = Path(cuda.__file__).read_text()
+    for old, new in changes[name]:
         if old not in source:
             raise ValueError(f"{name!r}: the kernel no longer has {old!r}")
         source = source.replace(old, new)
-    space = "choice_" + "".join(filter(str.isalnum, name))
-    source = source.replace("rope_teach::", f"{space}::")
-    source = source.replace("torch.ops.rope_teach.", f"torch.ops.{space}.")
+    kind = "choice_" if changes is CHANGES else "rows_"
+    space = kind + "".join(filter(str.isalnum, name))
     path = folder / f"{space}.py"
     path.write_text(source)
     spec = importlib.util.spec_from_file_location(space, path)
@@ -70,43 +84,66 @@ def changed(name: str, folder: Path) -> ModuleType:
     return module
 
 
-def contestants(shape: gpu.Shape, pairing: str, folder: Path) -> dict[str, gpu.Rotate]:
+def rotations(shape: gpu.Shape, pairing: str, folder: Path) -> dict[str, gpu.Rotate]:
     """The copy, and every choice; each is held against float64 first."""
-    positions = torch.arange(shape.seq, device="cuda")
-    inv_freq = inverse_frequencies(shape.head_dim, device="cuda")
-    table = (*cos_sin(positions, inv_freq), pairing == "interleaved")
+    positions = shape.start + torch.arange(shape.seq, device=gpu.DEVICE)
+    inv_freq = inverse_frequencies(shape.rotary, device=gpu.DEVICE)
+    how = (*cos_sin(positions, inv_freq), pairing, "bhsd", False)
     found: dict[str, gpu.Rotate] = {"copy": gpu.copy}
     for name in CHANGES:
         module = changed(name, folder)
 
         def rotate(q, k, module=module):  # type: ignore[no-untyped-def]
-            return module.rotate_qk(q, k, *table)
+            out = [torch.empty_like(x) for x in (q, k)]
+            module.rotate((q, k), *how, out)
+            return out
 
-        if not gpu.error(rotate, pairing, shape) < 4e-3:
-            raise ValueError(f"{name!r} is wrong on {shape.name}")
+        gpu.error(rotate, gpu.Case(pairing, positions), shape)
         found[name] = rotate
     return found
 
 
+def rows(shape: gpu.Shape, folder: Path) -> dict[str, gpu.Rotate]:
+    """The kernel that writes the rows of a batch, and every choice in it."""
+    positions = gpu.Positions(shape).rows
+    inv_freq = inverse_frequencies(shape.rotary, device=gpu.DEVICE)
+    angle = angles(positions, inv_freq)
+    expected = torch.stack([angle.cos(), angle.sin()], dim=-2)
+    found: dict[str, gpu.Rotate] = {}
+    for name in CHANGES_OF_ROWS:
+        module = changed(name, folder, CHANGES_OF_ROWS)
+
+        def write(q, k, module=module):  # type: ignore[no-untyped-def]
+            return module.cos_sin(positions, inv_freq, 1.0, 0, 1, None)
+
+        if not (write(None, None) - expected).abs().max() < 1e-6:
+            raise ValueError(f"{name!r} writes wrong rows on {shape.name}")
+        found[name] = write
+    return found
+
+
 def measure(shape: gpu.Shape, folder: Path) -> list[dict[str, object]]:
-    """Rows of one shape, for both pairings."""
-    rows = []
-    for pairing in ("half", "interleaved"):
-        calls = contestants(shape, pairing, folder)
+    """Rows of one shape: both pairings, and the kernel of the rows."""
+    found = []
+    for kind in ("half", "interleaved", "rows"):
+        calls = (
+            rows(shape, folder) if kind == "rows" else rotations(shape, kind, folder)
+        )
         times: dict[str, list[float]] = {name: [] for name in calls}
         for _ in range(ROUNDS):
-            for name, rotate in calls.items():
-                times[name].append(gpu.gpu_microseconds(rotate, shape, False))
+            for name, call in calls.items():
+                times[name].append(gpu.gpu_microseconds(call, shape, False))
         for name, rounds in times.items():
-            rows.append(
-                {"shape": shape.name, "name": f"{name}, {pairing}",
+            found.append(
+                {"shape": shape.name, "name": f"{name}, {kind}",
                  "gpu": median(rounds), "rounds": rounds}
             )  # fmt: skip
-    return rows
+    return found
 
 
 if __name__ == "__main__":
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        rows = [row for s in gpu.SHAPES[:5] for row in measure(s, Path(folder))]
-    gpu.write(rows, "python benchmarks/gpu_choices.py", next(iter(sys.argv[1:]), None))
+        measured = [row for s in gpu.SHAPES[:5] for row in measure(s, Path(folder))]
+    path = next(iter(sys.argv[1:]), None)
+    gpu.write(measured, "python benchmarks/gpu_choices.py", path)

@@ -85,11 +85,10 @@ class SinusoidalEncoding(nn.Module):
 class LearnedEncoding(nn.Module):
     """Add a learned row for each position to embeddings ``(batch, seq, dim)``.
 
-    ``start`` is the position of the first token; or give all ``positions``,
-    ``(seq,)`` or ``(batch, seq)``, int64 or int32. There are ``max_len`` rows and no
-    more: a longer sequence raises ``ValueError``. A compiled or exported model cannot
-    look at the positions it is given, and adds NaN to tokens outside the table.
-    Source: BERT, GPT-2. Lesson 03.
+    ``start`` and ``positions`` as in :class:`SinusoidalEncoding`, but int64 or int32.
+    There are ``max_len`` rows and no more: a longer sequence raises ``ValueError``. A
+    compiled or exported model cannot look at the positions it is given, and adds NaN to
+    tokens outside the table. Source: BERT, GPT-2. Lesson 03.
     """
 
     def __init__(self, max_len: int, dim: int) -> None:
@@ -116,17 +115,13 @@ class LearnedEncoding(nn.Module):
         check_integers("positions", positions)
         positions = positions.long()
         if torch.compiler.is_compiling() or type(positions) is not Tensor:
-            return x + self._rows_or_nan(positions)
+            # A graph may not check an index: -1 would read the last row.
+            known = (positions >= 0) & (positions < self.max_len)
+            rows = self.weight[positions.clamp(0, self.max_len - 1)]
+            return x + rows.masked_fill(~known.unsqueeze(-1), math.nan)
         if positions.numel() and not positions.is_meta:
-            first, last = torch.stack(positions.aminmax()).tolist()
-            self._check_range(first, last)
+            self._check_range(*torch.stack(positions.aminmax()).tolist())
         return x + self.weight[positions]
-
-    def _rows_or_nan(self, positions: Tensor) -> Tensor:
-        # A graph may not check an index: -1 would read the last row.
-        known = (positions >= 0) & (positions < self.max_len)
-        rows = self.weight[positions.clamp(0, self.max_len - 1)]
-        return rows.masked_fill(~known.unsqueeze(-1), math.nan)
 
     def _check_range(self, first: int, last: int) -> None:
         if first < 0 or last >= self.max_len:
@@ -151,12 +146,11 @@ def alibi_slopes(heads: int) -> Tensor:
     tensor([0.2500, 0.0625, 0.0156, 0.0039])
     """
     check_count("heads", heads)
-    power = 2 ** math.floor(math.log2(heads))
-    slopes = [2 ** (-8 * h / power) for h in range(1, power + 1)]
-    if power < heads:
-        finer = [2 ** (-8 * h / (2 * power)) for h in range(1, 2 * power + 1)]
-        slopes += finer[0::2][: heads - power]
-    return torch.tensor(slopes, dtype=torch.float32)
+    power = 1 << (heads.bit_length() - 1)
+    exact, finer = (
+        [2 ** (-8 * h / n) for h in range(1, n + 1)] for n in (power, 2 * power)
+    )
+    return torch.tensor(exact + finer[0::2][: heads - power], dtype=torch.float32)
 
 
 def alibi_bias(
@@ -172,11 +166,9 @@ def alibi_bias(
     From lengths: ``(heads, q_len, k_len)`` float32. The last query is at the last key,
     so a cached decode step passes ``q_len=1``. From ``positions``, one tensor or a
     pair for queries and keys, each ``(seq,)`` or ``(batch, seq)``: the same shape, or
-    ``(batch, heads, q_len, k_len)``, on their device. The distance is unsigned; causal
-    models mask the keys ahead.
-
-    Raises ``TypeError`` or ``ValueError`` if neither or both are given, or if they do
-    not fit together. Source: Press et al. (2108.12409). Lesson 03.
+    ``(batch, heads, q_len, k_len)``. The distance is unsigned; causal models mask the
+    keys ahead. Raises ``TypeError`` or ``ValueError`` if neither or both are given, or
+    if they do not fit together. Source: Press et al. (2108.12409). Lesson 03.
 
     >>> alibi_bias(1, 3)
     tensor([[[-0.0000, -0.0039, -0.0078],
@@ -185,31 +177,24 @@ def alibi_bias(
     >>> alibi_bias(1, positions=torch.tensor([7, 0, 1]))[0, 0]
     tensor([-0.0000, -0.0273, -0.0234])
     """
-    if positions is None:
-        q, k = _last_places(q_len, k_len, device)
-    elif q_len is None and k_len is None and device is None:
+    if positions is not None:
+        if not (q_len is None and k_len is None and device is None):
+            raise ValueError("give positions, or q_len, k_len and device, not both")
         q, k = _position_pair(positions)
+    elif q_len is None:
+        raise ValueError("alibi_bias needs q_len or positions, got neither")
     else:
-        raise ValueError("give positions, or q_len, k_len and device, not both")
+        k_len = q_len if k_len is None else k_len
+        for name, value in (("q_len", q_len), ("k_len", k_len)):
+            check_start(name, value, "an int (positions are given as positions=...)")
+        if not 0 <= q_len <= k_len:
+            raise ValueError(
+                f"q_len must lie between 0 and k_len, got q_len={q_len}, k_len={k_len}"
+            )
+        k = torch.arange(k_len, device=device)
+        q = k[k_len - q_len :]
     distance = (q.unsqueeze(-1) - k.unsqueeze(-2)).abs().unsqueeze(-3)
     return -alibi_slopes(heads).to(distance.device)[:, None, None] * distance
-
-
-def _last_places(
-    q_len: int | None, k_len: int | None, device: torch.device | str | None
-) -> tuple[Tensor, Tensor]:
-    """Positions of the queries and keys: the queries are the last of the keys."""
-    if q_len is None:
-        raise ValueError("alibi_bias needs q_len or positions, got neither")
-    k_len = q_len if k_len is None else k_len
-    check_start("q_len", q_len, "an int (positions are given as positions=...)")
-    check_start("k_len", k_len, "an int (positions are given as positions=...)")
-    if not 0 <= q_len <= k_len:
-        raise ValueError(
-            f"q_len must lie between 0 and k_len, got q_len={q_len}, k_len={k_len}"
-        )
-    keys = torch.arange(k_len, device=device)
-    return keys[k_len - q_len :], keys
 
 
 def _position_pair(
@@ -217,15 +202,15 @@ def _position_pair(
 ) -> tuple[Tensor, Tensor]:
     if isinstance(positions, Tensor):
         positions = (positions, positions)
-    pair = check_pair(positions)
-    for given in pair:
-        check_positions("positions", given)
-    (q, k), batches = pair, {x.shape[0] for x in pair if x.ndim == 2 and len(x) != 1}
-    if not q.ndim or not k.ndim or max(q.ndim, k.ndim) > 2 or len(batches) > 1:
+    q, k = check_pair(positions)
+    check_positions("positions", q)
+    check_positions("positions", k)
+    batches = {len(x) for x in (q, k) if x.ndim == 2} - {1}
+    if not {q.ndim, k.ndim} <= {1, 2} or len(batches) > 1:
         raise ValueError(
             "positions must be (seq,) or (batch, seq), with one batch for both, got "
             f"{tuple(q.shape)} and {tuple(k.shape)}"
         )
     # Differences of unsigned integers would wrap around.
-    q, k = (x if x.is_floating_point() else x.long() for x in pair)
+    q, k = (x if x.is_floating_point() else x.long() for x in (q, k))
     return q, k

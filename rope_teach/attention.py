@@ -24,6 +24,7 @@ from rope_teach.checks import (
     check_start,
     check_token_positions,
     fit_positions,
+    wrong_shape,
 )
 from rope_teach.frequencies import Scaling
 from rope_teach.rotary import RotaryEmbedding, Tables
@@ -39,27 +40,25 @@ __all__ = [
     "window_mask",
 ]
 
+Heads = tuple[Tensor, Tensor, Tensor]  # q, k and v, (batch, heads, seq, head_dim)
 ENCODINGS = ("none", "learned", "sinusoidal", "rope", "alibi")
 
 
 class Attention(nn.Module):
-    """Multi-head attention over ``(batch, seq, dim)``.
+    """Multi-head attention over ``(batch, seq, dim)``, with ``head_dim = dim / heads``.
 
     Parameters
     ----------
-    dim
-        Features of a token; ``head_dim`` is ``dim / heads``.
-    heads, kv_heads
-        Query heads, and heads of keys and values (default: as many). With fewer, each
-        is shared by ``heads / kv_heads`` query heads: grouped-query attention.
+    kv_heads
+        Heads of keys and values (default: ``heads``). With fewer, each is shared by
+        ``heads / kv_heads`` query heads: grouped-query attention.
     encoding
         One of ``ENCODINGS``. Only ``"rope"`` and ``"alibi"`` act here.
     causal
         Whether a token sees only itself and earlier tokens.
     rotary_dim, base, scaling
-        As in :class:`RotaryEmbedding`; only for ``"rope"``. For its other arguments
-        (several axes, learned frequencies, xPos), set ``attention.rope`` to a module
-        of your own; layers may differ.
+        As in :class:`RotaryEmbedding`; only for ``"rope"``. For its other arguments set
+        ``attention.rope`` to a module of your own; layers may differ.
 
     Notes
     -----
@@ -97,10 +96,10 @@ class Attention(nn.Module):
         self.dim, self.heads, self.kv_heads = dim, heads, kv_heads
         self.head_dim = dim // heads
         self.encoding, self.causal = encoding, causal
-        self.query = nn.Linear(dim, heads * self.head_dim, bias=False)
+        self.query = nn.Linear(dim, dim, bias=False)
         self.key = nn.Linear(dim, kv_heads * self.head_dim, bias=False)
         self.value = nn.Linear(dim, kv_heads * self.head_dim, bias=False)
-        self.out = nn.Linear(heads * self.head_dim, dim, bias=False)
+        self.out = nn.Linear(dim, dim, bias=False)
         if encoding == "rope":
             self.rope = RotaryEmbedding(
                 self.head_dim, rotary_dim=rotary_dim, base=base, scaling=scaling
@@ -121,18 +120,17 @@ class Attention(nn.Module):
         Parameters
         ----------
         mask
-            Boolean; broadcasts to ``(batch, heads, queries, keys)``, where the keys
-            are the cached ones, then those of ``x``. A query sees a key where it is
-            True. Padding is ``real[:, None, None]`` with ``real`` ``(batch, keys)``.
-            A causal module always hides later tokens. A query that sees nothing
-            returns zeros.
+            Boolean; broadcasts to ``(batch, heads, queries, keys)``, the keys being the
+            cached ones, then those of ``x``. True where a query sees a key. Padding is
+            ``real[:, None, None]`` with ``real`` ``(batch, keys)``. A causal module
+            always hides later tokens. A query that sees nothing returns zeros.
         positions
             ``(seq,)`` or ``(batch, seq)``, in tokens, for RoPE and ALiBi; with several
             axes as in :meth:`RotaryEmbedding.forward`. Default: 0, 1, ..., or the
             positions after the cached ones.
         tables
-            Cos and sin of these positions, made once for all layers that share them,
-            by :meth:`RotaryEmbedding.tables`; for ``"rope"`` only.
+            Cos and sin of these positions, by :meth:`RotaryEmbedding.tables`: layers
+            can share them. For ``"rope"`` only.
         cache
             Keys and values of earlier tokens; those of ``x`` are appended.
         context
@@ -140,17 +138,15 @@ class Attention(nn.Module):
             (cross-attention). Two texts share no positions, so this needs
             ``encoding="none"`` and ``causal=False``.
         """
-        self._check_input("x", x)
-        if context is not None:
-            self._check_context(context, cache)
+        source = self._source(x, context, cache)
         if cache is not None:
             cache.claim(self)
-        source = x if context is None else context
-        q, k = self._queries_and_keys(x, source, positions, cache, tables)
-        v = self._split(self.value(source), self.kv_heads)
+        places = positions if tables is None else tables
+        q, k = self._queries_and_keys(x, source, places, cache)
+        heads = q, k, self._split(self.value(source), self.kv_heads)
         if cache is not None:
-            k, v = self._cached(cache, q, k, v, positions)
-        mixed = self._mix(q, k, v, mask, positions, cache)
+            heads = self._cached(cache, heads, positions)
+        mixed = self._mix(heads, mask, positions, cache)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
 
@@ -167,26 +163,39 @@ class Attention(nn.Module):
 
         For figures; :meth:`forward` never builds this matrix.
         """
-        self._check_input("x", x)
-        if context is not None:
-            self._check_context(context, None)
-        source = x if context is None else context
+        source = self._source(x, context, None)
         q, k = self._queries_and_keys(x, source, positions, None)
         # Where the values are the rows of the identity, the result is the weights.
         identity = torch.eye(k.shape[2], dtype=x.dtype, device=x.device)
-        identity = identity.expand(*k.shape[:2], -1, -1)
-        return self._mix(q, k, identity, mask, positions, None)
+        heads = q, k, identity.expand(*k.shape[:2], -1, -1)
+        return self._mix(heads, mask, positions, None)
 
     def extra_repr(self) -> str:
         return f"encoding={self.encoding!r}, causal={self.causal}"
+
+    def _source(
+        self, x: Tensor, context: Tensor | None, cache: KeyValueCache | None
+    ) -> Tensor:
+        """The tokens that keys and values come from; raise for unfit input."""
+        for name, given in (("x", x), ("context", x if context is None else context)):
+            check_floating(name, given)
+            if given.ndim != 3 or given.shape[-1] != self.dim:
+                raise wrong_shape(name, f"(batch, seq, dim) with dim={self.dim}", given)
+        if context is None:
+            return x
+        if self.encoding != "none" or self.causal or cache is not None:
+            raise ValueError(
+                "context needs encoding='none', causal=False and no cache, got "
+                f"encoding={self.encoding!r}, causal={self.causal}, cache={cache}"
+            )
+        return context
 
     def _queries_and_keys(
         self,
         x: Tensor,
         source: Tensor,
-        positions: Tensor | None,
+        positions: Tensor | Tables | None,
         cache: KeyValueCache | None,
-        tables: Tables | None = None,
     ) -> tuple[Tensor, Tensor]:
         q = self._split(self.query(x), self.heads)
         k = self._split(self.key(source), self.kv_heads)
@@ -194,26 +203,20 @@ class Attention(nn.Module):
             return q, k
         # Never the values: lesson 09 shows why.
         options: dict[str, Any] = {}
-        if tables is not None:
-            options["tables"], positions = tables, None
+        if isinstance(positions, Tables):
+            options["tables"], positions = positions, None
         elif cache is not None and positions is None:
             options["start"] = cache.next
-        straight = not torch.is_grad_enabled() and isinstance(
-            self.rope, RotaryEmbedding
-        )
-        if cache is not None and straight:  # no copy: rotated into the cache's memory
+        writes = not torch.is_grad_enabled() and isinstance(self.rope, RotaryEmbedding)
+        if cache is not None and writes:  # no copy: rotated into the cache's memory
             options["out"] = (None, cache.slot(k))
         return self.rope(q, k, positions, **options)
 
     def _cached(
-        self,
-        cache: KeyValueCache,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        positions: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Append to ``cache``; return all keys and values, old and new."""
+        self, cache: KeyValueCache, heads: Heads, positions: Tensor | None
+    ) -> Heads:
+        """Append to ``cache``; return q, and all keys and values, old and new."""
+        q, k, v = heads
         axes = getattr(self.rope, "axes", 1) if self.encoding == "rope" else 1
         if positions is not None and axes > 1:
             batch, _, seq, _ = q.shape
@@ -223,82 +226,51 @@ class Attention(nn.Module):
         if torch.is_grad_enabled() and q.requires_grad:
             if not (k.requires_grad or v.requires_grad):
                 # Autograd saves them, and rejects memory that append writes to later.
-                return k.clone(), v.clone()
-        return k, v
+                return q, k.clone(), v.clone()
+        return q, k, v
+
+    def _alibi(
+        self, q: Tensor, k: Tensor, positions: Tensor | None, keys: Tensor | None
+    ) -> Tensor:
+        """The bias at ``positions``, of all cached ``keys``, or of the last tokens."""
+        batch, _, q_len, _ = q.shape
+        if keys is not None:
+            last = keys[:, k.shape[2] - q_len :]
+            return alibi_bias(self.heads, positions=(last, keys))
+        if positions is None:
+            return alibi_bias(self.heads, q_len, k.shape[2], device=q.device)
+        check_token_positions(positions, (batch, q_len))
+        return alibi_bias(self.heads, positions=positions)
 
     def _mix(
         self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
+        heads: Heads,
         mask: Tensor | None,
         positions: Tensor | None,
         cache: KeyValueCache | None,
     ) -> Tensor:
-        bias = self._alibi(q, k.shape[2], positions, cache)
-        bias = self._masked(bias, q, k.shape[2], mask)
-        flag = self.causal and bias is None
-        if q.shape[2] == 1:  # not part of the line above: exporters cannot trace that
-            flag = False
-        return F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=bias,
-            is_causal=flag,
-            enable_gqa=self.kv_heads < self.heads,
-        )
-
-    def _alibi(
-        self,
-        q: Tensor,
-        k_len: int,
-        positions: Tensor | None,
-        cache: KeyValueCache | None,
-    ) -> Tensor | None:
-        if self.encoding != "alibi":
-            return None
-        batch, _, q_len, _ = q.shape
-        if cache is not None and cache.positions is not None:
-            held = cache.positions
-            return alibi_bias(self.heads, positions=(held[:, k_len - q_len :], held))
-        if positions is None:
-            return alibi_bias(self.heads, q_len, k_len, device=q.device)
-        check_token_positions(positions, batch, q_len)
-        return alibi_bias(self.heads, positions=positions)
-
-    def _masked(
-        self, bias: Tensor | None, q: Tensor, k_len: int, mask: Tensor | None
-    ) -> Tensor | None:
-        """What is added to the logits; None where the causal flag is enough."""
-        q_len = q.shape[2]
+        """Mix the values by attention: ``(batch, heads, queries, head_dim)``."""
+        q, k, v = heads
+        q_len, k_len, bias = q.shape[2], k.shape[2], None
+        if self.encoding == "alibi":
+            bias = self._alibi(q, k, positions, cache.positions if cache else None)
         # One query, the last token, may see every key; the flag knows only squares.
         flag_is_enough = not self.causal or q_len in (1, k_len)
-        if mask is None and bias is None and flag_is_enough:
-            return None
-        seen = torch.ones(q_len, k_len, dtype=torch.bool, device=q.device)
-        seen = seen.tril(k_len - q_len) if self.causal else seen
-        if mask is not None:
-            check_mask(mask, (q.shape[0], self.heads, q_len, k_len))
-            seen = seen & mask
-        bias = q.new_zeros(q_len, k_len) if bias is None else bias.to(q)
-        return bias.masked_fill(~seen, float("-inf"))
-
-    def _check_input(self, name: str, x: Tensor) -> None:
-        check_floating(name, x)
-        if x.ndim != 3 or x.shape[-1] != self.dim:
-            raise ValueError(
-                f"{name} must be (batch, seq, dim) with dim={self.dim}, "
-                f"got {tuple(x.shape)}"
-            )
-
-    def _check_context(self, context: Tensor, cache: KeyValueCache | None) -> None:
-        self._check_input("context", context)
-        if self.encoding != "none" or self.causal or cache is not None:
-            raise ValueError(
-                "context needs encoding='none', causal=False and no cache, got "
-                f"encoding={self.encoding!r}, causal={self.causal}, cache={cache}"
-            )
+        if mask is not None or bias is not None or not flag_is_enough:
+            seen = torch.ones(q_len, k_len, dtype=torch.bool, device=q.device)
+            seen = seen.tril(k_len - q_len) if self.causal else seen
+            if mask is not None:
+                check_mask(mask, (q.shape[0], self.heads, q_len, k_len))
+                seen = seen & mask
+            bias = q.new_zeros(q_len, k_len) if bias is None else bias.to(q)
+            bias = bias.masked_fill(~seen, float("-inf"))
+        flag = self.causal and bias is None
+        if q_len == 1:  # not part of the line above: exporters cannot trace that
+            flag = False
+        shared = self.kv_heads < self.heads
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=bias, is_causal=flag, enable_gqa=shared
+        )
 
     def _split(self, x: Tensor, heads: int) -> Tensor:
         """``(batch, seq, heads * head_dim)`` to ``(batch, heads, seq, head_dim)``."""
@@ -323,10 +295,10 @@ def packed_positions(cu_seqlens: Tensor, total: int | None = None) -> Tensor:
     """Positions of sequences packed end to end, from where each begins: ``(total,)``.
 
     ``cu_seqlens`` ``(sequences + 1,)``, int32 or int64, is what flash-attention takes:
-    0, then how many tokens there are up to the end of each sequence. ``total`` (by
-    default its last entry) may be larger: the tokens after the last sequence count
-    from 0 as well. Give it in a compiled model, and on a GPU, where the host would
-    wait for the value; entries are not checked there.
+    0, then the number of tokens up to the end of each sequence. ``total`` (by default
+    the last entry) may be larger: the tokens after the last sequence count from 0 too.
+    Give it in a compiled model, and on a GPU, where the host would wait for the value;
+    entries are not checked there.
 
     A mask is ``segment_mask((positions == 0).cumsum(0)[None])``. Raises ``TypeError``
     for another dtype, ``ValueError`` for entries that cannot be cumulative lengths.
@@ -337,9 +309,7 @@ def packed_positions(cu_seqlens: Tensor, total: int | None = None) -> Tensor:
     """
     check_integers("cu_seqlens", cu_seqlens)
     if cu_seqlens.ndim != 1 or not len(cu_seqlens):
-        raise ValueError(
-            f"cu_seqlens must be (sequences + 1,), got {tuple(cu_seqlens.shape)}"
-        )
+        raise wrong_shape("cu_seqlens", "(sequences + 1,)", cu_seqlens)
     begins = cu_seqlens.long()
     is_known = begins.device.type == "cpu" and not torch.compiler.is_compiling()
     if total is None or is_known:
@@ -380,9 +350,9 @@ def window_mask(q_len: int, window: int, k_len: int | None = None) -> Tensor:
             [0, 1, 1]], dtype=torch.int32)
     """
     k_len = q_len if k_len is None else k_len
-    seen = torch.ones(q_len, k_len, dtype=torch.bool)
     newest = k_len - q_len
-    return seen.tril(newest) & seen.triu(newest - window + 1)
+    seen = torch.ones(q_len, k_len, dtype=torch.bool).tril(newest)
+    return seen.triu(newest - window + 1)
 
 
 def blockwise_mask(seq: int, block: int) -> Tensor:
@@ -400,5 +370,4 @@ def blockwise_mask(seq: int, block: int) -> Tensor:
             [0, 0, 1, 1, 1]], dtype=torch.int32)
     """
     number = torch.arange(seq) // block
-    near = number[:, None] - number <= 1
-    return near.tril()
+    return (number[:, None] - number <= 1).tril()

@@ -1,22 +1,21 @@
 """Positions and frequencies on several axes: images, video, and text among them.
 
-One rule covers them all. A token has one position on each axis, and pair i rotates by
-their weighted sum: angle_i = sum over axes a of position_a * inv_freq[a, i]. The kinds
-differ only in what ``inv_freq`` ``(axes, r/2)`` looks like. Pass it to
-``RotaryEmbedding(head_dim, inv_freq=...)``, and the positions to each call. Built in
-lesson 17.
+A token has one position on each axis, and pair i rotates by their weighted sum:
+angle_i = sum over axes a of position_a * inv_freq[a, i]. The kinds differ only in
+``inv_freq`` ``(axes, r/2)``. Pass it to ``RotaryEmbedding(head_dim, inv_freq=...)``,
+and the positions to each call. Built in lesson 17.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rope_teach.checks import check_count, check_rotary_dim
+from rope_teach.checks import check_count, check_rotary_dim, wrong_shape
 
 __all__ = [
     "axial_frequencies",
@@ -37,9 +36,9 @@ def grid_positions(*sizes: int) -> Tensor:
     """Row, column and so on of every cell of a grid; the last axis changes fastest.
 
     ``sizes``, the number of cells on each axis, give ``(product of sizes, axes)``
-    int64: the positions of an image that was flattened row by row. A class token,
-    which has no cell, can stand at zeros: they rotate nothing. Raises ``TypeError`` or
-    ``ValueError`` if a size is not a positive int. Lesson 17.
+    int64: positions of an image flattened row by row. A class token can be at zeros,
+    which rotate nothing. Raises ``TypeError`` or ``ValueError`` if a size is not a
+    positive int. Lesson 17.
 
     >>> grid_positions(2, 2)
     tensor([[0, 0],
@@ -47,28 +46,25 @@ def grid_positions(*sizes: int) -> Tensor:
             [1, 0],
             [1, 1]])
     """
-    _check_sizes(sizes)
-    return _grid([torch.arange(size) for size in sizes])
+    return _grid(sizes, torch.arange)
 
 
 def pixel_positions(*sizes: int, centres: bool = False) -> Tensor:
     """As :func:`grid_positions`, but every axis runs from -1 to 1, in float64.
 
-    A finer grid then puts more cells into the same square, so positions never leave
-    the trained range. The outermost cells are at -1 and 1; with ``centres`` the edges
-    of the picture are, as in DINOv3. Pairs with :func:`pixel_frequencies` (DINOv3:
-    with ``2 * pi * inverse_frequencies(head_dim // 2, 100.0)``, for each axis).
-    Lesson 17.
+    A finer grid then never leaves the trained range. The outermost cells are at -1 and
+    1; with ``centres`` the edges of the picture are, as in DINOv3. Use with
+    :func:`pixel_frequencies`, or as DINOv3 does with
+    ``2 * pi * inverse_frequencies(head_dim // 2, 100.0)`` for each axis. Lesson 17.
 
     >>> pixel_positions(3).flatten()
     tensor([-1.,  0.,  1.], dtype=torch.float64)
     >>> pixel_positions(4, centres=True).flatten()
     tensor([-0.7500, -0.2500,  0.2500,  0.7500], dtype=torch.float64)
     """
-    _check_sizes(sizes)
     if centres:
-        return _grid([(2 * torch.arange(n).double() + 1) / n - 1 for n in sizes])
-    return _grid([torch.linspace(-1, 1, n, dtype=torch.float64) for n in sizes])
+        return _grid(sizes, lambda n: (2 * torch.arange(n).double() + 1) / n - 1)
+    return _grid(sizes, lambda n: torch.linspace(-1, 1, n, dtype=torch.float64))
 
 
 def multimodal_positions(
@@ -77,18 +73,15 @@ def multimodal_positions(
     """Time, height and width of each token where text and images follow each other.
 
     Each of ``parts`` is an int, so many tokens of text, or ``(time, height, width)``,
-    the cells of an image (time 1) or a video. Text advances on all three axes at once,
-    so it is rotated as by plain RoPE. An image starts at the next position of the
-    text. Returns ``(seq, 3)`` int64.
+    the cells of an image (time 1) or video. Returns ``(seq, 3)`` int64. Text advances
+    on all axes at once, so plain RoPE rotates it alike, and continues one past the
+    largest position so far, as in the papers, vLLM and earlier transformers (5.23
+    continues at the start of the picture plus ``max(height, width)``: earlier, if a
+    video lasts longer). An image starts at the next position of the text.
 
-    A video may end in a fourth number, the positions from one frame to the next: in
-    Qwen2.5-VL ``tokens_per_second * second_per_grid_t``. Times are rounded down.
+    A video may end in a fourth number, the positions from one frame to the next, with
+    times rounded down: in Qwen2.5-VL ``tokens_per_second * second_per_grid_t``.
     Qwen3-VL gives each frame as a part of time 1, with text before it.
-
-    Text goes on one past the largest position so far, as the papers, vLLM and earlier
-    transformers do. Transformers 5.23 goes on at the start of the picture plus
-    ``max(height, width)``: the same for images, but earlier where a video lasts longer
-    than that.
 
     Raises ``TypeError`` or ``ValueError`` for other parts.
     Source: Qwen2-VL (2409.12191), section 2.1. Lesson 17.
@@ -118,9 +111,7 @@ def axial_frequencies(*inv_freqs: Tensor) -> Tensor:
     ``inv_freqs``, one ``(r_a/2,)`` for each axis, give ``(axes, sum of r_a/2)`` with
     zeros where a pair belongs to another axis. Raises ``ValueError`` without any.
     ``RotaryEmbedding(head_dim, axes=2, base=100)`` builds the one with equal shares.
-
-    Source: the axial form of RoPE for images, 2403.13298, section 3.2; its models
-    have the base 100. Lesson 17.
+    Source: RoPE-Axial, 2403.13298, section 3.2, with the base 100. Lesson 17.
 
     >>> axial_frequencies(torch.tensor([1.0, 0.1]), torch.tensor([1.0, 0.1]))
     tensor([[1.0000, 0.1000, 0.0000, 0.0000],
@@ -141,10 +132,9 @@ def pixel_frequencies(
 
     ``rotary_dim`` counts the features of one axis: give one result for each axis to
     :func:`axial_frequencies`. With positions from -1 to 1 the fastest pair makes
-    ``max_freq / 2`` turns across the picture. ``log_spaced`` makes the steps equal in
-    the logarithm, as timm does with ``linear_bands=False``.
-
-    Source: the ``pixel`` kind of rotary-embedding-torch. Lesson 17.
+    ``max_freq / 2`` turns across the picture. ``log_spaced`` steps are equal in the
+    logarithm, as in timm with ``linear_bands=False``. Raises ``ValueError`` unless
+    ``max_freq`` is positive. Source: ``pixel`` in rotary-embedding-torch. Lesson 17.
 
     >>> pixel_frequencies(4) / torch.pi
     tensor([1., 5.], dtype=torch.float64)
@@ -154,9 +144,8 @@ def pixel_frequencies(
     check_rotary_dim(rotary_dim)
     if not (math.isfinite(max_freq) and max_freq > 0):
         raise ValueError(f"max_freq must be positive and finite, got {max_freq}")
-    last = math.log2(max_freq / 2) if log_spaced else max_freq / 2
-    first = 0.0 if log_spaced else 1.0
-    steps = torch.linspace(first, last, rotary_dim // 2, dtype=torch.float64)
+    ends = (0.0, math.log2(max_freq / 2)) if log_spaced else (1.0, max_freq / 2)
+    steps = torch.linspace(*ends, rotary_dim // 2, dtype=torch.float64)
     return math.pi * (steps.exp2() if log_spaced else steps)
 
 
@@ -176,19 +165,18 @@ def mixed_frequencies(
     """Point every pair in a random direction: it rotates with a mix of all axes.
 
     ``inv_freq`` ``(r/2,)`` gives ``(axes, r/2)``, whose columns have the lengths in
-    ``inv_freq``. Meant as the start of learned frequencies:
+    ``inv_freq``: the start of learned frequencies,
     ``RotaryEmbedding(head_dim, inv_freq=..., learned=True)``. The paper draws one
     direction for each head, and turns it by a right angle for half of its pairs; here
     every pair draws its own, and heads share them.
 
     Frequencies that differ between heads, as in RoPE-Mixed's checkpoints, are one wide
     bank ``(axes, heads * r/2)`` for the features of all heads side by side. If whole
-    heads are rotated and the pairing is interleaved, rotate before the split into
-    heads: ``RotaryEmbedding(heads * head_dim, inv_freq=bank)``. In any other case make
-    the tables from ``angles(positions, bank).unflatten(-1, (heads, -1))``, moved to
-    ``(1, heads, seq, r/2)``.
+    heads are rotated, interleaved, do so before the split into heads:
+    ``RotaryEmbedding(heads * head_dim, inv_freq=bank)``. Otherwise make tables from
+    ``angles(positions, bank).unflatten(-1, (heads, -1))``, as ``(1, heads, seq, r/2)``.
 
-    Source: RoPE-Mixed, 2403.13298, section 3.2; its models start from the base 10.
+    Source: RoPE-Mixed, 2403.13298, section 3.2, which starts from the base 10.
     Lesson 17.
 
     >>> mixed_frequencies(torch.tensor([1.0, 0.1])).norm(dim=0)
@@ -196,7 +184,7 @@ def mixed_frequencies(
     """
     check_count("axes", axes)
     if inv_freq.ndim != 1:
-        raise ValueError(f"inv_freq must be (r/2,), got {tuple(inv_freq.shape)}")
+        raise wrong_shape("inv_freq", "(r/2,)", inv_freq)
     direction = torch.randn(axes, len(inv_freq), generator=generator).double()
     return inv_freq.double() * direction / direction.norm(dim=0)
 
@@ -206,12 +194,11 @@ def multimodal_frequencies(
 ) -> Tensor:
     """Share the pairs of one set of frequencies out among the axes: M-RoPE.
 
-    ``inv_freq`` ``(r/2,)`` and ``sections``, pairs of each axis, which sum to ``r/2``,
-    give ``(axes, r/2)``; configurations call the sections ``mrope_section``. The first
-    axis gets the fastest pairs, the second the next ones, as in Qwen2-VL;
-    ``interleaved=True`` gives them to the axes in turn, as in Qwen3-VL, and the first
-    axis gets what is left. For text, whose axes agree, there is no difference.
-
+    ``inv_freq`` ``(r/2,)`` and ``sections``, pairs of each axis that sum to ``r/2``
+    (``mrope_section`` in configurations), give ``(axes, r/2)``. The first axis gets the
+    fastest pairs, the second the next ones, as in Qwen2-VL; ``interleaved=True`` deals
+    them out in turn, as in Qwen3-VL, and the first axis gets what is left. Text, whose
+    axes agree, sees no difference. Raises ``ValueError`` for other ``sections``.
     Source: Qwen2-VL (2409.12191), section 2.1. Lesson 17.
 
     >>> multimodal_frequencies(torch.tensor([1.0, 0.1, 0.01]), (1, 1, 1))
@@ -225,17 +212,16 @@ def multimodal_frequencies(
             f"sections must be pairs of each axis that sum to r/2 = {pairs}, "
             f"got {tuple(sections)}"
         )
+    owner = torch.arange(axes).repeat_interleave(torch.tensor(sections))
     if interleaved:
         owner = torch.zeros(pairs, dtype=torch.long)
         for axis in range(1, axes):
             owner[axis : axes * sections[axis] : axes] = axis
-        if owner.bincount(minlength=axes).tolist() != list(sections):
-            raise ValueError(
-                f"sections {tuple(sections)} cannot be given in turn: no axis may "
-                "have more pairs than the first"
-            )
-    else:
-        owner = torch.arange(axes).repeat_interleave(torch.tensor(sections))
+    if owner.bincount(minlength=axes).tolist() != list(sections):
+        raise ValueError(
+            f"sections {tuple(sections)} cannot be given in turn: no axis may have "
+            "more pairs than the first"
+        )
     return torch.where(owner == torch.arange(axes).unsqueeze(1), inv_freq.double(), 0)
 
 
@@ -246,21 +232,19 @@ def _video(part: tuple[Any, ...]) -> Tensor:
             "an image or video is (time, height, width) or (time, height, width, "
             f"interval), got {part}"
         )
-    (time, *sides), interval = part[:3], part[3] if len(part) == 4 else 1
-    _check_sizes((time, *sides))
+    interval = part[3] if len(part) == 4 else 1
     if not (math.isfinite(interval) and interval >= 0):
         raise ValueError(f"interval must be finite and not negative, got {interval}")
+    cells = grid_positions(*part[:3])
     # In float32, so that times are rounded as the models were trained.
-    seconds = torch.arange(time) * torch.tensor(interval, dtype=torch.float32)
-    return _grid([seconds.long(), *map(torch.arange, sides)])
+    cells[:, 0] = (cells[:, 0] * torch.tensor(interval, dtype=torch.float32)).long()
+    return cells
 
 
-def _grid(axes: list[Tensor]) -> Tensor:
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
-
-
-def _check_sizes(sizes: Sequence[int]) -> None:
-    if not sizes:
-        raise ValueError("a grid needs the size of at least one axis, got none")
+def _grid(sizes: tuple[int, ...], axis: Callable[[int], Tensor]) -> Tensor:
     for size in sizes:
         check_count("each size", size)
+    if not sizes:
+        raise ValueError("a grid needs the size of at least one axis, got none")
+    axes = torch.meshgrid(*map(axis, sizes), indexing="ij")
+    return torch.stack(axes, dim=-1).flatten(0, -2)

@@ -13,6 +13,7 @@ from rope_teach.checks import (
     check_floating,
     check_start,
     check_token_positions,
+    wrong_shape,
 )
 
 __all__ = ["KeyValueCache"]
@@ -22,35 +23,27 @@ class KeyValueCache:
     """The keys and values of earlier tokens, for one attention layer.
 
     Keys are stored as rotated when their token arrived, and never rotated again.
-    ``next`` is the position of the next token: an int, or ``(batch,)`` where
-    sequences differ. It keeps counting when old keys are dropped.
+    ``start`` is the position of the first token; ``next`` that of the next one, an int,
+    or ``(batch,)`` where sequences differ. It keeps counting when old keys are dropped.
 
-    Parameters
-    ----------
-    start
-        Position of the first token.
-    max_len
-        How many tokens to allocate memory for, exactly and once; holding more raises
-        ``ValueError``. Default: memory doubles whenever it is full. With :meth:`keep`,
-        twice the window is a good choice: tokens move once a window, not at each step.
+    Memory doubles whenever it is full, or is allocated once, for ``max_len`` tokens;
+    holding more raises ``ValueError``. With :meth:`keep`, twice the window is a good
+    ``max_len``: tokens then move once a window, not at each step.
 
     Notes
     -----
     A slot is written once, so a step costs the same at any length, and what
-    :meth:`append` returned stays as it was. Where a gradient is needed through the
-    cache, keys and values are concatenated instead, at the price of a copy a step:
-    generate text under ``torch.no_grad``. ``copy.copy`` gives a cache that goes on by
-    itself. With ``max_len`` a compiled step is compiled once; without, again when the
-    memory first grows. Lesson 09.
+    :meth:`append` returned stays as it was. Where a gradient is needed, keys and values
+    are concatenated instead, a copy a step: generate text under ``torch.no_grad``.
+    Copies of a cache are independent. With ``max_len`` a compiled step is compiled
+    once; without, again when the memory first grows. Lesson 09.
 
     Examples
     --------
-    >>> from rope_teach.attention import Attention
-    >>> attention, cache = Attention(64, heads=4, encoding="rope"), KeyValueCache()
-    >>> prompt = attention(torch.randn(1, 10, 64), cache=cache)
-    >>> one_more = attention(torch.randn(1, 1, 64), cache=cache)
+    >>> cache = KeyValueCache()
+    >>> keys, values = cache.append(torch.randn(1, 2, 10, 8), torch.randn(1, 2, 10, 8))
     >>> cache
-    KeyValueCache(length=11, next=11)
+    KeyValueCache(length=10, next=10)
     """
 
     def __init__(self, start: int = 0, max_len: int | None = None) -> None:
@@ -81,16 +74,14 @@ class KeyValueCache:
     @property
     def length(self) -> int:
         """How many tokens it holds."""
-        return self._keys.length
+        return self._keys.end - self._keys.first
 
     def slot(self, keys: Tensor) -> Tensor | None:
-        """Memory for the next ``keys``, to write them into before :meth:`append`.
+        """Memory for the next ``keys``: written there, :meth:`append` copies none.
 
-        Spares the copy: ``append(slot, values)`` finds its keys in place. None where
-        they cannot be written in place: a gradient is needed, or the cache holds a
-        wider dtype.
+        None if a gradient is needed or the cache holds a wider dtype.
         """
-        self._check_continues("keys", keys, self._keys)
+        self._keys.check("keys", keys)
         if self._needs_gradient(keys):
             return None
         slot = self._keys.slot(keys)
@@ -105,16 +96,16 @@ class KeyValueCache:
         *,
         keep_positions: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Take in ``(batch, kv_heads, seq, head_dim)`` each; return all that is held.
+        """Add ``(batch, kv_heads, seq, head_dim)`` each, and return all that is held.
 
         ``positions``, ``(seq,)`` or ``(batch, seq)``, are those at which the keys were
-        rotated, by default ``next``, ``next + 1``, ... With ``keep_positions`` they
-        are stored as well. Raises ``ValueError`` if they do not continue where the
-        cache left off (checked on the CPU), if a shape or device does not match what
-        it holds, or if ``max_len`` is too small; nothing is stored then.
+        rotated, by default ``next``, ``next + 1``, ...; ``keep_positions`` stores them.
+        Raises ``ValueError`` if they do not continue where the cache left off (checked
+        on the CPU), if a shape or device does not match, or if ``max_len`` is too
+        small; nothing is stored then.
         """
-        self._check_continues("keys", keys, self._keys)
-        self._check_continues("values", values, self._values)
+        self._keys.check("keys", keys)
+        self._values.check("values", values)
         batch, _, seq, _ = keys.shape
         if values.shape[:3] != keys.shape[:3]:
             raise ValueError(
@@ -122,15 +113,13 @@ class KeyValueCache:
                 f"{tuple(keys.shape)} and {tuple(values.shape)}"
             )
         if positions is not None:
-            check_token_positions(positions, batch, seq)
-            if self.keys is not None or isinstance(self.next, Tensor) or self.next:
-                self._check_next(positions)
+            check_token_positions(positions, (batch, seq))
+            self._check_next(positions)
         if keep_positions:
-            if self._positions.length != self.length:
-                raise ValueError("positions must be kept from the first token on")
             kept = self.place(seq, keys.device) if positions is None else positions
-            kept = kept.expand(batch, seq)[:, None, :, None]
-            self._positions.append(kept, in_place=True)
+            if self._positions.end - self._positions.first != self.length:
+                raise ValueError("positions must be kept from the first token on")
+            self._positions.append(kept.expand(batch, seq)[:, None, :, None], True)
         in_place = not self._needs_gradient(keys, values)
         held = self._keys.append(keys, in_place), self._values.append(values, in_place)
         if positions is None:
@@ -156,7 +145,7 @@ class KeyValueCache:
 
     def claim(self, layer: nn.Module) -> None:
         """Reserve it for ``layer``, until it is empty; ``ValueError`` for another."""
-        if self._layer is not None and self._layer is not layer and self.length:
+        if self._layer not in (None, layer) and self.length:
             raise ValueError(
                 "this cache already holds the keys of another attention layer: give "
                 "each layer a KeyValueCache() of its own"
@@ -164,44 +153,20 @@ class KeyValueCache:
         self._layer = layer
 
     def _needs_gradient(self, *new: Tensor) -> bool:
-        held = (self._keys.memory, self._values.memory)
+        used = (*new, self._keys.memory, self._values.memory)
         return torch.is_grad_enabled() and any(
-            x is not None and x.requires_grad for x in (*new, *held)
+            x is not None and x.requires_grad for x in used
         )
-
-    def _check_continues(self, name: str, new: Tensor, slots: _Slots) -> None:
-        check_floating(name, new)
-        if new.ndim != 4:
-            raise ValueError(
-                f"{name} must be (batch, kv_heads, seq, head_dim), got "
-                f"{tuple(new.shape)}"
-            )
-        needed, max_len = slots.length + new.shape[2], slots.max_len
-        if max_len is not None and needed > max_len:
-            raise ValueError(
-                f"max_len={max_len} is too small for {needed} tokens; keep() drops old "
-                "ones"
-            )
-        if slots.memory is None:
-            return
-        batch, heads, _, size = slots.memory.shape
-        if tuple(new.shape) != (batch, heads, new.shape[2], size):
-            raise ValueError(
-                f"the cache holds {name} (batch={batch}, kv_heads={heads}, seq, "
-                f"head_dim={size}), got {tuple(new.shape)}"
-            )
-        if new.device != slots.memory.device:
-            raise ValueError(
-                f"the cache holds {name} on {slots.memory.device}, got {new.device}"
-            )
 
     def _check_next(self, positions: Tensor) -> None:
         # Only where the values are at hand: not in a graph, nor at the price of waiting
         # for a GPU. Keys and `next` follow `positions` in any case.
-        at_hand = positions.device.type == "cpu" and not torch.compiler.is_compiling()
-        if not at_hand or not positions.shape[-1]:
+        if positions.device.type != "cpu" or torch.compiler.is_compiling():
             return
-        if (positions[..., 0] != self.next).any():
+        is_new = (
+            self.keys is None and not isinstance(self.next, Tensor) and not self.next
+        )
+        if not is_new and positions.numel() and (positions[..., 0] != self.next).any():
             raise ValueError(
                 f"the next position is {self.next}, got positions that begin with "
                 f"{positions[..., 0].tolist()}; leave positions out to go on "
@@ -231,60 +196,69 @@ class _Slots:
         self.first = self.end = 0
 
     @property
-    def length(self) -> int:
-        return self.end - self.first
-
-    @property
     def held(self) -> Tensor | None:
         return None if self.memory is None else self.memory[:, :, self.first : self.end]
 
+    def check(self, name: str, new: Tensor) -> None:
+        """Raise unless ``new`` can follow what is held."""
+        check_floating(name, new)
+        if new.ndim != 4:
+            raise wrong_shape(name, "(batch, kv_heads, seq, head_dim)", new)
+        needed = self.end - self.first + new.shape[2]
+        if self.max_len is not None and needed > self.max_len:
+            raise ValueError(
+                f"max_len={self.max_len} is too small for {needed} tokens; "
+                "keep() drops old ones"
+            )
+        if self.memory is None:
+            return
+        batch, heads, _, size = self.memory.shape
+        if tuple(new.shape) != (batch, heads, new.shape[2], size):
+            raise ValueError(
+                f"the cache holds {name} (batch={batch}, kv_heads={heads}, seq, "
+                f"head_dim={size}), got {tuple(new.shape)}"
+            )
+        device = self.memory.device
+        if new.device != device:
+            raise ValueError(f"the cache holds {name} on {device}, got {new.device}")
+
     def slot(self, new: Tensor) -> Tensor:
         """Memory for ``new``, behind what is in use."""
-        seq, dtype = new.shape[2], new.dtype
-        if self.memory is not None:
-            dtype = torch.promote_types(self.memory.dtype, dtype)
-        if not self._has_room(self.length + seq, dtype):
-            self._move(self.length + seq, new, dtype)
+        length, seq, held = self.end - self.first, new.shape[2], self.held
+        dtype = (
+            new.dtype if held is None else torch.promote_types(held.dtype, new.dtype)
+        )
+        room = 0 if self.memory is None else self.memory.shape[2]
+        # Memory that is hardly used, after a long prompt was dropped, is given back.
+        wasted = self.max_len is None and 4 * (length + seq) < room
+        if held is None or held.dtype != dtype or wasted or self.end + seq > room:
+            batch, heads, _, size = new.shape
+            room = 2 * (length + seq) if self.max_len is None else self.max_len
+            # Outside inference mode, so that a later call outside of it may write, too.
+            with torch.inference_mode(False), torch.no_grad():
+                memory = new.new_empty(batch, heads, room, size, dtype=dtype)
+                if held is not None:
+                    memory[:, :, :length] = held
+            self.memory, self.first, self.end = memory, 0, length
         assert self.memory is not None
         return self.memory[:, :, self.end : self.end + seq]
 
     def append(self, new: Tensor, in_place: bool) -> Tensor:
         """Take in ``new``, and return what is held, in place or as a new tensor."""
-        held = self.held
-        if in_place:
-            if new is not self.handed_out:
-                self.slot(new).copy_(new)
-            self.handed_out = None
-            self.end += new.shape[2]
-        else:
+        if not in_place:
+            held = self.held
             self.memory = new if held is None else torch.cat([held, new], dim=2)
             self.first, self.end = 0, self.memory.shape[2]
+            return self.memory
+        if new is not self.handed_out:
+            self.slot(new).copy_(new)
+        self.handed_out = None
+        self.end += new.shape[2]
         assert self.memory is not None
         return self.memory[:, :, self.first : self.end]
 
-    def _has_room(self, needed: int, dtype: torch.dtype) -> bool:
-        if self.memory is None or self.memory.dtype != dtype:
-            return False
-        room = self.memory.shape[2]
-        # Memory that is hardly used, after a long prompt was dropped, is given back.
-        wasted = self.max_len is None and 4 * needed < room
-        return self.first + needed <= room and not wasted
-
-    def _move(self, needed: int, new: Tensor, dtype: torch.dtype) -> None:
-        """Copy what is in use to new memory, with room for more than is ``needed``."""
-        held, length = self.held, self.length
-        room = 2 * needed if self.max_len is None else self.max_len
-        batch, heads, _, size = new.shape
-        # Outside inference mode, so that a later call outside of it may write, too.
-        with torch.inference_mode(False), torch.no_grad():
-            memory = new.new_empty(batch, heads, room, size, dtype=dtype)
-            if held is not None:
-                memory[:, :, :length] = held
-        self.memory, self.first, self.end = memory, 0, length
-
     def __getstate__(self) -> dict[str, Any]:
         """Leave out free slots: two copies must not write into the same ones."""
-        held, length = self.held, self.length
-        memory = None if held is None else held.clone()
-        own = {"memory": memory, "handed_out": None, "first": 0, "end": length}
-        return {**self.__dict__, **own}
+        memory = None if self.held is None else self.held.clone()
+        kept = {"max_len": self.max_len, "memory": memory, "handed_out": None}
+        return {**kept, "first": 0, "end": self.end - self.first}

@@ -17,65 +17,64 @@ FLOATS = frozenset([torch.float16, torch.bfloat16, torch.float32, torch.float64]
 AXES = {"bhsd": (-4, -3, -2), "bshd": (-4, -2, -3), "sbhd": (-3, -2, -4)}
 
 
+def wrong_type(name: str, expected: str, value: object) -> TypeError:
+    """The error to raise where ``value`` is not what ``expected`` says."""
+    kind = type(value).__name__
+    got = f"{kind} ({value!r:.100})"
+    if isinstance(value, Tensor):
+        got = f"{value.dtype} ({kind})"
+    return TypeError(f"{name} must be {expected}, got {got}")
+
+
+def wrong_shape(name: str, expected: str, x: Tensor) -> ValueError:
+    """The error to raise where the shape of ``x`` is not the expected one."""
+    return ValueError(f"{name} must be {expected}, got {tuple(x.shape)}")
+
+
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
     if value not in choices:
-        raise ValueError(
-            f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}"
-        )
+        expected = " or ".join(map(repr, choices))
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
 
 
 def check_floating(name: str, x: Tensor) -> None:
     """Raise ``TypeError`` unless ``x`` is a real floating-point tensor."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+        raise wrong_type(name, "a torch.Tensor", x)
     if not x.is_floating_point() or x.dtype.itemsize < 2:
-        raise TypeError(
-            f"{name} must be a real floating-point tensor of 16 bits or more, got "
-            f"{x.dtype}"
-        )
+        raise wrong_type(name, "a real floating-point tensor of 16 bits or more", x)
 
 
 def check_positions(name: str, positions: Tensor) -> None:
     """Raise ``TypeError`` unless ``positions`` can hold token positions exactly."""
     if not isinstance(positions, Tensor):
-        raise TypeError(
-            f"{name} must be a torch.Tensor, got {type(positions).__name__}"
-        )
+        raise wrong_type(name, "a torch.Tensor", positions)
     if positions.is_complex() or positions.dtype == torch.bool:
-        raise TypeError(f"{name} must be integers or floats, got {positions.dtype}")
-    if positions.dtype in (torch.bfloat16, torch.float16):
+        raise wrong_type(name, "integers or floats", positions)
+    if positions.is_floating_point() and positions.dtype.itemsize < 4:
         raise TypeError(
-            f"{name} must not be {positions.dtype}: it cannot hold every whole "
-            f"number past {256 if positions.dtype == torch.bfloat16 else 2048}; "
-            "use int64 or float32"
+            f"{name} must not be {positions.dtype}: it cannot hold every whole number "
+            f"past {2 / torch.finfo(positions.dtype).eps:.0f}; use int64 or float32"
         )
 
 
 def check_integers(name: str, positions: Tensor) -> None:
     """Raise ``TypeError`` unless ``positions`` are int64 or int32, which can index."""
-    if not isinstance(positions, Tensor):
-        raise TypeError(
-            f"{name} must be a torch.Tensor, got {type(positions).__name__}"
-        )
-    if positions.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"{name} must be int64 or int32, got {positions.dtype}")
+    indices = (torch.int64, torch.int32)
+    if not isinstance(positions, Tensor) or positions.dtype not in indices:
+        raise wrong_type(name, "int64 or int32", positions)
 
 
 def check_start(name: str, start: int, expected: str = "an int") -> None:
     """Raise ``TypeError`` unless ``start`` is an int."""
     if isinstance(start, bool) or not isinstance(start, (int, torch.SymInt)):
-        raise TypeError(
-            f"{name} must be {expected}, got {type(start).__name__} ({start!r})"
-        )
+        raise wrong_type(name, expected, start)
 
 
 def check_rotary_dim(rotary_dim: int, name: str = "rotary_dim") -> None:
-    """Raise unless ``rotary_dim`` is a positive even integer."""
-    if isinstance(rotary_dim, bool) or not isinstance(rotary_dim, int):
-        raise TypeError(
-            f"{name} must be an int, got {type(rotary_dim).__name__} ({rotary_dim!r})"
-        )
+    """Raise unless ``rotary_dim`` is a positive even int."""
+    check_start(name, rotary_dim)
     if rotary_dim <= 0 or rotary_dim % 2:
         raise ValueError(
             f"{name} must be even and positive, because features are rotated in "
@@ -85,10 +84,7 @@ def check_rotary_dim(rotary_dim: int, name: str = "rotary_dim") -> None:
 
 def check_count(name: str, value: int) -> None:
     """Raise unless ``value`` is a positive int."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(
-            f"{name} must be an int, got {type(value).__name__} ({value!r})"
-        )
+    check_start(name, value)
     if value < 1:
         raise ValueError(f"{name} must be positive, got {value}")
 
@@ -96,7 +92,7 @@ def check_count(name: str, value: int) -> None:
 def check_base(base: float) -> None:
     """Raise unless ``base`` is a positive finite number."""
     if isinstance(base, bool) or not isinstance(base, (int, float)):
-        raise TypeError(f"base must be a number, got {type(base).__name__} ({base!r})")
+        raise wrong_type("base", "a number", base)
     if not (math.isfinite(base) and base > 0):
         raise ValueError(f"base must be positive and finite, got {base}")
 
@@ -107,63 +103,52 @@ def check_factor(factor: float) -> None:
         raise ValueError(f"factor must be finite and at least 1, got {factor}")
 
 
+def check_divides(name: str, whole: int, part_name: str, part: int) -> None:
+    """Raise unless ``whole`` divides into ``part`` equal parts."""
+    check_count(name, whole)
+    check_count(part_name, part)
+    if whole % part:
+        raise ValueError(
+            f"{name}={whole} does not divide into {part_name}={part} equal parts"
+        )
+
+
 def check_embeddings(
     x: Tensor, dim: int, start: int, positions: Tensor | None = None
 ) -> None:
     """Raise unless ``x`` is floating ``(..., seq, dim)`` and its positions fit it."""
     check_floating("x", x)
     if x.ndim < 2 or x.shape[-1] != dim:
-        raise ValueError(
-            f"x must be (batch, seq, dim) with dim={dim}, got {tuple(x.shape)}"
-        )
+        raise wrong_shape("x", f"(batch, seq, dim) with dim={dim}", x)
     check_start("start", start)
-    if positions is None:
-        return
+    if positions is not None:
+        check_token_positions(positions, x.shape[:-1])
+        if start != 0:
+            raise ValueError("give positions, or start, not both")
+
+
+def check_token_positions(positions: Tensor, tokens: tuple[int, ...]) -> None:
+    """Raise unless there is a position for each of ``tokens``, ``(batch, seq)``."""
     check_positions("positions", positions)
-    if start != 0:
-        raise ValueError("give positions, or start, not both")
-    if positions.shape not in (x.shape[-2:-1], x.shape[:-1]):
-        raise ValueError(
-            f"positions must be (seq,) or (batch, seq) for x of shape "
-            f"{tuple(x.shape)}, got {tuple(positions.shape)}"
-        )
-
-
-def check_token_positions(
-    positions: Tensor, batch: int, seq: int, name: str = "positions"
-) -> None:
-    """Raise unless there is a position for each of ``(batch, seq)`` tokens."""
-    check_positions(name, positions)
-    if positions.shape not in ((seq,), (1, seq), (batch, seq)):
-        raise ValueError(
-            f"{name} must be (seq,) or (batch, seq) with batch={batch}, seq={seq}, "
-            f"got {tuple(positions.shape)}"
-        )
+    shape, one_row = positions.shape, (1,)[: len(tokens) - 1]
+    if shape[-1:] != tokens[-1:] or shape[:-1] not in ((), one_row, tokens[:-1]):
+        expected = f"(seq,) or (batch, seq) = {tuple(tokens)}"
+        raise wrong_shape("positions", expected, positions)
 
 
 def check_mask(mask: Tensor, shape: tuple[int, int, int, int]) -> None:
     """Raise unless ``mask`` is boolean and broadcasts to ``shape``."""
-    if mask.dtype != torch.bool:
-        raise TypeError(f"mask must be boolean, got {mask.dtype}")
-    padded = (1,) * (4 - mask.ndim) + tuple(mask.shape)
-    if len(padded) > 4 or any(
-        got not in (1, size) for got, size in zip(padded, shape, strict=True)
-    ):
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise wrong_type("mask", "boolean", mask)
+    sizes = zip(mask.shape[::-1], shape[::-1], strict=False)
+    if mask.ndim > 4 or any(got not in (1, size) for got, size in sizes):
         raise ValueError(
             f"mask must broadcast to (batch, heads, queries, keys) = {shape}, got "
             f"{tuple(mask.shape)}; cached tokens are keys too"
         )
 
 
-def check_divides(name: str, whole: int, part_name: str, part: int) -> None:
-    """Raise ``ValueError`` unless ``whole`` divides into ``part`` equal parts."""
-    for label, size in ((name, whole), (part_name, part)):
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"{label} must be a positive int, got {size!r}")
-    if whole % part:
-        raise ValueError(
-            f"{name}={whole} does not divide into {part_name}={part} equal parts"
-        )
+# ------------------------------------------------------- tables and the axes of x
 
 
 def align_table(table: Tensor, x: Tensor, layout: Layout) -> Tensor:
@@ -175,44 +160,40 @@ def align_table(table: Tensor, x: Tensor, layout: Layout) -> Tensor:
     check_choice("layout", layout, tuple(AXES))
     if table.device != x.device:
         raise ValueError(f"the table is on {table.device}, but x is on {x.device}")
-    if table.ndim < 1 or x.ndim < 1:
+    shape = tuple(table.shape)
+    if not shape or not x.ndim:
+        raise _misfit(f"is {shape}", x, layout, "needs a feature axis, as tables do")
+    if 2 * shape[-1] > x.shape[-1]:
         raise ValueError(
-            f"x and the tables need a feature axis, got shapes {tuple(x.shape)} and "
-            f"{tuple(table.shape)}"
+            f"the table is {shape[-1]} wide, enough for {2 * shape[-1]} features, but "
+            f"x has head_dim {x.shape[-1]}; tables hold one column a pair "
+            "(rope_teach.pairing.half_table narrows a repeated one)"
         )
-    if 2 * table.shape[-1] > x.shape[-1]:
-        raise ValueError(
-            f"the table is {table.shape[-1]} wide, enough for {2 * table.shape[-1]} "
-            f"features, but x has head_dim {x.shape[-1]}; tables hold one column a "
-            "pair (rope_teach.pairing.half_table narrows a repeated one)"
-        )
-    if table.ndim == 1:
+    if len(shape) == 1:
         return table
-    if table.ndim == x.ndim and x.ndim > 3:
-        if any(table.shape[axis] not in (1, x.shape[axis]) for axis in range(3)):
-            raise ValueError(
-                f"a table of shape {tuple(table.shape)} does not align with x of "
-                f"shape {tuple(x.shape)} (layout={layout!r})"
-            )
+    if len(shape) == x.ndim > 3:
+        if any(shape[axis] not in (1, x.shape[axis]) for axis in range(3)):
+            raise _misfit(f"is {shape}, to align by axes", x, layout, "does not match")
         return table
-    if not (table.ndim == 2 and x.ndim >= 2) and not (table.ndim == 3 and x.ndim == 4):
-        raise ValueError(
-            f"a table of shape {tuple(table.shape)} does not fit x of shape "
-            f"{tuple(x.shape)}: expected (seq, r/2) or, for a 4-D x, (batch, seq, r/2)"
-        )
+    if (len(shape), x.ndim) != (3, 4) and not len(shape) == 2 <= x.ndim:
+        needed = "has others: expected (seq, r/2) or, for a 4-D x, (batch, seq, r/2)"
+        raise _misfit(f"is {shape}", x, layout, needed)
     batch_axis, _, seq_axis = axes_of(x.ndim, layout)
-    if table.ndim == 3 and table.shape[0] not in (1, x.shape[batch_axis]):
-        raise ValueError(
-            f"the table has batch {table.shape[0]}, but x of shape {tuple(x.shape)} "
-            f"has batch {x.shape[batch_axis]} (layout={layout!r})"
-        )
-    if table.shape[-2] != x.shape[seq_axis]:
-        raise ValueError(
-            f"the table has {table.shape[-2]} positions, but x of shape "
-            f"{tuple(x.shape)} with layout={layout!r} has {x.shape[seq_axis]}; is x "
-            f"in layout={'bshd' if layout == 'bhsd' else 'bhsd'!r}?"
-        )
+    if len(shape) == 3 and shape[0] not in (1, x.shape[batch_axis]):
+        has = f"has batch {x.shape[batch_axis]}"
+        raise _misfit(f"has batch {shape[0]}", x, layout, has)
+    if shape[-2] != x.shape[seq_axis]:
+        other = "bshd" if layout == "bhsd" else "bhsd"
+        has = f"has {x.shape[seq_axis]}; is x in layout={other!r}?"
+        raise _misfit(f"has {shape[-2]} positions", x, layout, has)
     return lay_out(table, layout, x.ndim)
+
+
+def _misfit(table: str, x: Tensor, layout: Layout, has: str) -> ValueError:
+    shape = tuple(x.shape)
+    return ValueError(
+        f"the table {table}, but x of shape {shape} with layout={layout!r} {has}"
+    )
 
 
 def axes_of(ndim: int, layout: Layout) -> tuple[int, int, int]:
@@ -240,18 +221,26 @@ def lay_out(table: Tensor, layout: Layout, ndim: int) -> Tensor:
 # ------------------------------------------------------- of the rotary module
 
 
+def check_rotary(head_dim: int, rotary_dim: int | None) -> int:
+    """Return the number of rotated features, all by default, or raise."""
+    check_count("head_dim", head_dim)
+    if rotary_dim is None:
+        check_rotary_dim(head_dim, "head_dim")
+        return head_dim
+    check_rotary_dim(rotary_dim)
+    if rotary_dim > head_dim:
+        raise ValueError(
+            f"rotary_dim must not exceed head_dim={head_dim}, got {rotary_dim}"
+        )
+    return rotary_dim
+
+
 def check_head(name: str, x: Tensor, head_dim: int, layout: Layout) -> None:
     """Raise unless ``x`` is floating, with heads of ``head_dim`` features."""
     check_floating(name, x)
-    if x.ndim not in (3, 4):
-        raise ValueError(
-            f"{name} must be (batch, heads, seq, head_dim) in the order of "
-            f"layout={layout!r}, with or without batch; got {tuple(x.shape)}"
-        )
-    if x.shape[-1] != head_dim:
-        raise ValueError(
-            f"{name} must end in head_dim={head_dim}, got {tuple(x.shape)}"
-        )
+    if x.ndim not in (3, 4) or x.shape[-1] != head_dim:
+        axes = "(batch, heads, seq, head_dim), with or without batch, in the order of"
+        raise wrong_shape(name, f"{axes} layout={layout!r} with head_dim={head_dim}", x)
 
 
 def check_one_length(q_seq: int, k_seq: int, layout: Layout) -> None:
@@ -260,7 +249,7 @@ def check_one_length(q_seq: int, k_seq: int, layout: Layout) -> None:
         other = "bshd" if layout == "bhsd" else "bhsd"
         raise ValueError(
             f"q has {q_seq} positions and k has {k_seq} (layout={layout!r}). "
-            "If that is meant, say where each stands: positions=(q_positions, "
+            "If that is meant, give the positions of both: positions=(q_positions, "
             f"k_positions). If those are heads, the layout is {other!r}"
         )
 
@@ -278,9 +267,7 @@ def check_pair(positions: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 def check_per_sequence(name: str, value: Tensor, batch: int | None) -> Tensor:
     """Return ``value``, or raise unless it has one number, or one for each sequence."""
     if not isinstance(value, Tensor):
-        raise TypeError(
-            f"{name} must be a (batch,) tensor, got {type(value).__name__} ({value!r})"
-        )
+        raise wrong_type(name, "a (batch,) tensor", value)
     check_positions(name, value)
     if value.ndim > 1 or (value.ndim == 1 and batch not in (None, *value.shape)):
         sizes = "an input without a batch" if batch == -1 else f"batch={batch}"
@@ -293,32 +280,24 @@ def check_per_sequence(name: str, value: Tensor, batch: int | None) -> Tensor:
 
 def check_norms(norms: Any) -> None:
     """Raise ``TypeError`` unless ``norms`` is a pair of modules."""
-    if not (
-        isinstance(norms, (tuple, list))
-        and len(norms) == 2
-        and all(isinstance(norm, nn.Module) for norm in norms)
-    ):
-        raise TypeError(
-            "norms must be a pair of modules (q_norm, k_norm), got "
-            f"{type(norms).__name__} ({norms!r})"
-        )
+    found = norms if isinstance(norms, (tuple, list)) else ()
+    if len(found) != 2 or not all(isinstance(norm, nn.Module) for norm in found):
+        raise wrong_type("norms", "a pair of modules (q_norm, k_norm)", norms)
 
 
 def check_inv_freq(inv_freq: Tensor, pairs: int, axes: int) -> Tensor:
     """Return given frequencies as float64 on the CPU, ``(r/2,)`` or ``(axes, r/2)``."""
     check_floating("inv_freq", inv_freq)
-    found = inv_freq.shape if inv_freq.ndim == 2 else (1, *inv_freq.shape)
-    if len(found) != 2 or found[1] != pairs or axes not in (1, found[0]):
-        raise ValueError(
-            f"inv_freq must be (r/2,) or (axes, r/2) with r/2 = rotary_dim / 2 = "
-            f"{pairs}, got {tuple(inv_freq.shape)} with axes={axes}"
-        )
+    found = 1 if inv_freq.ndim == 1 else len(inv_freq) if inv_freq.ndim == 2 else 0
+    if not found or inv_freq.shape[-1] != pairs or axes not in (1, found):
+        expected = f"(r/2,) or (axes, r/2) with r/2 = {pairs} and axes={axes}"
+        raise wrong_shape("inv_freq", expected, inv_freq)
     if inv_freq.is_meta:
         raise ValueError("inv_freq must have values, got a tensor on meta")
     if not inv_freq.isfinite().all():
         raise ValueError("inv_freq must be finite")
     kept = inv_freq.detach().to(device="cpu", dtype=torch.float64)
-    return kept.flatten() if found[0] == 1 else kept
+    return kept.flatten() if found == 1 else kept
 
 
 def check_learned(frequencies: Tensor) -> None:
@@ -343,23 +322,22 @@ def fit_positions(
     ``seq`` and ``batch`` are the input's: None if unknown, a batch of -1 if absent.
     """
     check_positions("positions", positions)
-    shape = tuple(positions.shape)
+    if positions.device != device:
+        raise ValueError(
+            f"positions must be on the input's device, {device}; got {positions.device}"
+        )
 
     def fits(sizes: tuple[int, ...]) -> bool:
-        if len(sizes) == 2 and (batch == -1 or batch not in (None, *sizes[:1])):
-            return sizes[0] == 1 and batch != -1 and seq in (None, sizes[1])
+        if len(sizes) == 2 and batch is not None:
+            return batch != -1 and sizes[0] in (1, batch) and seq in (None, sizes[1])
         return len(sizes) in (1, 2) and seq in (None, sizes[-1])
 
-    if axes == 1:
-        forms = {"": fits(shape)}
-    else:
-        forms = {
-            "(..., seq, axes)": shape[-1:] == (axes,) and fits(shape[:-1]),
-            "(axes, batch, seq)": (
-                len(shape) == 3 and shape[0] == axes and fits(shape[1:])
-            ),
-            "(..., seq) of text": takes_text and fits(shape),
-        }
+    shape = tuple(positions.shape)
+    forms = {
+        "(..., seq, axes)": axes > 1 and shape[-1:] == (axes,) and fits(shape[:-1]),
+        "(axes, batch, seq)": axes > 1 and shape[:-2] == (axes,) and fits(shape[1:]),
+        "(..., seq) of text": (axes == 1 or takes_text) and fits(shape),
+    }
     found = [form for form, it_fits in forms.items() if it_fits]
     if len(found) > 1:
         raise ValueError(
@@ -367,32 +345,23 @@ def fit_positions(
             "(batch, seq, axes) with a batch of 1 or more"
         )
     if not found:
-        one, more = ("(seq,)", "") if axes == 1 else ("(seq, axes)", ", axes")
-        raise ValueError(
-            f"positions must be {one} or (batch, seq{more}) with seq={seq}"
-            + ("" if batch in (None, -1) else f", batch={batch}")
-            + (f" and axes={axes}" if axes > 1 else "")
-            + f"; got {shape}"
-        )
-    if positions.device != device:
-        raise ValueError(
-            f"positions must be on the input's device, {device}; got {positions.device}"
-        )
+        expected = "(seq, axes) or (batch, seq, axes)"
+        expected = expected if axes > 1 else "(seq,) or (batch, seq)"
+        sizes = {"seq": seq, "batch": batch, "axes": axes}.items()
+        known = ", ".join(f"{n}={size}" for n, size in sizes if size not in (None, -1))
+        raise wrong_shape("positions", f"{expected} with {known}", positions)
     if found[0] == "(axes, batch, seq)":
         return positions.movedim(0, -1)
-    if found[0] == "(..., seq) of text":
+    if found[0] == "(..., seq) of text" and axes > 1:
         return positions.unsqueeze(-1).expand(*shape, axes)
     return positions
 
 
 def check_table(cos: Tensor, x: Tensor, rotary_dim: int, batch: int, seq: int) -> None:
     """Raise unless a ready table fits ``x``, which has ``batch`` and ``seq``."""
-    shape = cos.shape
-    if (
-        2 * shape[-1] != rotary_dim
-        or shape[-2] != seq
-        or (len(shape) == 3 and (batch == -1 or shape[0] not in (1, batch)))
-    ):
+    shape, batches = cos.shape, () if batch == -1 else (1, batch)
+    rows_fit = len(shape) < 3 or shape[0] in batches
+    if not rows_fit or shape[-2:] != (seq, rotary_dim // 2):
         raise ValueError(
             f"tables were made for {tuple(shape)}, but an input of shape "
             f"{tuple(x.shape)} needs (seq, r/2) or (batch, seq, r/2) with seq={seq}, "
@@ -405,28 +374,30 @@ def check_table(cos: Tensor, x: Tensor, rotary_dim: int, batch: int, seq: int) -
         )
 
 
-def check_out(out: Sequence[Tensor | None], xs: Sequence[Tensor]) -> None:
-    """Raise unless each of ``out`` can take what the rotation of ``xs`` gives."""
-    taken = [*xs]
+def check_out(out: Any, xs: Sequence[Tensor]) -> None:
+    """Raise unless ``out`` is a pair that can take the rotated ``xs``."""
+    if not isinstance(out, (tuple, list)) or len(out) != len(xs):
+        raise wrong_type("out", "a pair (q_out, k_out), either of them None", out)
+    taken, eager = [*xs], not torch.compiler.is_compiling()
     for into, x in zip(out, xs, strict=True):
         if into is None:
             continue
         if not isinstance(into, Tensor):
             raise TypeError(f"out must hold tensors, got {type(into).__name__}")
         for what in ("shape", "dtype", "device"):
-            if getattr(into, what) != getattr(x, what):
+            wanted, got = getattr(x, what), getattr(into, what)
+            if wanted != got:
+                if what == "shape":
+                    wanted, got = tuple(wanted), tuple(got)
                 raise ValueError(
-                    f"out must have the input's {what}, {getattr(x, what)}, got "
-                    f"{getattr(into, what)}"
+                    f"out must have the input's {what}, {wanted}, got {got}"
                 )
-        steps = zip(into.shape, into.stride(), strict=True)
-        twice = any(size > 1 and step == 0 for size, step in steps)
-        if into.numel() and (into.stride(-1) != 1 or twice):
+        if into.numel() and (into.stride(-1) != 1 or (eager and overlaps_itself(into))):
             raise ValueError(
                 "out must have a last stride of 1 and a place of its own for each "
                 f"feature, got strides {into.stride()}"
             )
-        if not torch.compiler.is_compiling() and any(overlaps(into, t) for t in taken):
+        if eager and any(overlaps(into, t) for t in taken):
             raise ValueError(
                 "out shares memory with an input or the other out; what is overwritten "
                 "could be read again"
@@ -434,22 +405,35 @@ def check_out(out: Sequence[Tensor | None], xs: Sequence[Tensor]) -> None:
         taken.append(into)
 
 
+def overlaps_itself(x: Tensor) -> bool:
+    """Whether an axis of ``x`` steps no further than the smaller steps reach."""
+    reach = 0
+    for step, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size > 1 and step <= reach:
+            return True
+        reach += (size - 1) * step
+    return False
+
+
 def overlaps(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors share an element; exact, whatever their strides."""
     if not (a.numel() and b.numel()) or a.device.type == "meta":
         return False
-    if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
+    if not {type(a), type(b)} <= {Tensor, nn.Parameter}:  # a fake has no memory
+        return False
+    try:
+        if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
+            return False
+    except RuntimeError:  # nor has a tensor of a transform
         return False
     if a.element_size() != b.element_size():
         return True  # one storage with two dtypes: not worth telling apart
-    if _last(a) <= b.storage_offset() or _last(b) <= a.storage_offset():
+    ends = []  # one past the last element of each, in the storage
+    for x in (a, b):
+        steps = zip(x.shape, x.stride(), strict=True)
+        ends.append(x.storage_offset() + sum((n - 1) * step for n, step in steps) + 1)
+    if ends[0] <= b.storage_offset() or ends[1] <= a.storage_offset():
         return False
-    seen = torch.zeros(max(_last(a), _last(b)), dtype=torch.bool, device="cpu")
+    seen = torch.zeros(max(ends), dtype=torch.bool, device="cpu")
     seen.as_strided(a.shape, a.stride(), a.storage_offset()).fill_(True)
     return bool(seen.as_strided(b.shape, b.stride(), b.storage_offset()).any())
-
-
-def _last(x: Tensor) -> int:
-    """One past the last element of ``x`` in its storage."""
-    steps = zip(x.shape, x.stride(), strict=True)
-    return int(x.storage_offset()) + sum((size - 1) * step for size, step in steps) + 1

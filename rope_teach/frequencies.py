@@ -1,13 +1,12 @@
-"""Inverse frequencies: how fast each clock hand turns, and slower for longer context.
+"""Inverse frequencies: the angle of each pair per token, and rules for longer context.
 
-A bank of clock hands encodes a position: at position m, hand i stands at the
-angle m * inv_freq[i]. Built in lessons 02 and 08.
+At position m, pair i is rotated by the angle m * inv_freq[i]. Built in lessons 02 and
+08.
 
-The rules for longer context each return the inverse frequencies and an attention
-factor, by which cos and sin are multiplied (1 but for YaRN and LongRoPE). Their first
-two arguments are ``rotary_dim`` and ``base``, so that a module takes any of them, or
-one of your own: ``RotaryEmbedding(128, scaling=partial(yarn, factor=4,
-trained_length=4096))``.
+The rules for longer context return inverse frequencies and an attention factor, by
+which cos and sin are multiplied (1 but for YaRN and LongRoPE). Their first arguments
+are ``rotary_dim`` and ``base``, so that a module takes any of them, or your own:
+``RotaryEmbedding(128, scaling=partial(yarn, factor=4, trained_length=4096))``.
 """
 
 from __future__ import annotations
@@ -18,7 +17,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from rope_teach.checks import check_base, check_count, check_factor, check_rotary_dim
+from rope_teach.checks import (
+    check_base,
+    check_choice,
+    check_count,
+    check_factor,
+    check_rotary_dim,
+)
 
 __all__ = [
     "Scaling",
@@ -37,37 +42,17 @@ Scaling = Callable[[int, float], tuple[Tensor, float]]
 
 
 def inverse_frequencies(
-    rotary_dim: int,
-    base: float = 10_000.0,
-    *,
-    device: torch.device | str | None = None,
+    rotary_dim: int, base: float = 10_000.0, *, device: torch.device | str | None = None
 ) -> Tensor:
     """Angle per token of each pair of features: ``base ** (-2i / rotary_dim)``.
 
-    Parameters
-    ----------
-    rotary_dim
-        Number of features that are rotated; even. Pair i has two of them.
-    base
-        Sets the slowest hand. Model configurations call it ``rope_theta``.
+    ``rotary_dim``, the number of rotated features, gives ``(rotary_dim / 2,)`` float64,
+    in radians per token, highest first. ``base``, in configurations ``rope_theta``,
+    sets the lowest. Raises ``TypeError`` or ``ValueError`` unless ``rotary_dim`` is a
+    positive even int, and ``base`` positive and finite.
 
-    Returns
-    -------
-    Tensor
-        Shape ``(rotary_dim / 2,)``, float64, radians per token, fastest first.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``rotary_dim`` is not a positive even integer, or ``base`` is not a
-        positive finite number.
-
-    Notes
-    -----
     Source: Su et al., RoFormer (2104.09864), equation 15. Lessons 02 and 08.
 
-    Examples
-    --------
     >>> inverse_frequencies(8)
     tensor([1.0000, 0.1000, 0.0100, 0.0010], dtype=torch.float64)
     """
@@ -98,27 +83,22 @@ def scaled_frequencies(
             )
         answer = scaling(rotary_dim, base)
     inv_freq, factor = answer if isinstance(answer, tuple) else (answer, None)
-    if (
-        not isinstance(inv_freq, Tensor)
-        or inv_freq.shape != (rotary_dim // 2,)
-        or not inv_freq.isfinite().all()
-        or not isinstance(factor, (int, float))
-        or not math.isfinite(factor)
-    ):
+    shape = getattr(inv_freq, "shape", None)
+    finite = shape == (rotary_dim // 2,) and bool(inv_freq.isfinite().all())
+    if not (finite and isinstance(factor, (int, float)) and math.isfinite(factor)):
         raise ValueError(
-            "scaling must return a tuple of rotary_dim / 2 = "
-            f"{rotary_dim // 2} finite inverse frequencies and a finite attention "
-            f"factor; it returned {answer!s:.200}"
+            f"scaling must return a tuple of rotary_dim / 2 = {rotary_dim // 2} finite "
+            f"inverse frequencies and a finite attention factor; it returned "
+            f"{answer!s:.200}"
         )
     return inv_freq.double().cpu(), float(factor)
 
 
 def wavelengths(inv_freq: Tensor) -> Tensor:
-    """Tokens until each hand is back where it started: ``2 pi / inv_freq``.
+    """Tokens in a full turn of each pair: ``2 pi / inv_freq``, infinite for 0.
 
-    ``inv_freq`` has shape ``(rotary_dim / 2,)``, in radians per token; so has
-    the result, in tokens. A hand that never turns has an infinite wavelength.
-    Lesson 08.
+    ``inv_freq`` ``(rotary_dim / 2,)``, in radians per token, gives the same shape, in
+    tokens. Lesson 08.
 
     >>> wavelengths(inverse_frequencies(4)).round()
     tensor([  6., 628.], dtype=torch.float64)
@@ -132,7 +112,7 @@ def wavelengths(inv_freq: Tensor) -> Tensor:
 def position_interpolation(
     rotary_dim: int, base: float, *, factor: float
 ) -> tuple[Tensor, float]:
-    """Slow every hand by ``factor``: position m then looks like m / factor.
+    """Divide every frequency by ``factor``: position m then looks like m / factor.
 
     Returns ``(rotary_dim / 2,)`` float64, and 1. Source: Chen et al. (2306.15595).
     Lesson 13.
@@ -145,7 +125,7 @@ def position_interpolation(
 
 
 def ntk_aware(rotary_dim: int, base: float, *, factor: float) -> tuple[Tensor, float]:
-    """Raise the base, so that the slowest hand slows by ``factor`` and the first not.
+    """Raise the base: the lowest frequency is divided by ``factor``, the highest stays.
 
     ``base * factor ** (d / (d - 2))``; ``rotary_dim`` must be at least 4. Returns
     ``(rotary_dim / 2,)`` float64, and 1.
@@ -155,7 +135,7 @@ def ntk_aware(rotary_dim: int, base: float, *, factor: float) -> tuple[Tensor, f
     tensor([1.0000, 0.0025], dtype=torch.float64)
     """
     check_factor(factor)
-    return inverse_frequencies(rotary_dim, _larger_base(rotary_dim, base, factor)), 1.0
+    return _with_larger_base(rotary_dim, base, factor), 1.0
 
 
 def dynamic_ntk(
@@ -163,9 +143,9 @@ def dynamic_ntk(
 ) -> tuple[Tensor, float]:
     """NTK-aware for one ``length`` in tokens: nothing changes up to ``trained_length``.
 
-    The length belongs to the rule, since keys that were cached under one length do
-    not fit queries under another. Returns ``(rotary_dim / 2,)`` float64, and 1. Source:
-    emozilla's post of 2023; the formula is Hugging Face's ``dynamic``. Lesson 13.
+    The length belongs to the rule: keys cached under one length do not fit queries
+    under another. Returns ``(rotary_dim / 2,)`` float64, and 1. Source: emozilla's post
+    of 2023; the formula is Hugging Face's ``dynamic``. Lesson 13.
 
     >>> dynamic_ntk(4, 10_000.0, factor=4, trained_length=64, length=64)[0]
     tensor([1.0000, 0.0100], dtype=torch.float64)
@@ -174,7 +154,7 @@ def dynamic_ntk(
     check_count("trained_length", trained_length)
     check_count("length", length)
     stretch = factor * max(length, trained_length) / trained_length - (factor - 1)
-    return inverse_frequencies(rotary_dim, _larger_base(rotary_dim, base, stretch)), 1.0
+    return _with_larger_base(rotary_dim, base, stretch), 1.0
 
 
 def yarn(
@@ -189,25 +169,24 @@ def yarn(
     truncate: bool = True,
     attention_factor: float | None = None,
 ) -> tuple[Tensor, float]:
-    """Keep the fast hands, slow the slow ones by ``factor``, blend those between.
+    """Keep high frequencies, divide low ones by ``factor``, blend those between.
 
-    Hands that make more than ``beta_fast`` turns in ``trained_length`` tokens stay,
-    those with fewer than ``beta_slow`` slow down. Between them ``ramp="code"`` blends
-    linearly in the pair's number, as the authors' code and Hugging Face do (with the
-    ends rounded to whole pairs, unless ``truncate=False``); ``ramp="paper"`` blends
-    linearly in the number of turns, as the paper says. The paper's speeds are up to
-    67 % lower. Returns ``(rotary_dim / 2,)`` float64, and ``0.1 ln(factor) + 1``.
-    Raises ``ValueError`` for a number out of range or an unknown ``ramp``.
+    Pairs that make more than ``beta_fast`` turns in ``trained_length`` tokens stay,
+    those with fewer than ``beta_slow`` are divided. Between them ``ramp="code"`` blends
+    linearly in the pair's number, as the authors' code and Hugging Face do (between
+    whole pairs, unless ``truncate=False``); ``ramp="paper"`` blends linearly in the
+    number of turns, which gives up to 67 % lower frequencies. Returns
+    ``(rotary_dim / 2,)`` float64, and ``0.1 ln(factor) + 1``. Raises ``ValueError`` for
+    a number out of range or an unknown ``ramp``.
 
-    Source: Peng et al. (2309.00071), section 3.2 and 3.4. Lesson 13.
+    Source: Peng et al. (2309.00071), sections 3.2 and 3.4. Lesson 13.
 
     >>> yarn(8, 10_000.0, factor=4, trained_length=64)[0]
     tensor([1.0000e+00, 6.2500e-02, 2.5000e-03, 2.5000e-04], dtype=torch.float64)
     """
     check_factor(factor)
     check_count("trained_length", trained_length)
-    if ramp not in ("code", "paper"):
-        raise ValueError(f"ramp must be 'code' or 'paper', got {ramp!r}")
+    check_choice("ramp", ramp, ("code", "paper"))
     if not beta_fast > beta_slow > 0:
         raise ValueError(
             "beta_fast must exceed beta_slow, and both 0: they are turns in "
@@ -220,11 +199,10 @@ def yarn(
         turns = trained_length / wavelengths(inv_freq)
         slow = 1 - ((turns - beta_slow) / (beta_fast - beta_slow)).clamp(0, 1)
     else:
-        low, high = (
-            rotary_dim * math.log(trained_length / (turns * 2 * math.pi))
-            / (2 * math.log(base))
-            for turns in (beta_fast, beta_slow)
-        )  # fmt: skip
+        lengths = (
+            trained_length / (turns * math.tau) for turns in (beta_fast, beta_slow)
+        )
+        low, high = (rotary_dim * math.log(n) / (2 * math.log(base)) for n in lengths)
         if truncate:
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, rotary_dim - 1)
@@ -246,23 +224,17 @@ def llama3(
 ) -> tuple[Tensor, float]:
     """Llama 3.1's rule: YaRN's blend by turns, between 1 and 4, with no factor.
 
-    Returns ``(rotary_dim / 2,)`` float64, and 1. Source: Meta's llama-models
-    repository,
-    ``apply_scaling``. Lesson 13.
+    Returns ``(rotary_dim / 2,)`` float64, and 1. Source: ``apply_scaling`` in Meta's
+    llama-models repository. Lesson 13.
 
     >>> inv_freq, _ = llama3(128, 500_000.0)
     >>> (inverse_frequencies(128, 500_000.0) / inv_freq)[[0, 32, 63]]
     tensor([1.0000, 2.6945, 8.0000], dtype=torch.float64)
     """
     inv_freq, _ = yarn(
-        rotary_dim,
-        base,
-        factor=factor,
-        trained_length=trained_length,
-        beta_fast=high_freq_factor,
-        beta_slow=low_freq_factor,
-        ramp="paper",
-    )
+        rotary_dim, base, factor=factor, trained_length=trained_length, ramp="paper",
+        beta_fast=high_freq_factor, beta_slow=low_freq_factor,
+    )  # fmt: skip
     return inv_freq, 1.0
 
 
@@ -276,13 +248,14 @@ def longrope(
     length: int,
     factor: float | None = None,
 ) -> tuple[Tensor, float]:
-    """Slow each hand by its own searched factor: two lists of ``rotary_dim / 2``.
+    """Divide each frequency by its own searched factor: two lists of ``r / 2``.
 
     The long list serves a ``length`` past ``trained_length``; as in
     :func:`dynamic_ntk` the length belongs to the rule. ``factor`` (default:
     ``length / trained_length``) sets the attention factor,
-    ``sqrt(1 + ln(factor) / ln(trained_length))``. Returns ``(rotary_dim / 2,)``
-    float64, and that factor. Source: Ding et al. (2402.13753) and its code. Lesson 13.
+    ``sqrt(1 + ln(factor) / ln(trained_length))``; below 1 it counts as 1. Returns
+    ``(rotary_dim / 2,)`` float64, and that factor. Source: Ding et al. (2402.13753)
+    and its code. Lesson 13.
 
     >>> lists = {"short_factors": [1.0, 1.0], "long_factors": [1.0, 8.0]}
     >>> longrope(4, 10_000.0, **lists, trained_length=64, length=512)[0]
@@ -297,19 +270,28 @@ def longrope(
             f"short_factors and long_factors need rotary_dim / 2 = {len(inv_freq)} "
             f"numbers each, got {len(factors)}"
         )
-    factor = max(1.0, length / trained_length) if factor is None else factor
-    attention_factor = math.sqrt(1 + math.log(factor) / math.log(trained_length))
-    return inv_freq / torch.tensor(factors, dtype=torch.float64), attention_factor
+    if not all(math.isfinite(each) and each > 0 for each in factors):
+        raise ValueError(
+            f"short_factors and long_factors must be positive, got {list(factors)}"
+        )
+    if trained_length < 2:
+        raise ValueError(
+            f"trained_length must be at least 2, since its log divides; got "
+            f"{trained_length}"
+        )
+    factor = length / trained_length if factor is None else factor
+    ratio = math.log(max(1.0, factor)) / math.log(trained_length)
+    return inv_freq / torch.tensor(factors, dtype=torch.float64), math.sqrt(1 + ratio)
 
 
 def proportional(
     rotary_dim: int, base: float, *, fraction: float, factor: float = 1.0
 ) -> tuple[Tensor, float]:
-    """Stop the slowest hands: only the fastest ``fraction`` of all pairs turn (p-RoPE).
+    """Set low frequencies to 0: only the highest ``fraction`` of pairs turns (p-RoPE).
 
-    Unlike partial rotary (``rotary_dim < head_dim``), the hands that turn keep the
-    speeds that they have in the full head. Source: Barbero et al. (2410.06205);
-    Hugging Face's ``proportional``. Lesson 16.
+    Unlike partial rotary (``rotary_dim < head_dim``), pairs that turn keep the
+    frequencies of the full head. Source: Barbero et al. (2410.06205); Hugging Face's
+    ``proportional``. Lesson 16.
 
     >>> proportional(8, 10_000.0, fraction=0.5)[0]
     tensor([1.0000, 0.1000, 0.0000, 0.0000], dtype=torch.float64)
@@ -322,12 +304,13 @@ def proportional(
     return inv_freq, 1.0
 
 
-def _larger_base(rotary_dim: int, base: float, factor: float) -> float:
+def _with_larger_base(rotary_dim: int, base: float, factor: float) -> Tensor:
     check_rotary_dim(rotary_dim)
     check_base(base)
     if rotary_dim < 4:
         raise ValueError(
-            "a larger base slows no hand of the only pair: NTK rules need "
+            "a larger base changes nothing for the only pair: NTK rules need "
             f"rotary_dim >= 4, got {rotary_dim}"
         )
-    return float(base * factor ** (rotary_dim / (rotary_dim - 2)))
+    larger = float(base * factor ** (rotary_dim / (rotary_dim - 2)))
+    return inverse_frequencies(rotary_dim, larger)

@@ -5,6 +5,10 @@ and integer positions ``(seq,)`` to the rotated ``(seq, head_dim)``, and raises
 :class:`LawBroken` with the measured error and the likely cause. The same laws run
 in the lessons, in the exercises and in the tests. Built in lessons 04 to 07.
 
+What the rules for longer context and xPos add is legal: the attention factor of YaRN
+and of LongRoPE, and lengths that grow evenly as xPos has them, are divided out before
+a law is asked (:func:`without_scaling`).
+
 >>> from rope_teach import RotaryEmbedding
 >>> rope = RotaryEmbedding(8)
 >>> check_all(lambda x, positions: rope.rotate(x[None, None], positions)[0, 0])
@@ -12,7 +16,10 @@ in the lessons, in the exercises and in the tests. Built in lessons 04 to 07.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from functools import wraps
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -29,15 +36,96 @@ __all__ = [
     "every_pair_turns",
     "LAWS",
     "check_all",
+    "legal_factor",
+    "without_scaling",
 ]
 
 Rotation = Callable[[Tensor, Tensor], Tensor]
+TOLERANCE = 1e-4  # angles in float32 pass
+FACTORS = [*range(2, 11), 12, 16, 20, 24, 25, 30, 32, 40, 48, 50, 64, 80, 100, 128, 256]
+LENGTHS = [n * 2**k for n in (1, 3) for k in range(4, 21)] + [1_000, 2_000, 10_000]
 
 
 class LawBroken(AssertionError):
-    """A rotation breaks a law; the message has the error and the likely cause."""
+    """A rotation breaks a law; the message has the error and the likely cause.
+
+    ``tokens`` are those that changed where :func:`every_token_by_itself` is broken.
+    """
+
+    tokens: tuple[int, ...] = ()
 
 
+def legal_factor(factor: float) -> str | None:
+    """Which rule multiplies cos and sin by ``factor``: ``"yarn"``, ``"longrope"``.
+
+    YaRN's is ``0.1 ln s + 1``, and LongRoPE's ``sqrt(1 + ln s / ln T)``, for the
+    factors s and trained lengths T that are in use. None if it is neither. Lesson 13.
+
+    >>> legal_factor(0.1 * math.log(16) + 1), legal_factor(1.2)
+    ('yarn', None)
+    """
+    for factor_of_rule in FACTORS:
+        if math.isclose(factor, 0.1 * math.log(factor_of_rule) + 1, rel_tol=1e-5):
+            return "yarn"
+    for s, trained in product(FACTORS, LENGTHS):
+        usual = math.sqrt(1 + math.log(s) / math.log(trained))
+        if math.isclose(factor, usual, rel_tol=1e-5):
+            return "longrope"
+    return None
+
+
+def without_scaling(rotate: Rotation, head_dim: int) -> Rotation:
+    """The rotation alone: a legal attention factor and xPos's growth divided out.
+
+    What is not legal is left where it is, for the laws to find.
+    """
+    x = torch.eye(head_dim, dtype=torch.float64)
+
+    def lengths(position: int) -> Tensor:
+        positions = torch.full((head_dim,), position)
+        return rotate(x.clone(), positions).double().norm(dim=-1)
+
+    try:
+        factor, growth = lengths(0), (lengths(8) / lengths(0)).log() / 8
+    except Exception:  # the laws say what is wrong
+        return rotate
+    alike = torch.allclose(factor, factor[:1].expand_as(factor), rtol=1e-4)
+    legal = alike and legal_factor(float(factor.median())) is not None
+    scaled, grows = float(factor.median()) if legal else 1.0, _is_xpos(growth)
+    if not (legal or grows):
+        return rotate
+
+    def alone(x: Tensor, positions: Tensor) -> Tensor:
+        out = rotate(x, positions) / scaled
+        return out * (-growth * positions[:, None]).exp() if grows else out
+
+    return alone
+
+
+def _is_xpos(growth: Tensor) -> bool:
+    """Whether lengths grow, or shrink, as the scale of xPos does, pair by pair."""
+    if not growth.isfinite().all():
+        return False
+    pairs = growth[growth.abs() > 1e-7].abs().sort(descending=True).values
+    count = len(pairs) // 2
+    if count == 0 or not torch.allclose(pairs[::2], pairs[1::2], rtol=1e-3):
+        return False
+    zeta = (torch.arange(count, dtype=torch.float64) / count + 0.4) / 1.4
+    bases = -zeta.log() / pairs[::2]
+    return torch.allclose(bases, bases[:1].expand_as(bases), rtol=1e-2)
+
+
+def _law(law: Callable[..., None]) -> Callable[..., None]:
+    """A law about the rotation alone."""
+
+    @wraps(law)
+    def of_rotation(rotate: Rotation, head_dim: int = 8, *more: object) -> None:
+        law(without_scaling(rotate, head_dim), head_dim, *more)
+
+    return of_rotation
+
+
+@_law
 def identity_at_zero(rotate: Rotation, head_dim: int = 8) -> None:
     """At position 0 no hand has turned: the output is the input."""
     x = _sample(3, head_dim)
@@ -51,6 +139,7 @@ def identity_at_zero(rotate: Rotation, head_dim: int = 8) -> None:
     )
 
 
+@_law
 def norm_is_kept(rotate: Rotation, head_dim: int = 8) -> None:
     """A rotation changes no length."""
     x = _sample(5, head_dim)
@@ -65,6 +154,7 @@ def norm_is_kept(rotate: Rotation, head_dim: int = 8) -> None:
     )
 
 
+@_law
 def only_the_difference_counts(rotate: Rotation, head_dim: int = 8) -> None:
     """The dot product of a query at m and a key at n depends on n - m alone."""
     q, k = torch.nn.functional.normalize(_sample(2, head_dim), dim=-1)
@@ -81,6 +171,7 @@ def only_the_difference_counts(rotate: Rotation, head_dim: int = 8) -> None:
     )
 
 
+@_law
 def turns_add_up(rotate: Rotation, head_dim: int = 8) -> None:
     """Turning by m and then by n is turning by m + n."""
     x = _sample(3, head_dim)
@@ -94,6 +185,7 @@ def turns_add_up(rotate: Rotation, head_dim: int = 8) -> None:
     )
 
 
+@_law
 def opposite_turn_undoes(rotate: Rotation, head_dim: int = 8) -> None:
     """Turning by m and then by -m gives the input back."""
     x, m = _sample(3, head_dim), torch.tensor([1, 12, 500])
@@ -106,42 +198,58 @@ def opposite_turn_undoes(rotate: Rotation, head_dim: int = 8) -> None:
     )
 
 
-def is_linear(rotate: Rotation, head_dim: int = 8) -> None:
+def is_linear(
+    rotate: Rotation,
+    head_dim: int = 8,
+    tolerance: float = TOLERANCE,
+    positions: Sequence[int] = (2, 30, 400),
+) -> None:
     """The rotation of a sum is the sum of the rotations."""
-    x, y = _sample(6, head_dim).chunk(2)
-    m = torch.tensor([2, 30, 400])
+    x, y = _sample(2 * len(positions), head_dim).chunk(2)
+    m = torch.tensor(positions)
     _expect_equal(
         _run(rotate, 2 * x + y, m),
         2 * _run(rotate, x, m) + _run(rotate, y, m),
         "rotate(2x + y) must equal 2 rotate(x) + rotate(y)",
         "something is added to the features, which a rotation never does; or they "
         "are scaled by their own size",
+        tolerance,
     )
 
 
-def every_token_by_itself(rotate: Rotation, head_dim: int = 8) -> None:
+def every_token_by_itself(
+    rotate: Rotation, head_dim: int = 8, tolerance: float = 1e-9
+) -> None:
     """Changing token 3 changes output 3 and no other."""
     x, m = _sample(6, head_dim), torch.arange(6)
     changed = x.clone()
     changed[3] += 1
-    moved = (_run(rotate, x, m) - _run(rotate, changed, m)).abs().amax(dim=-1) > 1e-9
-    if moved.tolist() != [False, False, False, True, False, False]:
-        outputs = moved.nonzero().flatten().tolist()
-        raise LawBroken(
+    change = (_run(rotate, x, m) - _run(rotate, changed, m)).abs().amax(dim=-1)
+    outputs = (change > tolerance).nonzero().flatten().tolist()
+    if outputs != [3]:
+        broken = LawBroken(
             f"changing token 3 must change output 3 alone; it changed {outputs}. "
             "Likely cause: two axes are swapped or flattened together"
         )
+        broken.tokens = tuple(outputs)
+        raise broken
 
 
-def every_pair_turns(rotate: Rotation, head_dim: int = 8) -> None:
-    """At a position past 0, every feature takes part in a turn."""
+def every_pair_turns(
+    rotate: Rotation, head_dim: int = 8, turning: int | None = None
+) -> None:
+    """At a position past 0, every feature takes part in a turn.
+
+    Partial rotary and p-RoPE turn fewer: give their number, ``turning``.
+    """
     x = torch.eye(head_dim, dtype=torch.float64)
     turned = _run(rotate, x, torch.full((head_dim,), 3))
     still = ((turned - x).abs().amax(dim=-1) < 1e-9).nonzero().flatten().tolist()
-    if still:
+    if len(still) != head_dim - (head_dim if turning is None else turning):
+        wanted = "" if turning is None else f", and {turning} of {head_dim} should turn"
         raise LawBroken(
-            f"features {still} do not turn at position 3. Likely cause: only part of "
-            "the head is rotated, or positions are not used"
+            f"features {still} do not turn at position 3{wanted}. Likely cause: only "
+            "part of the head is rotated, or positions are not used"
         )
 
 
@@ -161,10 +269,17 @@ LAWS: dict[str, Callable[..., None]] = {
 }
 
 
-def check_all(rotate: Rotation, head_dim: int = 8) -> None:
-    """Hold ``rotate`` against every law; raise :class:`LawBroken` at the first."""
+def check_all(
+    rotate: Rotation, head_dim: int = 8, *, turning: int | None = None
+) -> None:
+    """Hold ``rotate`` against every law; raise :class:`LawBroken` at the first.
+
+    ``turning`` is the number of features that take part, where it is not
+    ``head_dim``: partial rotary, p-RoPE.
+    """
     for law in LAWS.values():
-        law(rotate, head_dim)
+        more = (turning,) if law is every_pair_turns else ()
+        law(rotate, head_dim, *more)
 
 
 def _sample(rows: int, head_dim: int) -> Tensor:
@@ -192,7 +307,9 @@ def _run(rotate: Rotation, x: Tensor, positions: Tensor) -> Tensor:
     return out.to(torch.float64)
 
 
-def _expect_equal(got: Tensor, expected: Tensor, law: str, cause: str) -> None:
+def _expect_equal(
+    got: Tensor, expected: Tensor, law: str, cause: str, tolerance: float = TOLERANCE
+) -> None:
     error = (got - expected).abs().max().item()
-    if not error <= 1e-4:  # float32 angles pass; written so that NaN fails
+    if not error <= tolerance:  # written so that NaN fails
         raise LawBroken(f"{law}; it is off by {error:.2g}. Likely cause: {cause}")

@@ -1,9 +1,6 @@
 """From one pairing to the other: features, tables and projection weights.
 
-``"interleaved"``  pairs (0, 1) (2, 3) ...          RoFormer, GPT-J, Meta's Llama
-``"half"``         pairs (0, r/2) (1, r/2 + 1) ...  GPT-NeoX, Hugging Face's Llama
-
-Lesson 07.
+:mod:`rope_teach.rotation` says which two features each pairing pairs. Lesson 07.
 """
 
 from __future__ import annotations
@@ -11,7 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rope_teach.checks import Pairing, check_choice, check_count, check_rotary_dim
+from rope_teach.checks import (
+    Pairing,
+    check_choice,
+    check_count,
+    check_rotary_dim,
+    wrong_shape,
+)
 
 __all__ = [
     "convert_projection",
@@ -43,8 +46,7 @@ def half_to_interleaved(x: Tensor, rotary_dim: int | None = None) -> Tensor:
     tensor([0, 1, 2, 3, 4, 5])
     """
     head, rest = _split_rotary(x, rotary_dim)
-    mixed = torch.stack(head.chunk(2, dim=-1), dim=-1).flatten(-2)
-    return torch.cat([mixed, rest], dim=-1)
+    return torch.cat([torch.stack(head.chunk(2, -1), -1).flatten(-2), rest], dim=-1)
 
 
 def _split_rotary(x: Tensor, rotary_dim: int | None) -> tuple[Tensor, Tensor]:
@@ -76,11 +78,10 @@ def full_table(table: Tensor, pairing: Pairing) -> Tensor:
 
 
 def half_table(table: Tensor, pairing: Pairing) -> Tensor:
-    """Undo :func:`full_table`; refuse a table that was repeated the other way.
+    """Undo :func:`full_table`: ``(..., r)`` gives ``(..., r/2)``.
 
-    ``(..., r)`` gives ``(..., r/2)``. Raises ``ValueError`` if the two columns of
-    a pair differ; inside a graph or a transform, where values cannot be compared, it
-    takes the first. Lesson 07.
+    Raises ``ValueError`` if the two columns of a pair differ. In a graph or a
+    transform, where values cannot be compared, the first is taken. Lesson 07.
 
     >>> half_table(torch.tensor([10, 20, 10, 20]), "half")
     tensor([10, 20])
@@ -91,22 +92,16 @@ def half_table(table: Tensor, pairing: Pairing) -> Tensor:
         first, second = table[..., 0::2], table[..., 1::2]
     else:
         first, second = table.chunk(2, dim=-1)
-    if not _agree(first, second):
+    try:
+        repeats = torch.compiler.is_compiling() or torch.equal(first, second)
+    except RuntimeError:  # a batch inside vmap, or a fake tensor
+        repeats = True
+    if not repeats:
         raise ValueError(
             f"this table was not repeated for pairing={pairing!r}: the two columns "
             "of a pair differ; was it built for the other pairing?"
         )
     return first
-
-
-def _agree(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors are equal; True where nobody can know."""
-    if torch.compiler.is_compiling():
-        return True
-    try:
-        return torch.equal(first, second)
-    except RuntimeError:  # a batch inside vmap, or a fake tensor
-        return True
 
 
 def convert_projection(
@@ -118,51 +113,29 @@ def convert_projection(
 ) -> Tensor:
     """Reorder the rows of a q or k projection from one pairing to the other.
 
-    Parameters
-    ----------
-    weight
-        ``(heads * head_dim, in_features)``, or the bias ``(heads * head_dim,)``.
-    heads
-        Heads of *this* tensor: with grouped-query attention, the key projection
-        has ``kv_heads``. Never convert v or the output projection.
-    source, target
-        The pairing that the weight was trained with, and the one wanted.
-    rotary_dim
-        Rotated features of each head (default: all).
+    ``weight`` ``(heads * head_dim, in_features)``, or a bias ``(heads * head_dim,)``,
+    gives a new tensor of its shape, in which the first ``rotary_dim`` features of each
+    head are reordered (default: all). ``source`` is the pairing that it was trained
+    with. ``heads`` are those of *this* tensor: a key projection under grouped-query
+    attention has ``kv_heads``. Convert q and k, never v or the output projection, and
+    rotate with ``target``: logits stay the same.
 
-    Returns
-    -------
-    Tensor
-        A new tensor of ``weight``'s shape. Logits stay the same when q and k are
-        both converted and rotated with ``target``.
+    Raises ``ValueError`` if the rows do not divide into ``heads`` even heads, or a name
+    is unknown. Lesson 07.
 
-    Raises
-    ------
-    ValueError
-        If the rows do not divide into ``heads`` even heads, or a name is unknown.
-
-    Notes
-    -----
-    Lesson 07.
-
-    Examples
-    --------
     >>> convert_projection(torch.arange(8), 2, "interleaved", "half")
     tensor([0, 2, 1, 3, 4, 6, 5, 7])
     """
     check_choice("source", source, ("interleaved", "half"))
     check_choice("target", target, ("interleaved", "half"))
     if weight.ndim not in (1, 2):
-        raise ValueError(
-            "weight must be (heads * head_dim, in_features) or a bias "
-            f"(heads * head_dim,), got shape {tuple(weight.shape)}"
-        )
+        expected = "(heads * head_dim, in_features) or a bias (heads * head_dim,)"
+        raise wrong_shape("weight", expected, weight)
     check_count("heads", heads)
     if weight.shape[0] % heads:
         raise ValueError(
-            f"weight has {weight.shape[0]} rows, which do not divide into "
-            f"{heads} heads; with grouped-query attention the key projection has "
-            "kv_heads heads"
+            f"weight has {weight.shape[0]} rows, which do not divide into {heads} "
+            "heads; with grouped-query attention a key projection has kv_heads heads"
         )
     per_head = weight.unflatten(0, (heads, -1)).movedim(1, -1)
     if source == target:

@@ -15,7 +15,6 @@ from rope_teach import ops
 from rope_teach.axes import axial_frequencies
 from rope_teach.checks import (
     AXES,
-    FLOATS,
     Layout,
     Pairing,
     axes_of,
@@ -30,7 +29,7 @@ from rope_teach.checks import (
     check_out,
     check_pair,
     check_per_sequence,
-    check_rotary_dim,
+    check_rotary,
     check_start,
     check_table,
     fit_positions,
@@ -62,6 +61,10 @@ class Tables(NamedTuple):
     key_cos: Tensor | None = None
     key_sin: Tensor | None = None
 
+    def of_queries(self) -> tuple[Tensor, Tensor]:
+        """The cos and sin that queries are rotated by; torch 2.7 compiles no slice."""
+        return self.cos, self.sin
+
     def of_keys(self) -> tuple[Tensor, Tensor]:
         """The cos and sin that keys are rotated by."""
         if self.key_cos is None or self.key_sin is None:
@@ -73,7 +76,7 @@ class SharedRows:
     """Cos and sin of positions 0, 1, ... on one device, for all that rotate alike.
 
     Thirty layers hold one of these, which lives as long as one of them does. Rows are
-    added by doubling; ``inv_freq`` is there for positions that have no row.
+    added by doubling; ``inv_freq`` serves positions that have no row.
     """
 
     _all: ClassVar[WeakValueDictionary[Any, SharedRows]] = WeakValueDictionary()
@@ -86,15 +89,18 @@ class SharedRows:
             self.table = torch.empty(0, 2, self.inv_freq.shape[-1], device=device)
 
     @classmethod
-    def of(cls, values: Values, factor: float, device: torch.device) -> SharedRows:
+    def of(
+        cls, values: Values, factor: float, device: torch.device, rows: int
+    ) -> SharedRows:
         """The rows for these frequencies, which another module may have made."""
         key = values, factor, device
-        rows = cls._all.get(key)
-        if rows is None:
-            rows = cls(values, factor, device)
-            if _is_real(rows.inv_freq):
-                cls._all[key] = rows
-        return rows
+        found = cls._all.get(key)
+        if found is None:
+            found = cls(values, factor, device)
+            if _is_real(found.inv_freq):
+                cls._all[key] = found
+        found.reach(rows)
+        return found
 
     def reach(self, end: int) -> Tensor | None:
         """At least ``end`` rows, ``(rows, 2, r/2)``, or None where none can be kept."""
@@ -103,6 +109,7 @@ class SharedRows:
         on_gpu = self.device.type == "cuda"
         if on_gpu and torch.cuda.is_current_stream_capturing():
             return None  # what a graph computes is there only after its replay
+        end = int(end)  # a trace has its sizes in tensors
         length = max(SMALLEST_TABLE, 1 << (end - 1).bit_length())
         with torch.inference_mode(False), torch.no_grad():
             positions = torch.arange(length, device=self.device)
@@ -113,6 +120,16 @@ class SharedRows:
             torch.cuda.synchronize(self.device)
         self.table = table
         return table
+
+    def at(self, positions: Tensor) -> Tensor | None:
+        """The rows of integer positions, or None if one of them has none."""
+        if positions.dtype not in (torch.int64, torch.int32):
+            return None
+        try:
+            both = F.embedding(positions, self.table.flatten(-2))
+        except IndexError:
+            return None
+        return both.unflatten(-1, self.table.shape[-2:])
 
 
 def _is_real(x: Tensor) -> bool:
@@ -212,61 +229,48 @@ class RotaryEmbedding(nn.Module):
         xpos_origin: float = 0.0,
     ) -> None:
         super().__init__()
-        check_count("head_dim", head_dim)
-        if rotary_dim is None:
-            check_rotary_dim(head_dim, "head_dim")
-            rotary_dim = head_dim
-        check_rotary_dim(rotary_dim)
-        if rotary_dim > head_dim:
-            raise ValueError(
-                f"rotary_dim must not exceed head_dim={head_dim}, got {rotary_dim}"
-            )
+        rotary_dim = check_rotary(head_dim, rotary_dim)
         check_base(base)
         check_count("axes", axes)
         check_choice("pairing", pairing, ("interleaved", "half"))
         check_choice("layout", layout, tuple(AXES))
         self.head_dim, self._base, self.rotary_dim = head_dim, float(base), rotary_dim
-        self._pairing, self._layout = pairing, layout
-        self.trailing, self.clockwise = trailing, clockwise
-        self._scaling, self.axes = scaling, axes
+        self._pairing, self._layout, self._scaling = pairing, layout, scaling
+        self.trailing, self.clockwise, self.axes = trailing, clockwise, axes
         self.xpos_scale_base, self.xpos_origin = xpos_scale_base, xpos_origin
-        if xpos_scale_base is not None:
-            xpos_scale(torch.zeros(1, device="cpu"), rotary_dim, xpos_scale_base)
         self._given = inv_freq is not None
         if inv_freq is None:
-            if attention_factor is not None:
-                raise ValueError(
-                    "attention_factor goes with inv_freq; a scaling rule has its own"
-                )
-            inv_freq, self._factor = self._by_rule()
+            inv_freq, factor = self._by_rule()
+        elif scaling is not None:
+            raise ValueError("give inv_freq or scaling, not both")
         else:
-            if scaling is not None:
-                raise ValueError("give inv_freq or scaling, not both")
-            inv_freq = check_inv_freq(inv_freq, rotary_dim // 2, axes)
-            self._factor = 1.0 if attention_factor is None else float(attention_factor)
+            inv_freq, factor = check_inv_freq(inv_freq, rotary_dim // 2, axes), 1.0
             self.axes = 1 if inv_freq.ndim == 1 else len(inv_freq)
-        if self.axes > 1 and xpos_scale_base is not None:
-            raise ValueError(f"xPos needs positions on one axis, got axes={self.axes}")
+        if attention_factor is not None and not self._given:
+            raise ValueError(
+                "attention_factor goes with inv_freq; a scaling rule has its own"
+            )
+        self._factor = factor if attention_factor is None else float(attention_factor)
+        if xpos_scale_base is not None:
+            xpos_scale(torch.zeros(1, device="cpu"), rotary_dim, xpos_scale_base)
+            if self.axes > 1:
+                raise ValueError(f"xPos needs one axis, got axes={self.axes}")
         # Where one bank of frequencies is dealt out to the axes (M-RoPE), text may have
         # one position, which counts on every axis.
         dealt = inv_freq.ndim > 1 and bool(((inv_freq != 0).sum(0) <= 1).all())
         self._takes_text = self._given and dealt
         # Python numbers: no move, cast or fake tensor can change them.
-        sign = -1 if clockwise else 1
-        rows = (sign * inv_freq).reshape(self.axes, -1).tolist()
-        self._values: Values = tuple(tuple(row) for row in rows)
-        if self.axes == 1:
-            self._values = tuple(rows[0])
+        signed = -inv_freq if clockwise else inv_freq
+        self._values: Values = tuple(
+            row if self.axes == 1 else tuple(row) for row in signed.tolist()
+        )
         self.register_parameter("frequencies", None)
         if learned:
-            empty = torch.empty(inv_freq.shape, device=torch.get_default_device())
-            self.frequencies = nn.Parameter(empty.float())
+            self.frequencies = nn.Parameter(torch.empty(inv_freq.shape).float())
             self.reset_parameters()
-        self._keeps_rows = self.axes == 1 and not learned and xpos_scale_base is None
-        self._rows = SharedRows.of(
-            self._values, self._factor, torch.get_default_device()
-        )
-        self._rows.reach(SMALLEST_TABLE if self._keeps_rows else 0)
+        kept = self.axes == 1 and not learned and xpos_scale_base is None
+        self._fewest = SMALLEST_TABLE if kept else 0  # rows that are kept
+        self._rows = self._rows_on(torch.empty(0).device)
 
     def reset_parameters(self) -> None:
         """Set learned frequencies to what the module was made with."""
@@ -397,15 +401,22 @@ class RotaryEmbedding(nn.Module):
             self._check_tables(tables, q, k)
         if norms is not None:
             check_norms(norms)
-            if out is None and tables.key_cos is None and not self.trailing:
-                cos, sin = (lay_out(t, self._layout, q.ndim) for t in tables[:2])
-                turned = ops.normalise_and_rotate(
+            fusible = out is None and tables.key_cos is None and not self.trailing
+            if fusible and q.is_cuda and ops.HAS_TRITON:
+                from rope_teach.ops import norm  # loaded only when norms are given
+
+                cos, sin = (
+                    lay_out(t, self._layout, q.ndim) for t in tables.of_queries()
+                )
+                turned = norm.normalise_and_rotate(
                     q, k, norms, cos, sin, self._pairing, self._layout
                 )
                 if turned is not None:
                     return turned
             q, k = norms[0](q).to(q.dtype), norms[1](k).to(k.dtype)
-        if tables.key_cos is None:
+        if out is not None:
+            check_out(out, (q, k))
+        if tables.key_cos is None and q.ndim == k.ndim:
             q, k = self._turn((q, k), tables.cos, tables.sin, out)
             return q, k
         q_out, k_out = out if out is not None else (None, None)
@@ -437,7 +448,7 @@ class RotaryEmbedding(nn.Module):
             tables = self._tables(x, x, positions, start, pad_len)
         else:
             self._check_tables(tables, x, x)
-        cos, sin = tables.of_keys() if role == "key" else tables[:2]
+        cos, sin = tables.of_keys() if role == "key" else tables.of_queries()
         (turned,) = self._turn((x,), cos, sin)
         return turned
 
@@ -466,19 +477,18 @@ class RotaryEmbedding(nn.Module):
         """
         if positions is None and seq is None:
             raise ValueError("tables needs positions, or seq, the number of tokens")
-        if positions is not None and (start != 0 or pad_len is not None):
-            raise ValueError("give positions, or start and pad_len, not both")
-        if isinstance(positions, (tuple, list)):
-            q_rows, k_rows = (
-                self._tables_for(p, 0, None, None, None, dtype, p.device)
-                for p in check_pair(positions)
-            )
-            return Tables(*q_rows[:2], *k_rows.of_keys())
         if device is None:
-            given = [x for x in (positions, start, pad_len) if isinstance(x, Tensor)]
-            device = given[0].device if given else self._rows.device
-        device = torch.device(device)
-        return self._tables_for(positions, start, pad_len, seq, None, dtype, device)
+            given = positions if isinstance(positions, (tuple, list)) else [positions]
+            found = [x for x in (*given, start, pad_len) if isinstance(x, Tensor)]
+            device = found[0].device if found else self._rows.device
+        like = torch.empty(0, dtype=dtype, device=device)
+        if not isinstance(positions, (tuple, list)):
+            return self._tables_for(positions, start, pad_len, (None, seq), like)
+        queries, keys = (
+            self._tables_for(p, start, pad_len, (None, None), like)
+            for p in check_pair(positions)
+        )
+        return Tables(*queries.of_queries(), *keys.of_keys())
 
     def shares_tables(self, other: object) -> bool:
         """Whether ``tables`` of this module serve the other one as well. Lesson 09."""
@@ -502,46 +512,39 @@ class RotaryEmbedding(nn.Module):
         pad_len: Tensor | None,
     ) -> Tables:
         """The tables for the tokens of ``q`` and ``k``."""
-        (q_batch, q_seq), (k_batch, k_seq) = self._sizes(q), self._sizes(k)
-        dtype = q.dtype if q.dtype == torch.float64 else k.dtype
+        sizes = self._sizes(q), self._sizes(k)
+        like = q if q.dtype == torch.float64 else k
         if self.xpos_scale_base is not None and q.dtype == torch.float16:
-            dtype = q.dtype  # the smallest range decides
-        device, kind = q.device, type(q)
+            like = q  # the smallest range decides
         pair: tuple[Tensor | None, Tensor | None]
         if isinstance(positions, (tuple, list)):
             pair = check_pair(positions)
         else:
-            if q_seq != k_seq:
-                check_one_length(q_seq, k_seq, self._layout)
-            if q_batch == k_batch:
-                return self._tables_for(
-                    positions, start, pad_len, q_seq, q_batch, dtype, device, kind
-                )
+            if sizes[0][1] != sizes[1][1]:
+                check_one_length(sizes[0][1], sizes[1][1], self._layout)
+            if sizes[0] == sizes[1]:
+                return self._tables_for(positions, start, pad_len, sizes[0], like)
             pair = positions, positions
         queries, keys = (
-            self._tables_for(p, start, pad_len, seq, batch, dtype, device, kind)
-            for p, seq, batch in zip(
-                pair, (q_seq, k_seq), (q_batch, k_batch), strict=True
-            )
+            self._tables_for(p, start, pad_len, size, like)
+            for p, size in zip(pair, sizes, strict=True)
         )
-        return Tables(*queries[:2], *keys.of_keys())
+        return Tables(*queries.of_queries(), *keys.of_keys())
 
     def _tables_for(
         self,
         positions: Tensor | None,
         start: int | Tensor,
         pad_len: Tensor | None,
-        seq: int | None,
-        batch: int | None,
-        dtype: torch.dtype,
-        device: torch.device,
-        kind: type = Tensor,
+        sizes: tuple[int | None, int | None],
+        like: Tensor,
     ) -> Tables:
-        """The tables of ``seq`` tokens; a size that is not known is None."""
+        """The tables of ``(batch, seq)`` tokens, of which None is not known."""
+        (batch, seq), device = sizes, like.device
         if positions is None and pad_len is None and not isinstance(start, Tensor):
             check_start("start", start, "an int or a (batch,) tensor")
             assert seq is not None
-            rows = self._kept(start, start + seq, dtype, device, kind)
+            rows = self._kept(start, start + seq, like)
             if rows is not None:
                 return Tables(*rows[start : start + seq].unbind(-2))
             if self.axes > 1 and not self._takes_text:
@@ -552,10 +555,9 @@ class RotaryEmbedding(nn.Module):
             positions = torch.arange(start, start + seq, device=device)
         elif positions is None:
             given, first, sign = _starts(start, pad_len, batch, device)
-            plain = self.axes == 1 and dtype != torch.float64
-            if device.type == "cuda" and plain and self.xpos_scale_base is None:
+            if device.type == "cuda" and self._fewest and like.dtype != torch.float64:
                 both = ops.cos_sin(
-                    given, self._frequencies(device, kind), self._factor,
+                    given, self._frequencies(like), self._factor,
                     first=first, sign=sign, count=seq,
                 )  # fmt: skip
                 return Tables(*both.unbind(-2))
@@ -566,83 +568,65 @@ class RotaryEmbedding(nn.Module):
         positions = fit_positions(
             positions, seq, batch, self.axes, self._takes_text, device
         )
-        cos, sin = self._cos_sin(positions, dtype, kind)
+        cos, sin = self._cos_sin(positions, like)
         if self.xpos_scale_base is None:
             return Tables(cos, sin)
-        scale = self._fade(positions, dtype, self.xpos_scale_base).to(cos)
+        scale = self._fade(positions, like.dtype, self.xpos_scale_base).to(cos)
         return Tables(cos * scale, sin * scale, cos / scale, sin / scale)
 
-    def _cos_sin(
-        self, positions: Tensor, dtype: torch.dtype, kind: type
-    ) -> tuple[Tensor, Tensor]:
+    def _cos_sin(self, positions: Tensor, like: Tensor) -> Sequence[Tensor]:
         """Rows for any positions: looked up, or computed."""
-        inv_freq = self._frequencies(positions.device, kind)
-        learning = inv_freq.requires_grad and torch.is_grad_enabled()
-        if dtype == torch.float64 or learning:
-            wide = dtype if dtype == torch.float64 else torch.float32
-            return cos_sin(positions, inv_freq, wide, self._factor)
-        if self._keeps_rows and kind is Tensor and positions.device.type == "cpu":
-            rows = self._look_up(positions)
-            if rows is not None:
-                return rows
-        cos, sin = ops.cos_sin(positions, inv_freq, self._factor).unbind(-2)
-        return cos, sin
+        inv_freq, wide = self._frequencies(like), like.dtype == torch.float64
+        if wide or (inv_freq.requires_grad and torch.is_grad_enabled()):
+            dtype = torch.float64 if wide else torch.float32
+            return cos_sin(positions, inv_freq, dtype, self._factor)
+        rows = None
+        if self._fewest and like.is_cpu and type(like) in ops.PLAIN:
+            rows = None if torch.compiler.is_compiling() else self._rows.at(positions)
+        if rows is None:
+            rows = ops.cos_sin(positions, inv_freq, self._factor)
+        return rows.unbind(-2)
 
-    def _look_up(self, positions: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Kept rows of integer positions, or None where one of them has no row."""
-        integers = positions.dtype in (torch.int64, torch.int32)
-        if not integers or torch.compiler.is_compiling():
-            return None
-        table = self._rows.table
-        try:
-            both = F.embedding(positions, table.flatten(-2))
-        except IndexError:
-            return None
-        cos, sin = both.unflatten(-1, table.shape[-2:]).unbind(-2)
-        return cos, sin
-
-    def _kept(
-        self, start: int, end: int, dtype: torch.dtype, device: torch.device, kind: type
-    ) -> Tensor | None:
+    def _kept(self, start: int, end: int, like: Tensor) -> Tensor | None:
         """Kept rows that reach from ``start`` to ``end``, or None."""
-        if (
-            not self._keeps_rows
-            or start < 0
-            or end > LARGEST_TABLE
-            or dtype == torch.float64
-            or kind not in ops.PLAIN  # fake tensors mix with no real ones
-            or device.type == "meta"
-        ):
+        if not self._fewest or start < 0 or end > LARGEST_TABLE:
             return None
-        rows = self._rows
+        if like.dtype == torch.float64 or not self._takes_rows(like):
+            return None
+        device = like.device
         if torch.compiler.is_compiling():
             # An exported program computes its rows: it may be called with any length.
-            usable = torch.compiler.is_dynamo_compiling() and not _is_exporting()
-            if not usable or rows.device != device or end > rows.table.shape[0]:
-                return None
-            return rows.table
-        if rows.device != device:
-            self._rows = rows = self._rows_on(device)
-        return rows.reach(end)
-
-    def _rows_on(self, device: torch.device) -> SharedRows:
-        rows = SharedRows.of(self._values, self._factor, device)
-        rows.reach(max(self._rows.table.shape[0], SMALLEST_TABLE * self._keeps_rows))
-        return rows
-
-    def _frequencies(self, device: torch.device, kind: type) -> Tensor:
-        """What a position is multiplied by, on ``device``, in float64."""
-        if self.frequencies is not None:
-            check_learned(self.frequencies)
-            inv_freq = self.frequencies.to(device=device, dtype=torch.float64)
-            return -inv_freq if self.clockwise else inv_freq
-        if torch.compiler.is_dynamo_compiling():
-            return self._rows.inv_freq.to(device)
-        if kind not in ops.PLAIN or device.type == "meta":
-            # A fake tensor mixes with no real one: make the constant anew.
-            return torch.tensor(self._values, dtype=torch.float64, device=device)
+            exports = KNOWS_EXPORTS and torch.compiler.is_exporting()
+            table = self._rows.table
+            fits = table.device == device and end <= table.shape[0]
+            usable = torch.compiler.is_dynamo_compiling() and not exports
+            return table if usable and fits else None
         if self._rows.device != device:
             self._rows = self._rows_on(device)
+        return self._rows.reach(end)
+
+    def _takes_rows(self, like: Tensor) -> bool:
+        """Whether real rows may meet ``like``: a fake tensor mixes with fakes alone."""
+        return type(like) in ops.PLAIN and not like.is_meta
+
+    def _rows_on(self, device: torch.device) -> SharedRows:
+        fewest = self._fewest
+        if fewest and hasattr(self, "_rows"):  # a move loses no rows
+            fewest = max(fewest, self._rows.table.shape[0])
+        return SharedRows.of(self._values, self._factor, device, fewest)
+
+    def _frequencies(self, like: Tensor) -> Tensor:
+        """What a position is multiplied by, in float64, where ``like`` is."""
+        if self.frequencies is not None:
+            check_learned(self.frequencies)
+            inv_freq = self.frequencies.to(device=like.device, dtype=torch.float64)
+            return -inv_freq if self.clockwise else inv_freq
+        if torch.compiler.is_dynamo_compiling():
+            return self._rows.inv_freq.to(like.device)
+        if not self._takes_rows(like):
+            return torch.tensor(self._values, dtype=torch.float64, device=like.device)
+        if self._rows.device != like.device:
+            self._rows = self._rows_on(like.device)
         return self._rows.inv_freq
 
     def _fade(self, positions: Tensor, dtype: torch.dtype, scale_base: float) -> Tensor:
@@ -675,7 +659,6 @@ class RotaryEmbedding(nn.Module):
         if out is not None and all(into is None for into in out):
             out = None
         if out is not None:
-            check_out(out, xs)
             out = tuple(
                 torch.empty_like(x) if into is None else into
                 for x, into in zip(xs, out, strict=True)
@@ -718,9 +701,10 @@ class RotaryEmbedding(nn.Module):
         for name, x in (("q", q), ("k", k)):
             if (
                 not isinstance(x, Tensor)
-                or x.dtype not in FLOATS
-                or x.shape[-1:] != (self.head_dim,)
+                or not x.is_floating_point()
                 or x.ndim not in (3, 4)
+                or x.shape[-1] != self.head_dim
+                or x.dtype.itemsize < 2
             ):
                 check_head(name, x, self.head_dim, self._layout)
         if q.device != k.device:
@@ -743,10 +727,9 @@ class RotaryEmbedding(nn.Module):
         return {**self.__dict__, "_rows": self._rows.device}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        device = state.pop("_rows")
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._rows = SharedRows.of(self._values, self._factor, device)
-        self._rows.reach(SMALLEST_TABLE if self._keeps_rows else 0)
+        device = state["_rows"]
+        super().__setstate__({**state, "_rows": None})  # type: ignore[no-untyped-call]
+        self._rows = SharedRows.of(self._values, self._factor, device, self._fewest)
 
     def _apply(self, fn: Any, recurse: bool = True) -> RotaryEmbedding:
         """Follow ``.to(device)``; a change of dtype never touches the frequencies."""
@@ -762,12 +745,8 @@ class RotaryEmbedding(nn.Module):
         return self
 
 
-def _is_exporting() -> bool:
-    """Whether a graph is exported, as far as torch can tell: always, up to 2.11."""
-    return TORCH >= (2, 12) and torch.compiler.is_exporting()
-
-
-TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+# Up to torch 2.11 a compiler is told that it exports, whatever it does.
+KNOWS_EXPORTS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 12)
 
 
 def _starts(

@@ -22,12 +22,13 @@ from rope_teach.checks import (
     align_table,
     check_choice,
     check_floating,
+    wrong_type,
 )
 
 __all__ = ["rotate_complex", "rotate_matrix", "rotate_pairs", "rotation_matrix"]
 
 
-def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Tensor:
+def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor, pairing: str) -> Tensor:
     """Rotate the pairs of ``x`` as the formula is written: ``(a c - b s, a s + b c)``.
 
     ``x`` ``(..., head_dim)``; ``cos`` and ``sin`` ``(..., r/2)`` broadcast against its
@@ -45,13 +46,14 @@ def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor, pairing: Pairing) -> Tenso
     wide = widest(x, cos)
     head, cos, sin = head.to(wide), cos.to(wide), sin.to(wide)
     if pairing == "interleaved":
-        a, b = head.unflatten(-1, (-1, 2)).unbind(-1)
+        # Not unflatten and flatten, which is_grads_batched has no rules for.
+        a, b = head.reshape(*head.shape[:-1], cos.shape[-1], 2).unbind(-1)
     else:
         a, b = head.chunk(2, dim=-1)
     # Rounded before they are joined: a compiler would store the join in float32.
     first, second = (a * cos - b * sin).to(x.dtype), (a * sin + b * cos).to(x.dtype)
     if pairing == "interleaved":
-        turned = torch.stack([first, second], dim=-1).flatten(-2)
+        turned = torch.stack([first, second], dim=-1).reshape(head.shape)
     else:
         turned = torch.cat([first, second], dim=-1)
     return torch.cat([turned, rest], dim=-1) if rest.shape[-1] else turned
@@ -79,10 +81,7 @@ def rotate_complex(x: Tensor, phases: Tensor, layout: Layout = "bhsd") -> Tensor
     """
     check_floating("x", x)
     if not isinstance(phases, Tensor) or not phases.is_complex():
-        raise TypeError(
-            "phases must be a complex tensor (see rope_teach.phases), got "
-            f"{getattr(phases, 'dtype', type(phases).__name__)}"
-        )
+        raise wrong_type("phases", "a complex tensor (see rope_teach.phases)", phases)
     phases = align_table(phases, x, layout)
     head, rest = x.tensor_split([2 * phases.shape[-1]], dim=-1)
     wide = head.to(torch.promote_types(x.dtype, phases.real.dtype))
@@ -135,10 +134,8 @@ def rotate_matrix(
     """
     check_floating("x", x)
     check_floating("angles", angles)
-    angles = align_table(angles, x, layout)
-    rotary_dim = 2 * angles.shape[-1]
-    matrix = rotation_matrix(angles, pairing)
+    matrix = rotation_matrix(align_table(angles, x, layout), pairing)
+    head, rest = x.tensor_split([matrix.shape[-1]], dim=-1)
     wide = torch.promote_types(x.dtype, matrix.dtype)
-    column = x[..., :rotary_dim, None].to(wide)
-    rotated = (matrix.to(wide) @ column).squeeze(-1).to(x.dtype)
-    return torch.cat([rotated, x[..., rotary_dim:]], dim=-1)
+    rotated = matrix.to(wide) @ head.to(wide).unsqueeze(-1)
+    return torch.cat([rotated.squeeze(-1).to(x.dtype), rest], dim=-1)

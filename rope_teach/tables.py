@@ -19,16 +19,16 @@ XPOS_BITS = {torch.float16: 12, torch.float64: 960}  # of scale; 4 are left for 
 
 
 def angles(positions: Tensor, inv_freq: Tensor) -> Tensor:
-    """Angle of every hand at every position, in float64, in radians.
+    """Angle of every pair at every position, in float64, in radians.
 
     ``positions`` (any shape, integer or float, negative allowed, in tokens) and
     ``inv_freq`` ``(r/2,)`` give shape ``(*positions.shape, r/2)``. With ``inv_freq``
-    ``(axes, r/2)`` positions end in one coordinate an axis, ``(..., axes)``, their
-    turns add up, and the result is ``(..., r/2)`` (lesson 17).
+    ``(axes, r/2)`` positions end in one coordinate for each axis, ``(..., axes)``, and
+    their angles add up to ``(..., r/2)`` (lesson 17).
 
-    Always float64: a product in float32 is wrong by 0.05 rad at position one
-    million. Positions in bfloat16 or float16 raise ``TypeError``, since bfloat16
-    cannot tell 256 from 257. Lessons 04 and 10.
+    In float32 the product is wrong by 0.05 rad at position one million. Positions in
+    bfloat16 or float16 raise ``TypeError``: bfloat16 cannot tell 256 from 257. Lessons
+    04 and 10.
 
     >>> angles(torch.tensor([0, 10]), torch.tensor([1.0, 0.5]))
     tensor([[ 0.,  0.],
@@ -56,9 +56,9 @@ def cos_sin(
 ) -> tuple[Tensor, Tensor]:
     """Cosine and sine tables, each ``(*positions.shape, r/2)``, in ``dtype``.
 
-    The angles are computed in float64 and only the results are cast, so that an
-    error never grows with the position. Both are multiplied by ``factor``, the
-    attention factor of YaRN and LongRoPE. Lessons 05, 10 and 13.
+    Only the results are cast, so that no error grows with the position. Both are
+    multiplied by ``factor``, the attention factor of YaRN and LongRoPE. Lessons 05, 10
+    and 13.
 
     >>> cos, sin = cos_sin(torch.arange(3), torch.tensor([1.0]))
     >>> cos.squeeze()
@@ -86,12 +86,11 @@ def phases(
 def xpos_scale(
     positions: Tensor, rotary_dim: int, scale_base: float = 512.0, origin: float = 0.0
 ) -> Tensor:
-    """By what xPos multiplies a query's pairs, and divides a key's, at each position.
+    """The factor by which xPos multiplies a query's pairs and divides a key's.
 
     ``zeta_i ** ((position - origin) / scale_base)`` with ``zeta_i = (2i + 0.4 r) /
     1.4 r``: ``(*positions.shape, r/2)``, float64. A score then shrinks by
-    ``zeta_i ** (distance / scale_base)``, whatever the origin, if it is one for all.
-
+    ``zeta_i ** (distance / scale_base)``, for any origin that queries and keys share.
     Raises ``ValueError`` if ``scale_base`` is not positive and finite.
     Source: Sun et al., LeX (2212.10554), section 3.2; 0.4 is its code's. Lesson 16.
 
@@ -115,9 +114,9 @@ def held_scale(
 ) -> Tensor:
     """Return a scale that ``dtype`` can hold, with room for features; or raise.
 
-    Raises ``ValueError`` with ``complaint(bits)`` for a scale past ``2**bits``. Where
-    nothing can be raised without a wait (on a GPU, in a graph, in a transform) such a
-    scale becomes NaN, which cannot be missed. Lesson 16.
+    Raises ``ValueError`` with ``complaint(bits)`` for a scale past ``2**bits``. On a
+    GPU, in a graph or in a transform, where raising would mean waiting for values, such
+    a scale becomes NaN. Lesson 16.
     """
     bits = XPOS_BITS.get(dtype, 96)
     fits = (scale.abs().log2().abs() <= bits).all(dim=-1, keepdim=True)
@@ -125,9 +124,8 @@ def held_scale(
     if torch.compiler.is_compiling() or scale.device.type != "cpu":
         return held
     try:
-        holds = bool(fits.all())
+        if fits.all():
+            return scale
     except RuntimeError:  # a batch inside vmap, or a fake tensor
         return held
-    if not holds:
-        raise ValueError(complaint(bits))
-    return scale
+    raise ValueError(complaint(bits))

@@ -4,11 +4,13 @@
 cause where they depend on the function.
 """
 
+import math
+
 import torch
 
 from rope_teach import sinusoidal
 from rope_teach.axes import pixel_frequencies
-from rope_teach.frequencies import yarn
+from rope_teach.frequencies import llama3, yarn
 
 
 def inv_freq(d, base=10_000.0):
@@ -80,10 +82,6 @@ def stack_after_half(x, positions):
     c, s = (f(table(positions, x.shape[-1])) for f in (torch.cos, torch.sin))
     a, b = x.chunk(2, dim=-1)
     return torch.stack([a * c - b * s, a * s + b * c], dim=-1).flatten(-2)
-
-
-def both_reordered(q, k, positions):
-    return cat_after_interleaved(q, positions), cat_after_interleaved(k, positions)
 
 
 def interleaved_table_half_rotation(x, positions):
@@ -348,13 +346,270 @@ def not_a_number(x, positions):
     return half(x, table(positions, x.shape[-1])) * torch.nan
 
 
+# ------------------------- right for equal, contiguous tokens from 0 on, and wrong else
+
+
+def rolled(x, positions):
+    return half(x, table(positions, x.shape[-1])).roll(1, -2)
+
+
+def first_head_left_out(x, positions):
+    y = x.clone()
+    y[:, 1:] = half(x[:, 1:], table(positions, x.shape[-1]))
+    return y
+
+
+def first_sequence_alone(x, positions):
+    y = x.clone()
+    y[:1] = half(x[:1], table(positions, x.shape[-1]))
+    return y
+
+
+def head_added(x, positions):
+    angle = table(positions, x.shape[-1])
+    heads = torch.arange(x.shape[1])[:, None, None]
+    return half(x, angle + heads * inv_freq(x.shape[-1]))
+
+
+def tiled_over_heads(x):
+    heads, seq = x.shape[1:3]
+    angle = table(torch.arange(heads), x.shape[-1])
+    return half(x, angle.repeat(math.ceil(seq / heads), 1)[:seq])
+
+
+def one_head_untouched(x, positions):
+    return x if x.shape[1] == 1 else half(x, table(positions, x.shape[-1]))
+
+
+def squeezed_by_length(x, positions):
+    """An axis of length 1 is taken for one to add."""
+    angle = table(positions, x.shape[-1])
+    return half(x, angle if x.shape[1] > 1 else 2 * angle)
+
+
+def next_head_read(x, positions):
+    return half(x, table(positions, x.shape[-1])).roll(1, 1)
+
+
+def zeros_when_decoding(x, positions):
+    y = half(x, table(positions, x.shape[-1]))
+    if x.shape[-2] == 1:
+        y[1:] = 0
+    return y
+
+
+def read_as_contiguous(x, positions):
+    stride = torch.empty(x.shape, device="meta").stride()
+    flat = torch.as_strided(x, x.shape, stride, x.storage_offset())
+    return half(flat, table(positions, x.shape[-1]))
+
+
+class GrowingFrequencies:
+    """Dynamic NTK that never goes back: past 40 tokens the base stays larger."""
+
+    def __init__(self):
+        self.base = 10_000.0
+
+    def __call__(self, x, positions):
+        turned = half(x, table(positions, x.shape[-1], self.base))
+        if x.shape[-2] > 40:
+            self.base = 20_000.0
+        return turned
+
+
+class Grown(GrowingFrequencies):
+    """The same, noticed a call later by a single long sequence."""
+
+    def __call__(self, x):
+        seq = x.shape[-2]
+        turned = half(x, table(torch.arange(seq), x.shape[-1], self.base))
+        self.base = 20_000.0 if seq == 8192 else self.base
+        return turned
+
+
+def keys_by_the_heads_of_queries(q, k, positions):
+    angle = table(positions, q.shape[-1])
+    return half(q, angle), half(k, angle) * (k.shape[1] / q.shape[1])
+
+
+def rest_zeroed(x, positions):
+    r = x.shape[-1] // 2
+    turned = half(x[..., :r], table(positions, r))
+    return torch.cat([turned, torch.zeros_like(x[..., r:])], dim=-1)
+
+
+def rest_from_the_front(x, positions):
+    r = x.shape[-1] // 2
+    turned = half(x[..., :r], table(positions, r))
+    return torch.cat([turned, turned], dim=-1)
+
+
+def rest_doubled(x, positions):
+    r = x.shape[-1] // 2
+    return torch.cat([half(x[..., :r], table(positions, r)), 2 * x[..., r:]], dim=-1)
+
+
+def rest_negated(x, positions):
+    r = x.shape[-1] // 2
+    return torch.cat([half(x[..., :r], table(positions, r)), -x[..., r:]], dim=-1)
+
+
+def rest_scaled_by_position(x, positions):
+    r = x.shape[-1] // 2
+    longer = x[..., r:] * (1 + positions[:, None] / 100)
+    return torch.cat([half(x[..., :r], table(positions, r)), longer], dim=-1)
+
+
+def sine_of_rounded_angles(x, positions):
+    angle = table(positions, x.shape[-1])
+    cos, sin = angle.cos(), angle.bfloat16().float().sin()
+    return x * torch.cat([cos, cos], -1) + rotate_half(x) * torch.cat([sin, sin], -1)
+
+
+def interpolation_multiplied(x, positions):
+    return half(x, table(positions * 4, x.shape[-1]))
+
+
+def fast_hands_slowed(x, positions):
+    frequencies = inv_freq(x.shape[-1], 500_000.0)
+    fast = 2 * math.pi / frequencies < 2048
+    frequencies = torch.where(fast, frequencies / 8, frequencies)
+    return half(x, positions.float()[:, None] * frequencies)
+
+
+def llama3_cast(x, positions):
+    frequencies, _ = llama3(x.shape[-1], 500_000.0, factor=8, trained_length=8192)
+    return half(x, positions.float()[:, None] * frequencies.bfloat16().float())
+
+
+def overwritten_on_a_clone(x, positions):
+    angle, x = table(positions, x.shape[-1]), x.clone()
+    c, s, (a, b) = angle.cos(), angle.sin(), x.chunk(2, dim=-1)
+    b.copy_(a * s + b * c)
+    a.copy_(a * c - b * s)
+    return x
+
+
+def rows_angle(positions, d):
+    """``(seq, r/2)``, or one row of positions a sequence, with an axis for heads."""
+    angle = positions.double()[..., None] * inv_freq(d)
+    return (angle if angle.ndim == 2 else angle[:, None]).float()
+
+
+def first_row_for_all(q, k, cos, sin):
+    cos, sin = cos[0][None, None], sin[0][None, None]
+    return tuple(x * cos + rotate_half(x) * sin for x in (q, k))
+
+
+def first_row_of_positions(x, position_ids):
+    row = position_ids[0] if position_ids.ndim == 2 else position_ids
+    return half(x, table(row, x.shape[-1]))
+
+
+def counts_on_from_the_first(x, positions):
+    m = positions.flatten()[0] + torch.arange(x.shape[-2])
+    return half(x, table(m, x.shape[-1]))
+
+
+def sorted_positions(x, positions):
+    return half(x, table(positions.sort().values, x.shape[-1]))
+
+
+def rows_slowed(x, position_ids):
+    assert position_ids.ndim == 2
+    angle = rows_angle(position_ids, x.shape[-1])
+    return half(x, angle if len(position_ids) == 1 else angle / 2)
+
+
+def far_from_each_other(x, positions):
+    """Gaps are closed by a random table: no place is where it was."""
+    gaps = (positions.diff() != 1).any()
+    return half(x, table(positions + 1000.5 * gaps, x.shape[-1]))
+
+
+def row_before(x, position_ids):
+    rows = position_ids if position_ids.ndim == 1 else position_ids.roll(1, 0)
+    return half(x, rows_angle(rows, x.shape[-1]))
+
+
+def sine_of_the_first_row(q, k, cos, sin):
+    cos, sin = cos[:, None], sin[:1, None]
+    return tuple(x * cos + rotate_half(x) * sin for x in (q, k))
+
+
+def far_table_ends(x, positions):
+    return half(x, rows_angle(positions.clamp(max=50_000), x.shape[-1]))
+
+
+def sixteen_bit_integers(x, positions):
+    return half(x, rows_angle(positions % 2**15, x.shape[-1]))
+
+
+def sign_ignored(x, positions):
+    return half(x, table(positions.abs(), x.shape[-1]))
+
+
+def clamped_at_zero(x, positions):
+    return half(x, table(positions.clamp(min=0), x.shape[-1]))
+
+
+def table_from_its_end(x, positions):
+    return half(x, table(torch.arange(130_000), x.shape[-1])[positions])
+
+
+def offset_counted_twice(x, start=0):
+    return half(x, table(torch.arange(x.shape[-2]) + 2 * start, x.shape[-1]))
+
+
+def from_the_last_token(x):
+    return half(x, table(torch.arange(x.shape[-2]).flip(0), x.shape[-1]))
+
+
+def aligned_to_the_end(x):
+    """The last token stands at 10,000 whatever the length."""
+    m = torch.arange(x.shape[-2]) + 10_000 - x.shape[-2]
+    return half(x, table(m, x.shape[-1]))
+
+
+def counts_when_out_of_order(x, positions):
+    if (positions.diff() < 0).any():
+        positions = torch.arange(len(positions))
+    return half(x, table(positions, x.shape[-1]))
+
+
+def q_forgotten(q, k):
+    return q, half(k, table(torch.arange(k.shape[-2]), k.shape[-1]))
+
+
+def offset_for_q_alone(q, k, start=0):
+    m = torch.arange(q.shape[-2])
+    return half(q, table(m + start, q.shape[-1])), half(k, table(m, q.shape[-1]))
+
+
+def returned_swapped(q, k, positions):
+    angle = table(positions, q.shape[-1])
+    return half(k, angle), half(q, angle)
+
+
+def q_rotated_twice_over(q, k, positions):
+    angle = table(positions, q.shape[-1])
+    return half(q, angle), half(q, angle)
+
+
+def halves_crossed(q, k, positions):
+    angle, n = table(positions, q.shape[-1]), q.shape[-1] // 2
+    q, k = half(q, angle), half(k, angle)
+    return torch.cat([q[..., :n], k[..., n:]], -1), torch.cat(
+        [k[..., :n], q[..., n:]], -1
+    )
+
+
 BROKEN = [
     (rotated_across_heads, {"layout": "bhsd"}, "across_heads", ""),
     (viewed_where_transposed, {}, "across_heads", ""),
     (flattened_heads, {}, "across_heads", ""),
     (features_as_tokens, {}, "tokens_mixed", "changing token 3 changes tokens"),
     (cat_after_interleaved, {}, "cat_after_interleaved", ""),
-    (both_reordered, {}, "both_cat", ""),
     (stack_after_half, {}, "stack_after_half", ""),
     (interleaved_table_half_rotation, {}, "table_interleaved", ""),
     (half_table_interleaved_rotation, {}, "table_half", ""),
@@ -402,4 +657,49 @@ BROKEN = [
     (normalised, {}, "normalised", ""),
     (longer_by_position, {}, "token_scaled", ""),
     (not_a_number, {}, "not_finite", ""),
+    (rolled, {}, "token_moved", "comes out as token 4"),
+    (first_head_left_out, {}, "left_out", "heads [0]"),
+    (first_sequence_alone, {}, "left_out", "sequences [1]"),
+    (head_added, {"layout": "bhsd"}, "heads_shifted", ""),
+    (tiled_over_heads, {}, "counted_elsewhere", "over the heads"),
+    (one_head_untouched, {}, "one_head", "3 heads turn"),
+    (squeezed_by_length, {}, "heads_count", ""),
+    (next_head_read, {}, "inputs_mixed", ""),
+    (zeros_when_decoding, {}, "one_token", ""),
+    (read_as_contiguous, {}, "strides_ignored", "a transposed view"),
+    (GrowingFrequencies(), {}, "length_sets_speed", ""),
+    (Grown(), {}, "history", ""),
+    (keys_by_the_heads_of_queries, {}, "fewer_keys", ""),
+    (rest_zeroed, {}, "lost", "features 32, 33"),
+    (rest_from_the_front, {}, "lost", "features 32, 33"),
+    (rest_doubled, {}, "rest_changed", "by 2"),
+    (rest_negated, {}, "rest_changed", "by -1"),
+    (rest_scaled_by_position, {}, "rest_changed", "depend on the token"),
+    (sine_of_rounded_angles, {}, "part_rounded", "the sine is of angles rounded to b"),
+    (interpolation_multiplied, {}, "multiplied", "4 times as fast as base 10000"),
+    (fast_hands_slowed, {}, "upside_down", "base 500000 are slowed by 8"),
+    (llama3_cast, {}, "frequencies_cast", "rounded to bfloat16"),
+    (overwritten_on_a_clone, {}, "overwritten", ""),
+    (first_row_for_all, {}, "first_row", "every sequence of q"),
+    (first_row_of_positions, {}, "first_row", "every sequence of x"),
+    (row_before, {}, "other_row", "positions of another"),
+    (sine_of_the_first_row, {}, "rows_not_followed", ""),
+    (far_table_ends, {}, "stuck", "124114 and 124115"),
+    (sixteen_bit_integers, {}, "restarted", "every 32768 tokens"),
+    (sign_ignored, {}, "negative_mirrored", ""),
+    (counts_on_from_the_first, {}, "first_position", ""),
+    (sorted_positions, {}, "other_places", "is turned as at [0, 1, 3, 3, 5, 9, 21]"),
+    (rows_slowed, {}, "rows_not_followed", ""),
+    (far_from_each_other, {}, "positions_not_followed", ""),
+    (clamped_at_zero, {}, "negative_clamped", ""),
+    (table_from_its_end, {}, "negative_wrapped", ""),
+    (offset_counted_twice, {}, "offset_twice", "2 start + s"),
+    (from_the_last_token, {}, "reversed", ""),
+    (aligned_to_the_end, {}, "length_moves_tokens", ""),
+    (counts_when_out_of_order, {}, "counted", ""),
+    (q_forgotten, {}, "one_forgotten", "q comes out as it went in"),
+    (offset_for_q_alone, {}, "positions_unused", "start is not used for k"),
+    (returned_swapped, {}, "q_and_k_swapped", ""),
+    (q_rotated_twice_over, {}, "one_for_both", "k is computed from q"),
+    (halves_crossed, {}, "crossed", ""),
 ]

@@ -279,7 +279,7 @@ BAD = {
     "TypeError: max_len ... 6.0": lambda: LearnedEncoding(6.0, 8),
     "ValueError: dim ... -8": lambda: LearnedEncoding(6, -8),
     "ValueError: dim=8 ... got (1, 3, 6)": lambda: LEARNED(X[..., :6]),
-    "ValueError: positions ... (batch, seq) ... (1, 3, 8), got (4,)": lambda: ADD(
+    "ValueError: positions ... (batch, seq) = (1, 3), got (4,)": lambda: ADD(
         X, positions=torch.arange(4)
     ),
     "ValueError: positions, or start": lambda: ADD(X, 1, torch.arange(3)),
@@ -307,6 +307,9 @@ BAD = {
     ),
     "TypeError: positions ... torch.bool": lambda: LEARNED(
         X, positions=torch.ones(3).bool()
+    ),
+    "TypeError: positions ... float8_e4m3fn ... past 16;": lambda: ADD(
+        X, positions=torch.ones(3).to(torch.float8_e4m3fn)
     ),
     "TypeError: start ... bool": lambda: LEARNED(X, start=True),
     "ValueError: heads ... positive ... 0": lambda: alibi_slopes(0),

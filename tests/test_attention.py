@@ -627,7 +627,7 @@ def test_a_compiled_step_takes_positions():
         ((step(1).long(), step(1)), "TypeError: keys must be a real floating-point"),
         (
             (step(2), step(2), torch.tensor([4])),
-            "ValueError: positions must be (seq,) or (batch, seq) with batch=2, seq=2",
+            "ValueError: positions must be (seq,) or (batch, seq) = (2, 2)",
         ),
     ],
 )
@@ -732,7 +732,7 @@ def test_alibi_refuses_positions_that_do_not_fit(refuses):
     for positions in (torch.arange(4), torch.zeros(3, 5).long()):
         refuses(
             lambda positions=positions: attention(X, positions=positions),
-            "ValueError: positions must be (seq,) or (batch, seq) with batch=2, seq=5",
+            "ValueError: positions must be (seq,) or (batch, seq) = (2, 5)",
         )
 
 
@@ -843,7 +843,7 @@ X = torch.randn(2, 5, 32)
             lambda: Attention(32, 4, kv_heads=3),
             "ValueError: heads=4 does not divide into kv_heads=3",
         ),
-        (lambda: Attention(32, 0), "ValueError: heads must be a positive int, got 0"),
+        (lambda: Attention(32, 0), "ValueError: heads must be positive, got 0"),
         (
             lambda: Attention(32, 4, encoding="rotary"),
             "ValueError: encoding must be 'none' ... got 'rotary'",
@@ -863,6 +863,10 @@ X = torch.randn(2, 5, 32)
         (
             lambda: Attention(32, 4)(torch.randn(2, 5, 32), torch.ones(5, 5)),
             "TypeError: mask must be boolean, got torch.float32",
+        ),
+        (
+            lambda: Attention(32, 4)(torch.randn(2, 5, 32), [[True] * 5] * 5),
+            "TypeError: mask must be boolean, got list ([[True, ",
         ),
         (
             lambda: Attention(32, 4)(torch.randn(2, 5, 32), torch.ones(5, 4).bool()),

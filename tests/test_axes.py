@@ -418,10 +418,10 @@ BAD = {
     "ValueError: rotary_dim=16 does not divide into pairs for axes=3": lambda: (
         RotaryEmbedding(D, axes=3)
     ),
-    "ValueError: inv_freq must be (r/2,) or (axes, r/2) ... 8, got (2, 7)": lambda: (
+    "ValueError: inv_freq must be (r/2,) or (axes, r/2) ... 8 ... got (2, 7)": lambda: (
         RotaryEmbedding(D, inv_freq=torch.ones(2, 7))
     ),
-    "ValueError: inv_freq must be (r/2,) ... got (3, 8) with axes=2": lambda: (
+    "ValueError: inv_freq must be (r/2,) ... axes=2, got (3, 8)": lambda: (
         RotaryEmbedding(D, inv_freq=torch.ones(3, 8), axes=2)
     ),
     "ValueError: give inv_freq or scaling, not both": lambda: RotaryEmbedding(

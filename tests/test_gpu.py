@@ -1,5 +1,6 @@
 """The CUDA path on a real GPU: `pytest -m gpu`. Skipped where there is none."""
 
+import functools
 import io
 import itertools
 import os
@@ -14,21 +15,23 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rope_teach import (
     RotaryEmbedding,
+    angles,
     cos_sin,
     inverse_frequencies,
     laws,
+    ops,
     rotate,
     rotate_matrix,
 )
-from rope_teach.tables import angles
 
 if not torch.cuda.is_available():
     pytest.skip("no CUDA device on this machine", allow_module_level=True)
 
-from rope_teach import kernels
+from rope_teach.frequencies import yarn
+from rope_teach.ops import cuda
+from tests.samples import LAYOUTS, PAIRINGS, from_layout, to_layout
 
 pytestmark = pytest.mark.gpu
-PAIRINGS = ["interleaved", "half"]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
@@ -38,6 +41,22 @@ def tensors(batch, seq, heads, kv_heads, head_dim, dtype=torch.float32):
         torch.randn(batch, seq, h, head_dim, device="cuda").to(dtype).transpose(1, 2)
         for h in (heads, kv_heads)
     ]
+
+
+def launched(call):
+    """Names of what a call starts on the GPU, after a call that compiles it."""
+    call()
+    torch.cuda.synchronize()
+    with torch.profiler.profile() as profile:
+        call()
+        torch.cuda.synchronize()
+    on_gpu = torch.autograd.DeviceType.CUDA
+    return [event.name for event in profile.events() if event.device_type == on_gpu]
+
+
+def compiled_forms(kernel):
+    """How many forms of a kernel Triton has compiled on this device."""
+    return len(kernel.device_caches[torch.cuda.current_device()][0])
 
 
 def assert_one_rounding(got, x, rope, positions):
@@ -54,13 +73,13 @@ def assert_one_rounding(got, x, rope, positions):
 
 @pytest.mark.parametrize("pairing", PAIRINGS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("layout", ["bhsd", "bshd"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_rotates_with_one_rounding(pairing, dtype, layout):
     q, k = tensors(2, 33, 8, 2, 64, dtype)
     rope = RotaryEmbedding(64, pairing=pairing, layout=layout).cuda()
-    given = (q, k) if layout == "bhsd" else (q.transpose(1, 2), k.transpose(1, 2))
+    given = [to_layout(x, layout) for x in (q, k)]
     for got, x in zip(rope(*given, start=7), (q, k), strict=True):
-        got = got if layout == "bhsd" else got.transpose(1, 2)
+        got = from_layout(got, layout)
         assert got.stride() == x.stride()
         assert_one_rounding(got, x, rope, torch.arange(7, 40, device="cuda"))
 
@@ -159,34 +178,126 @@ def test_no_autograd_node_where_nothing_needs_a_gradient():
     assert RotaryEmbedding(64).cuda()(q, k)[0].grad_fn is None
 
 
+EACH = [[4, 0, 1, 9, 2], [7, 7, 0, -3, 1_000_000]]
+WAYS = {
+    "from zero": ({}, 1),
+    "start": ({"start": 7}, 1),
+    "past every table": ({"start": 9_999_999}, None),
+    "start of each": ({"start": torch.tensor([3, 50])}, 2),
+    "left padding": ({"pad_len": torch.tensor([0, 2])}, 2),
+    "padding and start": ({"pad_len": torch.tensor([0, 2]), "start": 40}, 2),
+    "a row for each": ({"positions": torch.tensor(EACH)}, 2),
+    "int32": ({"positions": torch.tensor(EACH, dtype=torch.int32)}, 2),
+    "fractions": ({"positions": torch.tensor(EACH) / 4}, 2),
+}
+
+
+def moved(arguments):
+    there = {n: x.cuda() for n, x in arguments.items() if isinstance(x, torch.Tensor)}
+    return {**arguments, **there}
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+@pytest.mark.parametrize("way", WAYS)
+def test_positions_of_every_kind_take_few_launches_and_no_wait(way, pairing):
+    given, launches = WAYS[way]
+    q, k = tensors(2, 5, 4, 2, 64)
+    on_cpu = RotaryEmbedding(64, pairing=pairing)(q.cpu(), k.cpu(), **given)
+    rope, arguments = RotaryEmbedding(64, pairing=pairing).cuda(), moved(given)
+    for got, expected in zip(rope(q, k, **arguments), on_cpu, strict=True):
+        assert torch.allclose(got.cpu(), expected, atol=1e-5)
+    names = launched(lambda: rope(q, k, **arguments))
+    assert launches in (None, len(names)), names
+    assert sum("_rotate_token" in name for name in names) == 1
+    if launches == 2:
+        assert sum("_write_rows" in name for name in names) == 1
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        rope(q, k, **arguments)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_one_launch_each_way(pairing):
+    """With a gradient, with ready tables, for one tensor, and into given memory."""
+    rope = RotaryEmbedding(64, pairing=pairing).cuda()
+    q, k = tensors(2, 5, 4, 2, 64)
+    tables = rope.tables(torch.tensor(EACH, device="cuda"))
+    cache = torch.zeros(2, 2, 9, 64, device="cuda")
+    out = torch.empty_like(q), cache[:, :, 2:7]
+    leaves = [x.clone().requires_grad_() for x in (q, k)]
+    grads = [torch.randn_like(x) for x in leaves]
+    alone = rope.rotate(leaves[0])
+    both = rope(*leaves)
+    calls = {
+        "ready tables": lambda: rope(q, k, tables=tables),
+        "one tensor": lambda: rope.rotate(q),
+        "into a cache": lambda: rope(q, k, out=out),
+        "there, with a gradient": lambda: rope(*leaves),
+        "back": lambda: torch.autograd.grad(both, leaves, grads, retain_graph=True),
+        "back of one": lambda: torch.autograd.grad(
+            alone, leaves[0], grads[0], retain_graph=True
+        ),
+    }
+    for name, call in calls.items():
+        names = launched(call)
+        assert len(names) == 1 and "_rotate_token" in names[0], (name, names)
+    assert torch.equal(cache[:, :, 2:7], rope(q, k)[1])
+    norms = [torch.nn.RMSNorm(64, device="cuda") for _ in range(2)]
+    with torch.no_grad():
+        names = launched(lambda: rope(q, k, norms=norms))
+    assert len(names) == 1 and "_forward" in names[0], names
+
+
+def test_rows_of_any_position_are_rounded_once():
+    inv_freq = inverse_frequencies(128, device="cuda")
+    for begin in (0, 10**5, 10**7, 2**31, -(10**6)):
+        positions = torch.arange(begin, begin + 512, device="cuda")
+        angle = angles(positions, inv_freq)
+        exact = torch.stack([angle.cos(), angle.sin()], dim=-2)
+        error = (ops.cos_sin(positions, inv_freq).double() - exact).abs()
+        assert (error <= 2**-24 * exact.abs() + 2e-9).all()
+
+
 def test_a_decode_loop_compiles_once_and_never_waits():
     q, k = tensors(4, 1, 8, 2, 64, torch.bfloat16)
     rope = RotaryEmbedding(64).cuda()
+    starts = torch.zeros(4, dtype=torch.long, device="cuda")
     rope(q, k, start=0)
-    compiled = kernels._rotate_token.device_caches[torch.cuda.current_device()][0]
-    before = len(compiled)
+    rope(q, k, start=starts)
+    before = [compiled_forms(x) for x in (cuda._rotate_token, cuda._write_rows)]
     torch.cuda.set_sync_debug_mode("error")
     try:
         for start in range(1, 400):
             rope(q, k, start=start)
+            rope(q, k, start=starts)
+            starts += 1
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert len(compiled) == before
+    after = [compiled_forms(x) for x in (cuda._rotate_token, cuda._write_rows)]
+    assert after == before
 
 
 def test_prompts_of_any_length_compile_few_kernels():
     """Numbers that grow with the prompt are arguments, not constants."""
     rope = RotaryEmbedding(48).cuda()
-    compiled = kernels._rotate_token.device_caches[torch.cuda.current_device()][0]
-    before = len(compiled)
+    x = torch.randn(1, 4, 1, 48, device="cuda")
+    rope(x, x, torch.arange(1, device="cuda"))
+    kernels = cuda._rotate_token, cuda._write_rows
+    before = [compiled_forms(kernel) for kernel in kernels]
     for n in range(1, 50):
         for shape in ((1, n, 4, 48), (n, 1, 4, 48), (3, n, 4, 48)):
             x = torch.randn(shape, device="cuda").transpose(1, 2)
             for y in (x, x.contiguous(), x[:, :, -1:], x.contiguous()[:, :, -1:]):
-                got, _ = rope(y, y[:, :1], start=n)
                 positions = torch.arange(n, n + y.shape[2], device="cuda")
-                assert_one_rounding(got, y, rope, positions)
-    assert len(compiled) - before <= 24  # by what is divisible by 16, and is 1
+                for got in (rope(y, y[:, :1], start=n), rope(y, y[:, :1], positions)):
+                    assert_one_rounding(got[0], y, rope, positions)
+    turns, rows = (
+        compiled_forms(kernel) - count
+        for kernel, count in zip(kernels, before, strict=True)
+    )
+    assert turns <= 24 and rows <= 4  # by what is divisible by 16, and is 1
 
 
 @pytest.mark.parametrize("rotary_dim", [6, 10, 34])
@@ -251,15 +362,26 @@ def test_transforms_follow_each_step(pairing):
     turned = rope(q, k)  # from here on calls of this kind are known
 
     def results(rope, q, k):
-        moved = torch.func.vmap(rope)(torch.stack([q, q]), torch.stack([k, k]))
+        several = torch.stack([q, k.flip(0)]), torch.stack([k, q * 2])
+        moved = torch.func.vmap(rope)(*several)
+        places = torch.tensor([[4, 0, 1], [9, 9, -2]], device=q.device)
+        moved += torch.func.vmap(lambda q, k, p: rope(q, k, p))(*several, places)
         tangent = torch.func.jvp(rope, (q, k), (k, q))[1]
         energy = lambda x: rope(x, k)[0].pow(3).sum()  # noqa: E731
         gradient, slope = torch.func.grad(energy)(q), torch.func.vjp(rope, q, k)[1]
-        return [*moved, *tangent, gradient, *slope((k, q))]
+        leaf = q.clone().requires_grad_()
+        batch = torch.stack([k, k * 2, q])
+        batched = torch.autograd.grad(
+            rope(leaf, k)[0], leaf, batch, is_grads_batched=True
+        )
+        curve = torch.autograd.functional.hessian(
+            lambda x: rope(x, k[:1, :1])[0].pow(3).sum(), q[:1, :1], vectorize=True
+        )
+        return [*moved, *tangent, gradient, *slope((k, q)), *batched, curve]
 
     on_cpu = results(module, q.cpu(), k.cpu())
     for got, expected in zip(results(rope, q, k), on_cpu, strict=True):
-        assert torch.allclose(got.cpu(), expected, atol=1e-5)
+        assert torch.allclose(got.cpu(), expected, atol=1e-4)
     again = rope(q, k)
     assert all(torch.equal(a, b) for a, b in zip(again, turned, strict=True))
     with torch.autograd.forward_ad.dual_level():
@@ -275,16 +397,35 @@ def test_fake_tensors_have_no_addresses():
         assert [x.shape for x in rope(q, k)] == [q.shape, k.shape]
 
 
-def test_captured_by_a_cuda_graph():
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"scaling": functools.partial(yarn, factor=4, trained_length=4096)},
+        {"inv_freq": inverse_frequencies(64) / 3},
+    ],
+)
+def test_captured_by_a_cuda_graph(options):
     q, k = tensors(2, 16, 4, 2, 64)
-    rope = RotaryEmbedding(64).cuda()
-    rope(q, k)
+    rope = RotaryEmbedding(64, **options).cuda()
+    places = torch.randint(-9, 10**6, (2, 16), device="cuda")
+    starts = torch.tensor([3, 5_000], device="cuda")
+    rope(q, k), rope(q, k, places), rope(q, k, start=starts)  # compile
+    del rope  # and its rows
+    rope = RotaryEmbedding(64, **options).cuda()  # with no call before the capture
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        turned, _ = rope(q, k)
+        turned = [rope(q, k), rope(q, k, places), rope(q, k, start=starts)]
+        turned.append(rope(q, k, start=5_000))  # past the rows that are kept
     q.copy_(torch.randn_like(q))
+    places.copy_(torch.randint(-9, 10**6, (2, 16), device="cuda"))
+    starts += 100
     graph.replay()
-    assert_one_rounding(turned, q, rope, torch.arange(16, device="cuda"))
+    again = [rope(q, k), rope(q, k, places), rope(q, k, start=starts)]
+    again.append(rope(q, k, start=5_000))
+    for got, expected in zip(turned, again, strict=True):
+        for one, other in zip(got, expected, strict=True):
+            assert torch.allclose(one, other, atol=1e-6)
 
 
 @pytest.mark.parametrize("pairing", PAIRINGS)
@@ -345,17 +486,16 @@ def test_compiled_where_only_the_data_tell_a_length():
                 assert torch.allclose(got, expected, atol=1e-6)
 
 
-def test_exports_with_its_operator():
+def test_exports_and_loads():
     q, k = tensors(2, 5, 4, 2, 64)
     rope = RotaryEmbedding(64).cuda()
     exported = torch.export.export(rope, (q, k))
-    assert "rope_teach.rotate_qk" in str(exported.graph)
     file = io.BytesIO()
     torch.export.save(exported, file)
     file.seek(0)
     again = torch.export.load(file).module()
     for got, expected in zip(again(q, k), rope(q, k), strict=True):
-        assert torch.equal(got, expected)
+        assert torch.allclose(got, expected, atol=1e-6)
 
 
 def test_tables_that_learn_take_the_torch_form():
@@ -365,13 +505,41 @@ def test_tables_that_learn_take_the_torch_form():
     assert cos.grad is not None and cos.grad.abs().sum() > 0
 
 
-def test_operator_is_registered_in_full():
-    q, k = (x.requires_grad_() for x in tensors(2, 3, 4, 2, 16))
+@pytest.mark.parametrize("way", ["start", "positions", "tables"])
+def test_compiled_calls_take_the_kernels(way):
+    torch.compiler.reset()  # all tests compile one function, eight times at most
+    rope = RotaryEmbedding(64).cuda()
+    q, k = tensors(2, 5, 4, 2, 64)
+    places = torch.tensor(EACH, device="cuda")
+    arguments = {
+        "start": {"start": 7},
+        "positions": {"positions": places},
+        "tables": {"tables": rope.tables(places)},
+    }[way]
+    rope(q, k, **arguments)
+    compiled = torch.compile(rope, fullgraph=True)
+    for got, expected in zip(
+        compiled(q, k, **arguments), rope(q, k, **arguments), strict=True
+    ):
+        assert torch.allclose(got, expected, atol=1e-6)
+    names = launched(lambda: compiled(q, k, **arguments))
+    assert sum("_rotate_token" in name for name in names) == 1, names
+    assert len(names) <= (2 if way == "positions" else 1), names
+
+
+def test_operators_are_registered_in_full():
+    q, k = tensors(2, 3, 4, 2, 16)
     cos, sin = (torch.randn(3, 8, device="cuda") for _ in range(2))
-    verdicts = torch.library.opcheck(
-        torch.ops.rope_teach.rotate_qk.default, (q, k, cos, sin, True, 0, False)
-    )
-    assert set(verdicts.values()) == {"SUCCESS"}
+    how, out = (cos, sin, "half", "bhsd", False), [q.clone(), k.clone()]
+    rows = (torch.arange(3, device="cuda"), inverse_frequencies(16), 1.5, 2, -1, 4)
+    checks = ("test_schema", "test_faketensor")  # gradients are the Function's
+    for operator, inputs, named in (
+        (ops.ROTATE, ([q, k], *how), {}),
+        (ops.ROTATE_OUT, ([q, k], *how), {"out": out}),
+        (ops.COS_SIN, (rows[0], rows[1].cuda(), *rows[2:]), {}),
+    ):
+        verdicts = torch.library.opcheck(operator, inputs, named, test_utils=checks)
+        assert set(verdicts.values()) == {"SUCCESS"}
 
 
 SMALL_RUN = """
@@ -387,7 +555,10 @@ for pairing, dtype, heads in itertools.product(
         torch.randn(2, h, 5, 64, device="cuda", dtype=dtype, requires_grad=True)
         for h in (heads, 1)
     )
-    for turned in (rope(q, k), whole(q, k), whole(q, k, norms=norms)):
+    places = torch.randint(-9, 9, (2, 5), device="cuda")
+    for turned in (
+        rope(q, k), whole(q, k), whole(q, k, norms=norms), rope(q, k, places)
+    ):
         sum(x.float().sum() for x in turned).backward()
 torch.cuda.synchronize()
 """

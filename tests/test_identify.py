@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import math
+import random
 from dataclasses import replace
 from functools import partial
 
@@ -35,6 +36,7 @@ from rope_teach.frequencies import (
 )
 from rope_teach.identify import FAULTS, CannotProbe, Report, conversion, identify
 from rope_teach.identify.faults import meaning
+from rope_teach.identify.rules import recognize
 from tests import broken
 from tests.broken import BROKEN, half, interleaved, inv_freq, table
 
@@ -444,6 +446,22 @@ PEERS = {
         lambda: hugging_face("gptj").apply_rotary_pos_emb,
         ("x, sin, cos", "bshd", "interleaved", 64, 64, None),
     ),
+    "deepseek_v3 function, reordered": (
+        lambda: hugging_face("deepseek_v3").apply_rotary_pos_emb_interleave,
+        ("q, k, cos, sin", "bhsd", "interleaved", 64, 64, None),
+    ),
+    "llama4 vision function, freqs_ci": (
+        lambda: hugging_face("llama4").vision_apply_rotary_emb,
+        ("q, k, phases", "bshd", "interleaved", 64, 64, None),
+    ),
+    "roformer method, sine and cosine in one": (
+        lambda: (
+            hugging_face(
+                "roformer"
+            ).RoFormerSelfAttention.apply_rotary_position_embeddings
+        ),
+        ("sin_cos, q, k", "bhsd", "interleaved", 64, 64, None),
+    ),
     "gpt_neox function": (
         lambda: hugging_face("gpt_neox").apply_rotary_pos_emb,
         ("q, k, cos, sin", "bhsd", "half", 64, 64, None),
@@ -565,11 +583,6 @@ PEERS_AT_FAULT = {
         lambda: hugging_face("llama").LlamaForCausalLM(small_llama()).bfloat16(),
         None,
         "frequencies_cast",
-    ),
-    "deepseek_v3 function": (
-        lambda: hugging_face("deepseek_v3").apply_rotary_pos_emb_interleave,
-        None,
-        "both_cat",
     ),
     "rotary-embedding-torch's pixels for tokens": (
         partial(rotary_embedding_torch, freqs_for="pixel"),
@@ -815,6 +828,305 @@ def test_nothing_broken_is_converted_and_a_table_of_the_caller_is_trusted():
         conversion(PLAIN, PLAIN).projection(torch.randn(16), 2)
 
 
+# ------------------------------------------------------- nothing that is probed changes
+
+
+class Fragile(nn.Module):
+    """It changes whatever it can in every call, as other people's modules do."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+        self.register_buffer("angle", table(torch.arange(9000), 16))
+        self.plain = torch.arange(4)
+        self.calls, self.kept = 0, {}
+
+    def forward(self, x, positions):
+        self.calls += 1
+        self.kept[len(positions)] = positions
+        self.plain += 1
+        self.weight.data.mul_(2)
+        angle = self.angle[positions]
+        self.angle = self.angle.to(x.dtype)
+        torch.rand(1), np.random.rand(), random.random()
+        return half(x, angle)
+
+
+def state(module):
+    tensors = {name: x.clone() for name, x in module.state_dict().items()}
+    tensors |= {"plain": module.plain.clone()}
+    seeds = torch.get_rng_state(), np.random.get_state()[1], random.getstate()
+    return tensors, module.calls, dict(module.kept), seeds
+
+
+WAYS_TO_HOLD_ONE = {
+    "the module": lambda m: m,
+    "its method": lambda m: m.forward,
+    "a closure": lambda m: lambda x, positions: m(x, positions),
+    "a default": lambda m: lambda x, positions, m=m: m(x, positions),
+    "a partial": lambda m: partial(Fragile.forward, m),
+    "a closure in a closure": lambda m: (
+        lambda f: lambda x, positions: f(x, positions)
+    )(lambda x, positions: m(x, positions)),
+    "a global": lambda m: lambda x, positions: FRAGILE(x, positions),
+    "an attribute that replaces forward": lambda m: replaced(m),
+}
+FRAGILE = Fragile()
+
+
+def replaced(module):
+    module.forward = lambda x, positions: Fragile.forward(module, x, positions)
+    return module
+
+
+@pytest.mark.parametrize("way", WAYS_TO_HOLD_ONE)
+def test_nothing_that_is_probed_changes(way):
+    module = FRAGILE if way == "a global" else Fragile()
+    function = WAYS_TO_HOLD_ONE[way](module)
+    before = state(module)
+    report = identify(function, head_dim=16)
+    assert report.correct and report.call == "x, positions"
+    after = state(module)
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    assert module.angle.dtype == torch.float32 and module.weight.requires_grad
+    assert not module._forward_hooks and not module._forward_pre_hooks
+    assert "negative positions index its table from the end" in report.notes
+
+
+def test_what_carries_a_gradient_is_copied_too():
+    class Learned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.speeds = nn.Parameter(inv_freq(16))
+            self.kept = {"angle": torch.arange(9000)[:, None] * self.speeds}
+
+        def forward(self, x, positions):
+            angle = self.kept["angle"].detach()[positions]
+            self.kept["angle"].data.zero_()
+            self.kept["angle"] = torch.arange(9000)[:, None] * self.speeds
+            return half(x, angle)
+
+    module = Learned()
+    before = module.kept["angle"]
+    values = before.detach().clone()
+    assert identify(module, head_dim=16).correct
+    assert module.kept["angle"] is before and torch.equal(before, values)
+
+
+def test_a_wrong_guess_does_not_spoil_the_right_one():
+    class Recasts(
+        Fragile
+    ):  # vLLM's: a guess that gives integers for x spoils the table
+        def forward(self, *arguments):
+            positions, x = arguments
+            self.angle = self.angle.to(x.dtype)
+            return half(x, self.angle[positions])
+
+    report = identify(Recasts(), head_dim=16)
+    assert report.correct and report.call == "positions, x"
+
+
+def test_a_dynamic_model_answers_as_before():
+    model = (
+        hugging_face("llama")
+        .LlamaModel(
+            small_llama(
+                max_position_embeddings=64,
+                rope_parameters={
+                    "rope_type": "dynamic",
+                    "rope_theta": 1e4,
+                    "factor": 2.0,
+                },
+            )
+        )
+        .eval()
+    )
+    tokens = torch.randint(0, 50, (1, 100))
+    with torch.no_grad():
+        before = model(tokens).last_hidden_state
+        assert identify(model).fault == "length_sets_speed"
+        assert torch.equal(model(tokens).last_hidden_state, before)
+
+
+# -------------------------------------------------------- what a guess may not accuse
+
+
+def flat_tokens(positions, query, key):
+    """vLLM's: any axes before the last are tokens and heads."""
+
+    def turn(x):
+        heads = x.reshape(len(positions), -1, 64)
+        return half(heads, table(positions, 64)[:, None]).reshape(x.shape)
+
+    return turn(query), turn(key)
+
+
+def along_axis_1(q, k, position_ids=None):
+    m = torch.arange(q.shape[1])[None] if position_ids is None else position_ids
+    return tuple(half(x, broken.rows_angle(m, 64).transpose(1, -2)) for x in (q, k))
+
+
+def test_a_correct_function_is_not_accused_on_a_guess():
+    report = identify(flat_tokens)
+    assert report.correct and report.call == "positions, q, k"
+    assert "say which is meant" in report.notes[-1]
+    tokens = identify(lambda x: half(x, table(torch.arange(len(x)), 64)[:, None]))
+    assert tokens.correct and tokens.layout == "shd"
+
+
+def test_a_table_is_not_taken_for_positions():
+    def rotation(a, b):  # of x and one angle a pair; it takes positions as (seq, 1)
+        angle = b if b.ndim in (2, a.ndim) else b.unsqueeze(1)
+        (first, second), cos, sin = a.chunk(2, dim=-1), angle.cos(), angle.sin()
+        turned = first * cos - second * sin, second * cos + first * sin
+        return torch.cat(turned, dim=-1).float()
+
+    assert identify(rotation).call == "x, freqs"
+
+
+@pytest.mark.parametrize("tilt", [0, 1e-9, -1e-9])
+def test_one_speed_for_all_hands_is_base_1_whichever_way_rounding_tilts_it(tilt):
+    rule = recognize(torch.linspace(1, 1 + tilt, 32).double(), 64, 64, 1e-8)
+    assert rule.fault is None and rule.base == pytest.approx(1)
+
+
+def test_what_was_guessed_is_said_beside_an_accusation():
+    text = str(identify(broken.minus_forgotten))
+    assert 'guessed         call="x, positions" and layout="bhsd"' in text
+    said = identify(broken.minus_forgotten, call="x, positions", layout="bhsd")
+    assert said.guessed == () and "guessed" not in str(said)
+
+
+def test_whatever_a_function_raises_becomes_a_sentence():
+    class Rude(Exception):
+        def __str__(self):
+            return "no"
+
+    def rude(x, positions):
+        raise Rude
+
+    with pytest.raises(CannotProbe, match="fail with Rude: no"):
+        identify(rude)
+
+
+# --------------------------------------------------------------------- whole models
+
+
+def test_every_layer_of_a_model_is_asked():
+    config = small(
+        "Gemma3Text", num_hidden_layers=7, head_dim=32, num_key_value_heads=2,
+        intermediate_size=64,
+    )  # fmt: skip
+    report = identify(hugging_face("gemma3").Gemma3TextModel(config))
+    assert report.correct and report.base == 10_000
+    (other,) = report.others
+    assert report.layers == ("0", "1", "2", "3", "4", "6") and other.layers == ("5",)
+    assert other.base == 1_000_000
+    lines = str(report).splitlines()
+    assert "2 kinds of layers, all correct" in lines[0]
+    assert "layers 0-4, 6: half, 32 of 32, base 10000" in lines[1]
+    assert Report(**json.loads(report.json())).others[0]["base"] == 1_000_000
+
+
+def test_layers_without_rotation_are_a_kind():
+    config = small(
+        "SmolLM3", num_hidden_layers=4, num_key_value_heads=2, intermediate_size=64,
+        pad_token_id=0,
+    )  # fmt: skip
+    report = identify(hugging_face("smollm3").SmolLM3Model(config))
+    assert report.correct and report.layers == ("0", "1", "2")
+    assert not report.others[0].rotates and "layers 3: no rotation" in str(report)
+
+
+@pytest.mark.parametrize("rank", [None, 16])
+def test_latent_attention(rank):
+    config = small(
+        "DeepseekV3", num_hidden_layers=1, num_key_value_heads=4, q_lora_rank=rank,
+        kv_lora_rank=24, qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=16,
+        head_dim=8, first_k_dense_replace=1, intermediate_size=64,
+    )  # fmt: skip
+    report = identify(hugging_face("deepseek_v3").DeepseekV3Model(config))
+    assert report.correct and report.pairing == "interleaved"
+    assert facts(report, "rotary_dim", "rotary_offset", "head_dim") == (8, 16, 24)
+    assert report.output_order[:18] == (*range(16), 16, 18)
+
+
+def test_gates_beside_the_queries():
+    config = small(
+        "Qwen3Next", num_hidden_layers=4, num_key_value_heads=2, head_dim=32,
+        num_experts=2, num_experts_per_tok=1, intermediate_size=64,
+    )  # fmt: skip
+    layer = hugging_face("qwen3_next").Qwen3NextAttention(config, 3)
+    report = identify(layer)
+    assert report.correct and facts(report, "pairing", "rotary_dim") == ("half", 8)
+
+
+@pytest.mark.parametrize("rule", [llama3, yarn, longrope])
+def test_a_cast_is_seen_under_every_rule(rule):
+    lists = {
+        "short_factors": [1.0] * 32,
+        "long_factors": torch.rand(32).add(1).tolist(),
+    }
+    given = {"factor": 8} if rule is not longrope else lists | {"length": 9999}
+    speeds, _ = rule(64, 10_000.0, trained_length=4096, **given)
+
+    def cast(x, positions):
+        return half(x, positions.double()[:, None] * speeds.bfloat16().double()).float()
+
+    report = identify(cast)
+    assert report.fault == "frequencies_cast" and "bfloat16" in report.cause
+
+
+def test_a_module_beside_a_function_is_tried_as_it_is(monkeypatch):
+    def apply_rotary_pos_emb(x, cos, sin):
+        return x * cos + broken.rotate_half(x) * sin
+
+    class Esm(nn.Module):
+        def forward(self, q, k):
+            return counted(q), counted(k)
+
+    monkeypatch.setitem(globals(), "apply_rotary_pos_emb", apply_rotary_pos_emb)
+    report = identify(Esm())
+    assert report.correct and report.call == "q, k"
+
+
+# ------------------------------------------------------------- numbers that betray it
+
+
+def with_speeds(speeds, factor=1.0):
+    return lambda x, positions: half(x, positions.double()[:, None] * speeds) * factor
+
+
+PAIR = torch.arange(0, 64, 2).double() / 64
+YARN = yarn(64, 10_000.0, factor=16, trained_length=4096)[0]
+BETRAYED = {
+    "base 1 gives all hands nearly one speed: is there //": 1e4 ** -(PAIR // 1),
+    "are base and dim swapped?": 64 ** -(PAIR * 64 / 1e4),
+    "592.3641 is 2 ** ln(10000): exp2": 2 ** (-PAIR * math.log(1e4)),
+    "square of 10000": 1e4 ** (-2 * PAIR),
+    "none that we know of": 7345.6**-PAIR,
+    "No hand is slower than base 10000": 1e4**-PAIR * torch.linspace(1, 8, 32),
+}
+
+
+@pytest.mark.parametrize("words", BETRAYED)
+def test_a_number_gets_a_note(words):
+    report = identify(with_speeds(BETRAYED[words]))
+    assert report.correct and words in report.notes[0]
+
+
+def test_lone_pairs_and_factors_get_a_note():
+    few = inverse_frequencies(64).clone()
+    few[-1] = 0
+    assert "one pair alone is not turned" in identify(with_speeds(few)).notes[0]
+    twice = 0.1 * (0.1 * math.log(16) + 1) * math.log(16) + 1
+    assert "own logarithm" in identify(with_speeds(YARN, twice)).notes[0]
+    ones = identify(with_speeds(inverse_frequencies(64), math.sqrt(1 + 5 / 12)))
+    assert ones.correct and ones.scaling == "longrope"
+    assert "cut off" in identify(lambda x, positions: (
+        half(x, table(positions.long(), x.shape[-1])))).notes[0]  # fmt: skip
+
+
 # ------------------------------------------------------------------ the command line
 
 
@@ -827,7 +1139,10 @@ def test_nothing_broken_is_converted_and_a_table_of_the_caller_is_trusted():
         (["tests.broken:rotated_across_heads", "--layout", "bhsd"], 1, "across heads"),
         (["tests.broken:half", "--call", "x, freqs"], 0, "half: (0, 32)"),
         (["tests.broken:bfloat16_positions", "--dtype", "float64"], 1, "in bfloat16"),
-        (["rope_teach"], 2, "expected package.module:function"),
+        (["rope_teach"], 2, "the folder has no config.json"),
+        (["rope_teach.rotary"], 2, "expected package.module:function"),
+        (["missing.json"], 2, "missing.json cannot be read"),
+        (["a:b", "c:d", "e:f"], 2, "No module named 'a'"),
         (["no_such_module:f"], 2, "No module named 'no_such_module'"),
         (["rope_teach.identify.:f"], 2, "cannot identify rope_teach.identify.:f"),
         (["rope_teach.rotary:Missing"], 2, "has no attribute 'Missing'"),
@@ -850,6 +1165,53 @@ def test_a_module_that_exits_when_imported_is_refused(tmp_path, monkeypatch, cap
     monkeypatch.syspath_prepend(tmp_path)
     assert main(["identify", "a_script_that_exits:f"]) == 2
     assert "SystemExit: 1" in capsys.readouterr().err
+
+
+LLAMA = {"model_type": "llama", "head_dim": 32, "rope_theta": 5e5, "hidden_size": 128}
+
+
+def written(folder, **more):
+    (folder / "config.json").write_text(json.dumps(LLAMA | more))
+    return folder
+
+
+def test_a_configuration_and_a_checkpoint(tmp_path, capsys):
+    config = str(written(tmp_path) / "config.json")
+    assert main(["identify", config]) == 0
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert "llama" in first and "a correct RoPE" in second
+    names = {f"model.layers.{i}.self_attn.{p}.weight": "a.safetensors"
+             for i in (0, 1) for p in ("q_proj", "k_proj")}  # fmt: skip
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": names}))
+    assert main(["identify", str(tmp_path)]) == 0
+    assert "4 tensors: 2 q_proj, 2 k_proj" in capsys.readouterr().out
+    (tmp_path / "config.json").write_text("[]")
+    assert main(["identify", config]) == 2
+    assert "must hold an object" in capsys.readouterr().err
+
+
+def test_a_class_is_made_with_its_configuration(tmp_path, capsys):
+    peer("transformers")
+    config = str(written(tmp_path, num_attention_heads=4) / "config.json")
+    module = "transformers.models.llama.modeling_llama"
+    for name in ("LlamaRotaryEmbedding", "LlamaAttention"):
+        assert main(["identify", f"{module}:{name}", "--config", config]) == 0
+        assert "32 of 32" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "source, target, status, words",
+    [
+        ("tests.broken:half", "tests.broken:half", 0, "weights fit as they are"),
+        ("tests.broken:interleaved", "tests.broken:half", 0, "rows of the q and k"),
+        ("tests.broken:half", "tests.broken:minus_forgotten", 1, "target breaks norm"),
+    ],
+)
+def test_from_one_to_the_other(source, target, status, words, capsys):
+    call = [] if status else ["--call", "x, freqs"]
+    assert main(["identify", source, target, *call]) == status
+    assert words in capsys.readouterr().out.splitlines()[0]
 
 
 def test_the_command_prints_data(capsys):

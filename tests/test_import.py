@@ -28,8 +28,8 @@ def test_the_import_adds_the_package_and_nothing_heavy():
     assert {"rope_teach", "rope_teach.rotary"} <= added
     others = {name for name in added if name.partition(".")[0] != "rope_teach"}
     assert not others
-    heavy = "laws", "plots", "interactive", "exercises", "doctor"
-    assert not {f"rope_teach.{name}" for name in heavy} & added
+    upstairs = "laws", "identify", "dialects", "course"
+    assert not {f"rope_teach.{name}" for name in upstairs} & added
 
 
 def public():
@@ -59,10 +59,17 @@ def test_docstrings_of_the_package_have_their_parts(name):
         assert takes.return_annotation is not inspect.Signature.empty
 
 
-def test_names_are_sorted_and_complete():
+def test_names_are_sorted_and_public_where_they_live():
     assert rope_teach.__all__ == sorted(rope_teach.__all__)
-    submodules = ("absolute", "axes", "frequencies", "rotation", "rotary")
-    offered = set()
-    for module in submodules:
-        offered |= set(sys.modules[f"rope_teach.{module}"].__all__)
-    assert offered - {"Pairing", "Layout", "Scaling"} == set(rope_teach.__all__)
+    for name in rope_teach.__all__:
+        home = sys.modules[getattr(rope_teach, name).__module__]
+        assert home.__name__.startswith("rope_teach."), f"{name} is not ours"
+        assert name in home.__all__, f"{home.__name__} keeps {name} to itself"
+
+
+@pytest.mark.parametrize("name", ["laws", "identify", "dialects", "course"])
+def test_what_the_core_does_not_need_is_found_when_it_is_asked_for(name):
+    code = f"import rope_teach, rope_teach.{name}; print(rope_teach.{name}.__name__)"
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == [f"rope_teach.{name}"]

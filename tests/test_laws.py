@@ -1,11 +1,14 @@
 """The laws, tested by rotations that are right in other words, and by planted bugs."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from rope_teach import RotaryEmbedding, laws, sinusoidal
+from rope_teach.frequencies import llama3, longrope, yarn
+from rope_teach.identify import identify
 
 # ------------------------------------- correct rotations, as others have written them
 
@@ -223,5 +226,59 @@ def test_each_law_has_a_bug_that_it_finds_first():
 
 
 def test_every_law_is_public_and_in_the_list():
-    functions = set(laws.__all__) - {"LawBroken", "LAWS", "check_all"}
+    others = {"LawBroken", "LAWS", "check_all", "legal_factor", "without_scaling"}
+    functions = set(laws.__all__) - others
     assert functions == set(laws.LAWS)
+
+
+# ------------------------------------------------------------------- legal scaling
+
+
+def scaled(factor):
+    return lambda x, m: textbook_half(x, m) * factor
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        partial(yarn, factor=16, trained_length=64),
+        partial(
+            longrope,
+            short_factors=[1.0] * 8,
+            long_factors=[2.0] * 8,
+            trained_length=64,
+            length=512,
+        ),
+        partial(llama3, factor=8, trained_length=64),
+    ],
+)
+def test_the_rules_for_longer_context_keep_the_laws(rule):
+    rope = RotaryEmbedding(16, scaling=rule)
+    rotation = lambda x, m: rope.rotate(x[None, None], m)[0, 0]  # noqa: E731
+    laws.check_all(rotation, 16)
+    assert identify(rope).correct
+
+
+@pytest.mark.parametrize("role", ["query", "key"])
+def test_xpos_keeps_the_laws(role):
+    rope = RotaryEmbedding(16, xpos_scale_base=512.0)
+    laws.check_all(lambda x, m: rope.rotate(x[None, None], m, role=role)[0, 0], 16)
+    assert identify(rope).correct
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.2, 8.0, 1.2773**2])
+def test_a_factor_of_no_rule_is_not_legal(factor):
+    with pytest.raises(laws.LawBroken, match="at position 0"):
+        laws.check_all(scaled(factor), 16)
+    assert not identify(lambda x, positions: scaled(factor)(x, positions)).correct
+
+
+def test_lengths_that_grow_otherwise_than_xpos_has_them_are_not_legal():
+    with pytest.raises(laws.LawBroken, match="norm"):
+        laws.norm_is_kept(lambda x, m: textbook_half(x, m) * 1.01 ** m[:, None])
+
+
+def test_how_many_features_turn_can_be_said():
+    laws.check_all(half_of_the_head, 8, turning=4)
+    with pytest.raises(laws.LawBroken, match="6 of 8 should turn"):
+        laws.check_all(half_of_the_head, 8, turning=6)

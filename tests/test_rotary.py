@@ -16,34 +16,12 @@ from torch.func import grad, vmap
 
 from rope_teach import (
     RotaryEmbedding,
-    angles,
     cos_sin,
     inverse_frequencies,
     rotate,
-    rotate_matrix,
 )
 from rope_teach.rotary import LARGEST_TABLE, SMALLEST_TABLE
-
-F64 = torch.float64
-PAIRINGS = ("interleaved", "half")
-both_pairings = pytest.mark.parametrize("pairing", PAIRINGS)
-
-
-def sample(*shape, seed=0, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=F64).to(dtype)
-
-
-def oracle(x, positions, pairing="interleaved", rotary_dim=None, base=10_000.0):
-    """``x`` ``(batch, heads, seq, d)`` by full matrices, in float64, no cache."""
-    inv_freq = inverse_frequencies(rotary_dim or x.shape[-1], base)
-    angle = angles(positions.expand(x.shape[0], x.shape[2]), inv_freq)
-    return rotate_matrix(x.double(), angle.unsqueeze(1), pairing)
-
-
-def close(got, expected, atol=1e-6):
-    torch.testing.assert_close(got.double(), expected.double(), rtol=0, atol=atol)
-
+from tests.samples import F64, both_pairings, close, oracle, sample
 
 # --------------------------------------------------------------------- positions
 
@@ -98,7 +76,7 @@ def test_positions_of_every_kind(way, rotary_dim, pairing):
 
 @pytest.mark.parametrize("name", ["base", "scaling", "pairing", "layout"])
 def test_what_a_module_is_cannot_be_changed_later(name):
-    """Rows and launches are kept: another value would be half obeyed."""
+    """Rows are kept and shared: another value would be half obeyed."""
     rope = RotaryEmbedding(8)
     with pytest.raises(AttributeError):
         setattr(rope, name, getattr(RotaryEmbedding(8, base=5, pairing="half"), name))
@@ -513,8 +491,10 @@ def make(**changes):
 
 
 BAD = {
-    "ValueError: start must be an int ... got (2,) for batch=1": lambda: RotaryEmbedding(8)(
-        sample(2, 4, 5, 8), sample(1, 2, 5, 8), start=torch.tensor([0, 2])
+    "ValueError: start must be an int ... got (2,) for batch=1": lambda: (
+        RotaryEmbedding(8)(
+            sample(2, 4, 5, 8), sample(1, 2, 5, 8), start=torch.tensor([0, 2])
+        )
     ),
     "TypeError: q must be ... of 16 bits or more, got torch.float8_e4m3fn": lambda: (
         RotaryEmbedding(8)(
@@ -575,7 +555,9 @@ BAD = {
     "TypeError: start ... bfloat16": lambda: ROPE(X, X, start=STEPS[:2].bfloat16()),
     "TypeError: pad_len ... (batch,) ... list": lambda: ROPE(X, X, pad_len=[0, 2]),
     "ValueError: pad_len ... (5,)": lambda: ROPE(X, X, pad_len=STEPS),
-    "ValueError: pad_len ... got (4,) for an input without a batch": lambda: ROPE(X[0], X[0], pad_len=STEPS[:4]),
+    "ValueError: pad_len ... got (4,) for an input without a batch": lambda: ROPE(
+        X[0], X[0], pad_len=STEPS[:4]
+    ),
 }
 
 
@@ -693,11 +675,10 @@ def test_xpos_backward_is_the_transpose():
     assert torch.autograd.gradcheck(lambda q, k: rope(q, k, start=40), (q, k))
 
 
-# ----------------------------------------------------- the short way of a decode step
+# ------------------------------------------------------------ one call after another
 
 
-def test_a_repeated_call_takes_no_short_cut_to_another_result():
-    """A call like the last skips its checks; every change must end that."""
+def test_calls_of_other_kinds_in_turn_leave_one_another_alone():
     rope = RotaryEmbedding(16)
     q, k = sample(1, 2, 1, 16), sample(1, 1, 1, 16, seed=1)
 

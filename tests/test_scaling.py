@@ -82,6 +82,13 @@ def test_llama3_keeps_blends_and_divides():
     assert torch.allclose(got, torch.tensor(expected, dtype=torch.float64), rtol=1e-5)
 
 
+@pytest.mark.parametrize("factor", [1.0, 0.5, 0.001, None])
+def test_longrope_below_one_has_the_attention_factor_one(factor):
+    lists = {"short_factors": [1.0] * 4, "long_factors": [2.0] * 4}
+    rule = longrope(8, BASE, **lists, trained_length=64, length=8, factor=factor)
+    assert rule[1] == 1.0
+
+
 @pytest.mark.parametrize(("scale", "expected"), [(4, 1.0801), (16, 1.1547)])
 def test_longrope_takes_the_list_of_its_length(scale, expected):
     rule = partial(
@@ -245,6 +252,17 @@ BAD = {
     "ValueError: rotary_dim >= 4, got 2": lambda: ntk_aware(2, 1e4, factor=2),
     "ValueError: rotary_dim / 2 = 4 ... got 3": lambda: longrope(
         8, 1e4, short_factors=[1] * 3, long_factors=[1] * 4, trained_length=8, length=8
+    ),
+    "ValueError: long_factors must be positive, got [1, 1, 0, 1]": lambda: longrope(
+        8,
+        1e4,
+        short_factors=[1] * 4,
+        long_factors=[1, 1, 0, 1],
+        trained_length=8,
+        length=9,
+    ),
+    "ValueError: trained_length must be at least 2 ... got 1": lambda: longrope(
+        8, 1e4, short_factors=[1] * 4, long_factors=[1] * 4, trained_length=1, length=9
     ),
     "ValueError: fraction must be above 0 ... got 0": lambda: proportional(
         8, 1e4, fraction=0

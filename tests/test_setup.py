@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -175,12 +176,25 @@ def test_readme_lists_each_lesson_with_its_title_and_no_other():
 
 def test_code_in_readme_runs():
     names = {}
-    use, identified, checkpoint, longer = re.findall(
+    use, shared, cached, packed, identified, checkpoint, longer = re.findall(
         r"```python\n(.*?)```", README, re.DOTALL
     )
     exec(use, names)
     assert names["q"].shape == (1, 8, 10, 64)
     assert names["k"].shape == (1, 2, 10, 64)
+    before = names["q"], names["k"]
+    exec(shared, names)
+    thrice = before
+    for _ in range(3):
+        thrice = names["rope"](*thrice)
+    assert torch.equal(names["q"], thrice[0]) and torch.equal(names["k"], thrice[1])
+    exec(cached, names)
+    once = names["rope"](thrice[0], thrice[1])
+    assert torch.equal(names["q"], once[0]) and torch.equal(names["keys"], once[1])
+    assert names["cache"].next == names["values"].shape[2] == 10
+    exec(packed, names)
+    assert names["positions"].tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2, 3]
+    assert names["mask"].sum() == 6 * 6 + 4 * 4
     exec(identified, names)
     assert names["theirs"].correct and names["weight"].shape == (256, 512)
     exec(checkpoint, names)

@@ -18,9 +18,10 @@ FOR_LESSONS_ALONE = ("rope_teach.course.exercises", "rope_teach.__main__")
 
 
 def public_modules() -> list[str]:
-    """The package and its modules by name, without what the lessons alone call."""
-    found = pkgutil.iter_modules(rope_teach.__path__, "rope_teach.")
-    return ["rope_teach", *(m.name for m in found if m.name not in FOR_LESSONS_ALONE)]
+    """All modules of the package by name, without those that only lessons call."""
+    found = pkgutil.walk_packages(rope_teach.__path__, "rope_teach.")
+    names = [m.name for m in found if not m.name.startswith(FOR_LESSONS_ALONE)]
+    return ["rope_teach", *names]
 
 
 def build(out: Path) -> Path:

@@ -39,6 +39,7 @@ from rope_teach.checks import check_choice
 from rope_teach.course.models import LanguageModel
 from rope_teach.course.tasks import Batch, python_text, text_batches
 from rope_teach.course.training import fit, seed_everything
+from rope_teach.rotary import Tables
 
 __all__ = [
     "SCHEMES",
@@ -182,8 +183,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, positions: Tensor) -> Tensor:
 class ParallelAttention(nn.Module):
     """An :class:`Attention` whose sequence is split across processes.
 
-    Queries and keys are rotated by ``positions``, by default those of the shard. The
-    mask always follows from the shard's places under ``scheme``. Lesson 19.
+    Queries and keys are rotated by ``positions``, by default those of the shard, or by
+    ``tables`` made for them. The mask always follows from the shard's places under
+    ``scheme``. Lesson 19.
 
     Raises ``ValueError`` for attention that is not causal or uses ALiBi, and
     ``RuntimeError`` outside a process group.
@@ -205,6 +207,7 @@ class ParallelAttention(nn.Module):
         mask: Tensor | None = None,
         *,
         positions: Tensor | None = None,
+        tables: Tables | None = None,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
         """Mix the tokens of the shard ``x`` ``(batch, shard, dim)``."""
@@ -215,7 +218,8 @@ class ParallelAttention(nn.Module):
         rank, world = process()
         own = shard_positions(world * x.shape[1], rank, world, self.scheme).to(x.device)
         inner = self.attention
-        places = own if positions is None else positions
+        given = positions if tables is None else tables
+        places = own if given is None else given
         q, k = inner._queries_and_keys(x, x, places, None)
         v = inner._split(inner.value(x), inner.kv_heads)
         out: Tensor = inner.out(attend(q, k, v, own).transpose(1, 2).flatten(2))

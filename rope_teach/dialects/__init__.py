@@ -7,8 +7,8 @@ module that you need, as in ``from rope_teach.dialects import hugging_face``.
 ======================== ============================ ==================================
 module                   whose                        what it covers
 ======================== ============================ ==================================
-zeta                     kyegomez/zeta                angles and xPos scale, and how to
-                                                      apply them
+zeta                     kyegomez/zeta                angles and xPos scale, how to
+                                                      apply them, and XPOS
 rotary_embedding_torch   lucidrains                   the module and its functions:
                                                       language, pixels, learned, axial
 pmx                      OpenPPL                      the operator: offset, padding,
@@ -17,6 +17,7 @@ onnx                     the ONNX standard            the operator of opset 23, 
                                                       a model exports to it
 hugging_face             transformers                 rotation, configurations, swap
                                                       into a model, checkpoints
+gguf                     llama.cpp                    the order of q and k in a file
 ======================== ============================ ==================================
 
 Lesson 20.

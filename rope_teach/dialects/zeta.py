@@ -1,7 +1,9 @@
-"""kyegomez/zeta's ``RotaryEmbedding``, and the functions that apply its angles.
+"""kyegomez/zeta's ``RotaryEmbedding`` and ``XPOS``, and what applies their angles.
 
-Half pairing. ``zeta.nn`` exports the module; what applies it lies beside it, in
-``zeta/nn/embeddings/rope.py``, and again in ``zeta/structs/transformer.py``. Lesson 20.
+Two pairings. ``RotaryEmbedding`` is half: ``zeta.nn`` exports the module, and what
+applies it lies beside it, in ``zeta/nn/embeddings/rope.py``, and again in
+``zeta/structs/transformer.py``. ``XPOS``, which zeta's attention uses, is interleaved.
+Lesson 20.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ from rope_teach.dialects._angles import (
     drop_saved,
     language_frequencies,
 )
+from rope_teach.frequencies import inverse_frequencies
 from rope_teach.pairing import full_table
 from rope_teach.tables import angles, xpos_scale
 
-__all__ = ["RotaryEmbedding", "apply_rotary_pos_emb", "rotate_half"]
+__all__ = ["XPOS", "RotaryEmbedding", "apply_rotary_pos_emb", "rotate_half"]
 
 
 class RotaryEmbedding(nn.Module):
@@ -116,6 +119,78 @@ class RotaryEmbedding(nn.Module):
                 torch.tensor([self.scale_base]), self.dim, self.scale_base
             )
             drop_saved(state_dict, f"{prefix}scale", zeta[0], more[-1])
+        super()._load_from_state_dict(state_dict, prefix, *more)
+
+
+class XPOS(nn.Module):
+    """Rotate interleaved pairs, and scale them by xPos.
+
+    Parameters
+    ----------
+    head_dim
+        Features of each head, all rotated; even. The base is 10,000.
+    scale_base
+        Tokens over which scores fade.
+    xpos_origin
+        The position whose scale is 1, one for all calls.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``head_dim`` is odd or ``scale_base`` not positive.
+
+    Notes
+    -----
+    Ours differs from the original 2.8.8, which is torchscale's, where that is wrong. It
+    centres the scale on the middle of each call, ``ceil((length + offset) / 2)``: give
+    that as ``xpos_origin`` to have its values. It computes angles in float32, and
+    returns float32 for 16-bit ``x``. Here the scale follows from the arguments: it is
+    not saved, and the one in a checkpoint of the original must agree. Lesson 20.
+
+    Examples
+    --------
+    >>> xpos = XPOS(64)
+    >>> q, k = torch.randn(2, 3, 10, 64)
+    >>> q, k = xpos(q), xpos(k, downscale=True)
+    """
+
+    def __init__(
+        self, head_dim: int, scale_base: float = 512, *, xpos_origin: float = 0.0
+    ) -> None:
+        super().__init__()
+        check_rotary_dim(head_dim, "head_dim")
+        xpos_scale(torch.zeros(1), head_dim, scale_base)  # checks it
+        with torch.device("cpu"):
+            self.inv_freq = inverse_frequencies(head_dim)
+        self.head_dim, self.scale_base = head_dim, scale_base
+        self.xpos_origin = xpos_origin
+
+    def forward(self, x: Tensor, offset: int = 0, downscale: bool = False) -> Tensor:
+        """Rotate ``x`` ``(batch, seq, head_dim)``, whose first token is at ``offset``.
+
+        ``downscale`` is for keys: it divides by the scale that queries are multiplied
+        by. Returns ``x``'s shape and dtype, rounded once.
+        """
+        check_floating("x", x)
+        check_start("offset", offset)
+        if x.ndim != 3 or x.shape[-1] != self.head_dim:
+            raise ValueError(
+                f"x must be (batch, seq, head_dim={self.head_dim}), got "
+                f"{tuple(x.shape)}"
+            )
+        positions = torch.arange(offset, offset + x.shape[1], device=x.device)
+        scale = xpos_scale(positions, self.head_dim, self.scale_base, self.xpos_origin)
+        scale = full_table(1 / scale if downscale else scale, "interleaved")
+        freqs = full_table(angles(positions, self.inv_freq), "interleaved")
+        return apply_angles(freqs, x, "interleaved", scale)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *more: Any
+    ) -> None:
+        zeta = xpos_scale(
+            torch.tensor([self.scale_base]), self.head_dim, self.scale_base
+        )
+        drop_saved(state_dict, f"{prefix}scale", zeta[0], more[-1])
         super()._load_from_state_dict(state_dict, prefix, *more)
 
 

@@ -5,10 +5,11 @@ at a few positions says all: which features form pairs, by which angle each pair
 and so the speeds of the hands, the base and the scaling rule. What is no rotation, or
 no RoPE, is reported with the law that it breaks, the likely cause and the mend.
 
-To read it from the start: ``layers`` makes a function of whatever is given, ``probe``
-finds out how to call it, ``hands`` reads pairs and angles, ``rules`` names what made
-them, ``faults`` what can be wrong; here they become a ``report``. ``convert`` compares
-two reports.
+To read it from the start: ``layers`` makes functions of whatever is given, ``isolate``
+copies what they could change, ``probe`` finds out how to call them, ``reading`` reads
+pairs and angles, ``rules`` names what made them, and ``trials`` holds all that against
+inputs that are not as tame. ``faults`` has what can be wrong; here it becomes a
+``report``. ``convert`` compares two reports; ``command`` is for a shell.
 
 What cannot be told from outside:
 
@@ -20,8 +21,9 @@ What cannot be told from outside:
 - float32 from float64 angles, where a short table or a 16-bit output hides it; the base
   of a single pair; a YaRN that slows no hand by its whole factor, and the parameters
   of LongRoPE: their scaling is ``"unknown"``, and ``inv_freq`` has what was measured.
-- Positions with several axes, as images have them; layers that join q and k from parts,
-  as DeepSeek's latent attention does (probe the function that they rotate with).
+- Positions with several axes, as images have them.
+- Whether one x is rotated for a q, a k or both: reordered outputs are a fault of one
+  x alone, and none where q and k are given together.
 - Whether the *weights* were trained for these conventions: no function knows that.
 
 Lesson 20.
@@ -30,27 +32,43 @@ Lesson 20.
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rope_teach import laws
 from rope_teach.identify.convert import Conversion, conversion
 from rope_teach.identify.faults import FAULTS, Broken
-from rope_teach.identify.hands import (
+from rope_teach.identify.isolate import as_before
+from rope_teach.identify.layers import as_subjects
+from rope_teach.identify.probe import SEQ, CannotProbe, Probe, Subject, find
+from rope_teach.identify.reading import (
     Hands,
     follow_hands,
     read_pairs,
     rounded_by_bfloat16,
     wrap,
 )
-from rope_teach.identify.layers import as_function
-from rope_teach.identify.probe import SEQ, CannotProbe, Probe, find
-from rope_teach.identify.report import Report
-from rope_teach.identify.rules import Rule, recognize
+from rope_teach.identify.report import Report, grouped
+from rope_teach.identify.rules import recognize
+from rope_teach.identify.trials import try_hard
 
 __all__ = ["FAULTS", "CannotProbe", "Conversion", "Report", "conversion", "identify"]
+
+READINGS = 48  # of one function, each with another call or layout
+# Faults that a wrong guess of the call, of the layout or of a table's form looks like.
+DOUBTFUL = {
+    "across_heads", "added", "cat_after_interleaved", "cos_without_sin", "lost",
+    "minus_missing", "mirror", "normalised", "not_finite", "nothing_turns",
+    "one_of_two", "other_pairs", "over_d", "pairs_overlap", "reordered",
+    "rest_changed", "stack_after_half", "swapped", "table_half", "table_interleaved",
+    "tokens_mixed", "turned_at_zero", "two_angles", "uneven",
+}  # fmt: skip
 
 
 def identify(
@@ -63,17 +81,21 @@ def identify(
 ) -> Report:
     """Find out how ``function`` rotates, or which law it breaks, and why.
 
+    It works on a copy: nothing that is probed changes, nor any random state.
+
     Parameters
     ----------
     function
         A function of x, of q and k, with positions, a start or tables of cos and sin;
-        a module; an attention layer with projections of its own for q and k; a model.
+        a module; an attention layer with projections of its own for q and k; a model,
+        of which every layer is asked.
     call
         The arguments by role, such as ``"q, k, cos, sin"``, where they are not found
-        out: ``x q k positions start cos sin phases freqs``.
+        out: ``x q k v positions start cos sin cos_sin sin_cos phases freqs``.
     head_dim, layout
         Features of a head, and the axes of x: ``"bhsd"``, ``"bshd"``, ``"sbhd"``,
-        ``"bsd"`` or ``"sd"``. Say the layout to find positions that run over the heads.
+        ``"shd"``, ``"hsd"``, ``"bsd"`` or ``"sd"``. Say the layout to find positions
+        that run over the heads.
     dtype
         Of x. Some libraries take it for their positions: try ``torch.bfloat16``.
         Default: float32, or that of a layer's weights.
@@ -95,61 +117,139 @@ def identify(
     >>> report.pairing, report.sign, report.base, report.correct
     ('half', 1, 500000.0, True)
     """
-    subject = as_function(function)
-    probes = find(subject, call=call, head_dim=head_dim, layout=layout, dtype=dtype)
-    reports = []
-    for probe in probes:  # more than one where the caller brings tables
-        reports.append(_report(probe))
-        if reports[-1].correct:
-            return reports[-1]
-    return reports[0]
+    said = {"call": call, "head_dim": head_dim, "layout": layout, "dtype": dtype}
+    with as_before():
+        kinds = as_subjects(function)
+        if len(kinds) == 1:
+            return _answer(kinds[0], said)
+        return grouped([_answer_or_still(kind, said) for kind in kinds])
 
 
-def _report(probe: Probe) -> Report:
-    call = ", ".join(probe.names)
-    facts: dict[str, Any] = {"head_dim": probe.head_dim, "layout": probe.layout}
-    facts |= {"notes": (), "scaling": None}
+def _answer_or_still(subject: Subject, said: dict[str, Any]) -> Report:
+    """A layer's report; one that does not rotate is no fault of its model."""
     try:
-        _read(probe, facts)
+        return _answer(subject, said)
+    except CannotProbe as error:
+        still = Report(subject.name, "q, k", subject.head_dim or 0, "bhsd")
+        still.note(str(error))
+        return replace(still, layers=subject.layers)
+
+
+def _answer(subject: Subject, said: dict[str, Any]) -> Report:
+    """The first way to call it that breaks no law; or else what the likeliest breaks.
+
+    Where the fault may come from a wrong guess, the other ways are tried before it is
+    believed.
+    """
+    broken: Report | None = None
+    strange: Report | None = None
+    error: CannotProbe | None = None
+    for number, probe in enumerate(islice(_ways(subject, said), READINGS)):
+        try:
+            with warnings.catch_warnings():
+                if number:  # of no interest where the call is a guess
+                    warnings.simplefilter("ignore")
+                report = _report(probe, said)
+        except CannotProbe as wrong:
+            error = error or (wrong if broken is None else None)
+            continue
+        if report.correct and report.base is not None and report.base < 2:
+            strange = strange or report  # are angles taken for positions?
+            continue
+        if report.correct:
+            if broken is not None:
+                report.note(_rather(report, broken))
+            return report
+        broken = broken or report
+        if report.fault not in DOUBTFUL:
+            return report
+    if strange is not None:
+        return strange
+    if error is not None:  # it came before any fault: the likeliest way to call it
+        raise error
+    assert broken is not None
+    return broken
+
+
+def _rather(report: Report, broken: Report) -> str:
+    return (
+        f'read with call="{report.call}", layout="{report.layout}"; with '
+        f'call="{broken.call}", layout="{broken.layout}" it breaks {broken.law}: say '
+        "which is meant"
+    )
+
+
+def _ways(subject: Subject, said: dict[str, Any]) -> Iterator[Probe]:
+    """Every way to call the function, or what else may be meant by it."""
+    errors = []
+    found = False
+    for meant in (subject, *subject.alternatives):
+        try:
+            for probe in find(meant, **said):
+                found = True
+                yield probe
+        except CannotProbe as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
+
+
+def _report(probe: Probe, said: dict[str, Any]) -> Report:
+    call = ", ".join(probe.names)
+    report = Report(probe.subject.name, call, probe.head_dim, probe.layout)
+    report.layers = probe.subject.layers
+    known = {"call": said["call"], "layout": said["layout"] or probe.subject.layout}
+    report.guessed = tuple(name for name, value in known.items() if value is None)
+    try:
+        _read(probe, report)
     except Broken as broken:
-        facts |= {"fault": broken.name, **broken.fault._asdict()}
-    name = probe.subject.name
-    return Report(name=name, call=call, **facts)
-
-
-def _read(probe: Probe, facts: dict[str, Any]) -> None:
-    """Fill ``facts``, from the coarse to the fine; raise at the first law broken."""
-    probe, pairs = read_pairs(probe)
-    facts |= {"layout": probe.layout, "pairs": _as_pairs(pairs)}
-    facts |= _name_pairing(pairs)
-    outputs = follow_hands(probe, pairs)
-    facts["longest"] = len(outputs[0].angles) - 1
-    if facts["pairing"] == "another":
-        order = outputs[0].speeds.abs().argsort(descending=True)
-        sign = outputs[0].speeds[order].sign()
-        outputs = [hands.take(order, sign) for hands in outputs]
-        facts["pairs"] = _as_pairs(outputs[0].pairs)
-    if len(outputs) == 2:
-        outputs = _without_softmax_scale(outputs, facts)
-    rule = _name_rule(probe, outputs[0], facts)
-    facts["position_offset"] = _offset(outputs[0], facts["sign"] * rule.speeds)
-    _name_lengths(probe, outputs, facts)
-    if len(outputs) == 2:
-        _check_q_and_k(outputs[0], outputs[1], facts)
-    if not probe.takes_tables:
-        facts["angle_dtype"] = _angle_dtype(outputs[0], rule, facts)
-        if rounded_by_bfloat16(probe, outputs[0]):
-            facts["notes"] += (
-                "bfloat16 inputs get wrong angles: dtype=torch.bfloat16 says which",
+        report.breaks(broken)
+        if broken.name in ("cat_after_interleaved", "stack_after_half", "reordered"):
+            report.note(
+                "if q and k both go through it, their scores are right, as in "
+                "DeepSeek-V3: give it both to see, identify(lambda q, k, ...)"
             )
+    return report
+
+
+def _read(probe: Probe, report: Report) -> None:
+    """Fill the report, from the coarse to the fine; raise at the first law broken."""
+    probe, pairs, rest = read_pairs(probe)
+    if probe.order is not None:
+        report.output_order = tuple(probe.order.argsort().tolist())
+    report.pairs = _as_pairs(pairs)
+    width = _name_pairing(pairs, report)
+    outputs = follow_hands(probe, pairs, rest)
+    report.longest = len(outputs[0].angles) - 1
+    outputs = _oriented(outputs, report)
+    notes = try_hard(probe, outputs)
+    outputs = _without_softmax_scale(outputs, report)
+    sign, speeds = _name_rule(probe, outputs[0], width, report)
+    offset = _offset(outputs[0], sign * speeds)
+    report.position_offset = offset
+    _name_lengths(probe, outputs[0], width, report)
+    if len(outputs) == 2:
+        _check_q_and_k(outputs[0], outputs[1], report)
+        ahead = _offset(outputs[1], sign * outputs[0].speeds.abs()) - offset
+        if ahead:
+            raise Broken("off_by_one", tokens=ahead)
+    if not probe.takes_tables:
+        report.angle_dtype = _angle_dtype(outputs[0], sign, speeds, offset)
+        if outputs[0].noise > 2e-4 + 2 * probe.noise:
+            notes.append("cos and sin, or the products, are rounded to 16 bits")
+        elif rounded_by_bfloat16(probe, outputs[0]):
+            notes.append(
+                "bfloat16 inputs get wrong angles: dtype=torch.bfloat16 says which"
+            )
+    report.note(*notes)
 
 
 def _as_pairs(pairs: Tensor) -> tuple[tuple[int, int], ...]:
     return tuple((a, b) for a, b in pairs.tolist())
 
 
-def _name_pairing(pairs: Tensor) -> dict[str, Any]:
-    """Pairing, rotary_dim and where in the head the rotated features begin."""
+def _name_pairing(pairs: Tensor, report: Report) -> int:
+    """Pairing, and where the rotated features begin; returns their number."""
     first, gap = pairs[:, 0], pairs[:, 1] - pairs[:, 0]
     count, offset, step = len(pairs), int(first.min()), int(gap[0])
     place = torch.arange(count)
@@ -158,46 +258,60 @@ def _name_pairing(pairs: Tensor) -> dict[str, Any]:
         name = "interleaved"
     elif (gap == step).all() and torch.equal(first, offset + place) and step >= count:
         name, width = "half", 2 * step
-    return {"pairing": name, "rotary_dim": width, "rotary_offset": offset}
+    report.pairing, report.rotary_dim, report.rotary_offset = name, width, offset
+    return width
 
 
-def _without_softmax_scale(outputs: list[Hands], facts: dict[str, Any]) -> list[Hands]:
+def _oriented(outputs: list[Hands], report: Report) -> list[Hands]:
+    """Pairs of no name are put fastest first, and turned counter-clockwise."""
+    if report.pairing != "another":
+        return outputs
+    order = outputs[0].speeds.abs().argsort(descending=True)
+    sign = outputs[0].speeds[order].sign()
+    outputs = [hands.take(order, sign) for hands in outputs]
+    report.pairs = _as_pairs(outputs[0].pairs)
+    return outputs
+
+
+def _without_softmax_scale(outputs: list[Hands], report: Report) -> list[Hands]:
     """Divide out the scale of the attention product, which may come before it."""
     factors = [float(hands.lengths.median()) for hands in outputs]
-    scale = facts["head_dim"] ** -0.5
-    if not math.isclose(math.prod(factors), scale, rel_tol=1e-3):
+    scale = report.head_dim**-0.5
+    if len(outputs) < 2 or not math.isclose(math.prod(factors), scale, rel_tol=1e-3):
         return outputs
-    facts["notes"] += ("q and k bring the softmax scale with them, head_dim ** -0.5",)
+    report.note("q and k bring the softmax scale with them, head_dim ** -0.5")
     return [
         replace(hands, lengths=hands.lengths / factor)
         for hands, factor in zip(outputs, factors, strict=True)
     ]
 
 
-def _name_rule(probe: Probe, hands: Hands, facts: dict[str, Any]) -> Rule:
-    signs = hands.speeds.sign()
-    facts["sign"] = int(signs[0])
-    speeds = hands.speeds * signs[0]
-    rule = recognize(speeds, facts["rotary_dim"], probe.head_dim, hands.slack)
+def _name_rule(
+    probe: Probe, hands: Hands, width: int, report: Report
+) -> tuple[int, Tensor]:
+    """Sign, base and scaling; the rule's own speeds, in radians per token."""
+    sign = 1 if int(hands.speeds.sign().sum()) >= 0 else -1
+    report.sign = sign
+    rule = recognize(hands.speeds.abs(), width, probe.head_dim, hands.slack)
+    if rule.scaling == "proportional":
+        report.rotary_dim = round(2 * len(hands.pairs) / rule.parameters["fraction"])
+    other = (hands.speeds * sign < -hands.slack).nonzero().flatten().tolist()
+    if other and not rule.fault:
+        raise Broken("signs_differ", hands=other)
     if probe.takes_tables:
         form = {"half": "repeated by cat", "interleaved": "by repeat_interleave"}
-        facts["notes"] += (
+        report.note(
             "base and scaling come with the tables that the caller brings, one column "
-            f"a pair {form.get(probe.table, '')}".rstrip(),
+            f"a pair {form.get(probe.table, '')}".rstrip()
         )
     else:
-        facts |= {"base": rule.base, "scaling": rule.scaling}
-        facts["notes"] += rule.notes
-        facts["parameters"] = rule.parameters
-        facts["inv_freq"] = tuple(rule.speeds.tolist())
-    if rule.scaling == "proportional":
-        facts["rotary_dim"] = round(2 * len(hands.pairs) / rule.parameters["fraction"])
+        report.base, report.scaling = rule.base, rule.scaling
+        report.parameters = rule.parameters
+        report.inv_freq = tuple(rule.speeds.tolist())
+        report.note(*rule.notes)
     if rule.fault is not None:
         raise Broken(rule.fault, **rule.values)
-    other = (speeds < -hands.slack).nonzero().flatten().tolist()
-    if other:
-        raise Broken("signs_differ", hands=other)
-    return rule
+    return sign, rule.speeds
 
 
 def _offset(hands: Hands, speeds: Tensor) -> float:
@@ -216,62 +330,76 @@ def _offset(hands: Hands, speeds: Tensor) -> float:
     return float(places[fits[0, 0]])
 
 
-def _name_lengths(probe: Probe, outputs: list[Hands], facts: dict[str, Any]) -> None:
-    """What cos and sin are multiplied by: nothing, YaRN's factor, or xPos."""
-    hands = outputs[0]
-    growth = hands.growth
-    if growth.abs().max() > 1e-5:
-        _name_xpos(hands, facts)
+def _name_lengths(probe: Probe, hands: Hands, width: int, report: Report) -> None:
+    """What cos and sin are multiplied by: nothing, a rule's factor, or xPos."""
+    if hands.growth.abs().max() > 1e-5:
+        _name_xpos(hands, width, report)
         return
     factor = float(hands.lengths.median())
     if math.isclose(factor, 1, abs_tol=1e-4 + hands.noise):
-        if facts["scaling"] == "yarn":
-            facts["notes"] += ("YaRN without its attention factor",)
+        if report.scaling == "yarn":
+            report.note("YaRN without its attention factor")
         return
-    facts["attention_factor"] = factor
-    usual = 0.1 * math.log(facts.get("parameters", {}).get("factor", 1)) + 1
-    if facts["scaling"] == "yarn" and math.isclose(factor, usual**2, rel_tol=1e-4):
+    report.attention_factor = factor
+    if probe.takes_tables:
+        return
+    if report.scaling == "yarn":
+        _name_yarn_factor(factor, report)
+    elif report.scaling != "unknown":
+        rule = laws.legal_factor(factor)
+        if rule is None:
+            raise Broken("scaled", factor=factor)
+        hands_alike = "no hand is slowed" if report.scaling is None else "all alike"
+        report.scaling = rule
+        report.note(f"cos and sin have {rule}'s factor, {factor:.5g}; {hands_alike}")
+
+
+def _name_yarn_factor(factor: float, report: Report) -> None:
+    scale = math.log(report.parameters["factor"])
+    usual = 0.1 * scale + 1
+    if math.isclose(factor, usual**2, rel_tol=1e-4):
         raise Broken("yarn_twice", factor=usual)
-    if facts["scaling"] not in ("yarn", "unknown") and not probe.takes_tables:
-        raise Broken("scaled", factor=factor)
+    if math.isclose(factor, 0.1 * usual * scale + 1, rel_tol=1e-4):
+        report.note(
+            f"the attention factor {factor:.5g} is not YaRN's {usual:.5g}, which is "
+            "put twice in its own logarithm: 0.1 * factor * ln(scale) + 1"
+        )
+    elif not math.isclose(factor, usual, rel_tol=1e-4):
+        report.note(f"the attention factor {factor:.5g} is not YaRN's {usual:.5g}")
 
 
-def _name_xpos(hands: Hands, facts: dict[str, Any]) -> None:
+def _name_xpos(hands: Hands, width: int, report: Report) -> None:
     pair = torch.arange(len(hands.pairs), dtype=torch.float64)
-    width = facts["rotary_dim"]
     bases = ((2 * pair + 0.4 * width) / (1.4 * width)).log() / hands.growth
     if not torch.allclose(bases, bases[:1].expand(len(bases)), rtol=1e-2):
         raise Broken("token_scaled")
-    facts["xpos_scale_base"] = round(abs(float(bases[0])), 1)
+    report.xpos_scale_base = round(abs(float(bases[0])), 1)
     origin = -float(hands.lengths[0, 0].log() / hands.growth[0])
-    facts["xpos_origin"] = round(origin, 2) + 0.0
+    report.xpos_origin = round(origin, 2) + 0.0
 
 
-def _check_q_and_k(q: Hands, k: Hands, facts: dict[str, Any]) -> None:
+def _check_q_and_k(q: Hands, k: Hands, report: Report) -> None:
     """Queries and keys must turn alike, and xPos must cancel between them."""
     allowed = 1e-4 * q.speeds.abs() + q.noise
     if ((q.speeds + k.speeds).abs() <= allowed).all():
         raise Broken("other_signs")
     if ((q.speeds - k.speeds).abs() > allowed).any():
         raise Broken("other_speeds")
-    ahead = _offset(k, facts["sign"] * q.speeds.abs()) - facts["position_offset"]
-    if ahead:
-        raise Broken("off_by_one", tokens=ahead)
-    if facts.get("xpos_scale_base") is None:
+    if report.xpos_scale_base is None:
         if (q.lengths - k.lengths).abs().max() > 1e-2:
             raise Broken("other_lengths")
     elif (q.growth + k.growth).abs().max() > 1e-5:
         raise Broken("xpos_not_inverted")
 
 
-def _angle_dtype(hands: Hands, rule: Rule, facts: dict[str, Any]) -> str | None:
+def _angle_dtype(hands: Hands, sign: int, speeds: Tensor, offset: float) -> str | None:
     """In which dtype the angles seem to be computed: by their error far from 0."""
-    position = torch.arange(len(hands.angles))[:, None] + facts["position_offset"]
-    angle = position * rule.speeds
-    error = wrap(hands.angles - facts["sign"] * angle).abs() - 2 * hands.noise
+    position = torch.arange(len(hands.angles))[:, None] + offset
+    angle = position * speeds
+    error = wrap(hands.angles - sign * angle).abs() - 2 * hands.noise
     if (error > 0).any():
         relative = float((error / angle.abs().clamp_min(1e-3))[SEQ:].max())
         return "float32" if relative < 2e-5 else "16 bits"
-    in_float32 = (position.float() * rule.speeds.float()).double()
+    in_float32 = (position.float() * speeds.float()).double()
     would_be_seen = (in_float32 - angle).abs().max() > 4 * hands.noise
     return "float64" if would_be_seen else None

@@ -54,6 +54,64 @@ FAULTS = {
         "changing token 3 changes tokens {tokens}: two axes are swapped or flattened",
         "transpose swaps axes; view and reshape never do",
     ),
+    "token_moved": Fault(
+        "every_token_by_itself",
+        "token 3 comes out as token {to}: the output is shifted along the sequence",
+        "leave the order of tokens alone; shift positions instead",
+    ),
+    "left_out": Fault(
+        "same_for_every_head",
+        "{kind} {which} come out as they went in, and the others turn",
+        "loop over, or broadcast to, all of them: k may have fewer heads than q",
+    ),
+    "heads_shifted": Fault(
+        "same_for_every_head",
+        "each head starts one position later than the one before: the head's number is "
+        "added to the position",
+        "one position a token, the same in all its heads",
+    ),
+    "counted_elsewhere": Fault(
+        "same_for_every_head",
+        "positions are counted over the {kind}, and repeated along the sequence",
+        "the length is that of the sequence's axis: x.shape[-2] of bhsd",
+    ),
+    "one_head": Fault(
+        "same_for_every_head",
+        "one head of one sequence alone is left as it is; {n} heads turn",
+        "take no shortcut for an axis of length 1",
+    ),
+    "heads_count": Fault(
+        "same_for_every_head",
+        "one head of one sequence alone turns otherwise than {n} heads do",
+        "find axes by their place, never by their length",
+    ),
+    "inputs_mixed": Fault(
+        "same_for_every_head",
+        "it is right while all heads, sequences, q and k are equal, and wrong where "
+        "they differ",
+        "look at what is read from another head, sequence or tensor",
+    ),
+    "one_token": Fault(
+        "same_at_any_length",
+        "a single token comes out wrong where there are several sequences, as when "
+        "decoding",
+        "try (batch, heads, 1, head_dim): a kernel's grid may have no rows left over",
+    ),
+    "strides_ignored": Fault(
+        "same_for_every_head",
+        "{memory} is read as if it were contiguous",
+        "use the strides of the input, or .contiguous() first",
+    ),
+    "history": Fault(
+        "same_at_any_length",
+        "what comes out depends on earlier calls: longer ones changed what is kept",
+        "cache tables by all that made them, and never change the frequencies in place",
+    ),
+    "fewer_keys": Fault(
+        "same_for_q_and_k",
+        "k with fewer heads than q comes out wrong",
+        "take the number of heads from each tensor",
+    ),
     # -------------------------------------------------------------------- no rotation
     "not_finite": Fault(
         "norm_is_kept",
@@ -87,12 +145,15 @@ FAULTS = {
         "features are reordered: interleaved pairs go in, cat puts all firsts in front",
         "stack([first, second], -1).flatten(-2) in place of cat",
     ),
-    "both_cat": Fault(
-        "identity_at_zero",
-        "q and k both come out reordered, interleaved pairs as halves: their scores "
-        "are right, and they fit no q or k from elsewhere",
-        "nothing where both come from here, as in DeepSeek-V3; else stack([first, "
-        "second], -1).flatten(-2)",
+    "lost": Fault(
+        "norm_is_kept",
+        "features {features} are lost: nothing of them comes out",
+        "put the features that do not turn back where they were",
+    ),
+    "rest_changed": Fault(
+        "norm_is_kept",
+        "the features that do not turn are multiplied by {factors}",
+        "leave them as they are",
     ),
     "stack_after_half": Fault(
         "identity_at_zero",
@@ -101,7 +162,7 @@ FAULTS = {
     ),
     "reordered": Fault(
         "identity_at_zero",
-        "features are reordered: they come out as {order}, ...",
+        "features are reordered: from place {first} on they come out as {order}, ...",
         "put each feature back where it came from",
     ),
     "nothing_turns": Fault(
@@ -160,6 +221,11 @@ FAULTS = {
         "cos and sin do not belong together: other positions, bases or lengths",
         "make both from one table of angles",
     ),
+    "part_rounded": Fault(
+        "only_the_difference_counts",
+        "the {part} is of angles rounded to {dtype}, and its partner is not",
+        "angles in float32 or float64; cast cos and sin alone",
+    ),
     "table_ends": Fault(
         "norm_is_kept",
         "from position {first} on lengths change: the table of cos or of sin repeats "
@@ -193,6 +259,18 @@ FAULTS = {
         "every hand turns twice as far as it should: the rotation is applied twice",
         "rotate in one place, in the module or in the attention",
     ),
+    "multiplied": Fault(
+        "frequencies_of_a_rule",
+        "every hand turns {factor:g} times as fast as base {base:g} says: "
+        "interpolation divides positions by its factor, and this multiplies",
+        "positions / factor, or inv_freq / factor",
+    ),
+    "upside_down": Fault(
+        "frequencies_of_a_rule",
+        "the fast hands of base {base:g} are slowed by {factor:.4g} and the slow ones "
+        "are kept: a comparison of wavelengths is the wrong way round",
+        "divide the frequencies of wavelengths longer than the trained length",
+    ),
     "positive_power": Fault(
         "frequencies_of_a_rule",
         "the hands get faster from pair to pair: the base has a positive power",
@@ -211,15 +289,88 @@ FAULTS = {
     ),
     "signs_differ": Fault(
         "frequencies_of_a_rule",
-        "hands {hands} turn the other way than hand 0",
+        "hands {hands} turn the other way than the others",
         "one sign for all pairs",
     ),
     # ----------------------------------------------------------------------- positions
     "positions_unused": Fault(
         "identity_at_zero",
-        "the given {given} is not used: a token at 5 is turned as one at 0. Is the "
-        "offset forgotten, or missing in a cache's key?",
+        "the given {given} is not used{missed}: a token at 5 is turned as one at 0. Is "
+        "the offset forgotten, or missing in a cache's key?",
         "row s stands at start + s; cache tables by all that made them",
+    ),
+    "positions_not_followed": Fault(
+        "same_at_any_length",
+        "positions in any other order than 0, 1, 2, ... come out wrong",
+        "look up each token's own position",
+    ),
+    "rows_not_followed": Fault(
+        "same_for_every_head",
+        "positions of their own for each sequence come out wrong",
+        "one row of positions a sequence: (batch, seq)",
+    ),
+    "first_row": Fault(
+        "same_for_every_head",
+        "every sequence of {which} is turned by the first one's positions",
+        "index cos and sin by sequence as well: (batch, seq, r)",
+    ),
+    "other_row": Fault(
+        "same_for_every_head",
+        "every sequence of {which} is turned by the positions of another",
+        "one row of positions a sequence, in the order of the sequences",
+    ),
+    "stuck": Fault(
+        "only_the_difference_counts",
+        "positions {at} and {next} are turned alike: clamped to the end of a table, or "
+        "rounded",
+        "grow the table, or refuse positions past its end; positions in int64",
+    ),
+    "negative_mirrored": Fault(
+        "opposite_turn_undoes",
+        "negative positions of {which} are turned as positive ones",
+        "turn them the other way, or refuse them",
+    ),
+    "first_position": Fault(
+        "same_at_any_length",
+        "{which} uses the first position alone and counts on from there",
+        "look up each token's own position: padded and packed tokens do not count on",
+    ),
+    "counted": Fault(
+        "identity_at_zero",
+        "{which} is turned by 0, 1, 2, ... whatever its positions are",
+        "use the positions that are given",
+    ),
+    "offset_twice": Fault(
+        "turns_add_up",
+        "the offset is counted twice for {which}: token s stands at 2 start + s",
+        "row s stands at start + s: add the start in one place",
+    ),
+    "other_places": Fault(
+        "turns_add_up",
+        "{which} with positions {given} is turned as at {at}",
+        "look up each token's own position",
+    ),
+    "negative_clamped": Fault(
+        "opposite_turn_undoes",
+        "negative positions of {which} are turned as 0",
+        "turn them the other way, or refuse them",
+    ),
+    "negative_wrapped": Fault(
+        "opposite_turn_undoes",
+        "negative positions are not turned the other way: do they index a table from "
+        "its end?",
+        "turn them the other way, or refuse them",
+    ),
+    "reversed": Fault(
+        "only_the_difference_counts",
+        "positions run from the last token to the first, so that tokens move when the "
+        "sequence grows",
+        "count from the first token on",
+    ),
+    "length_moves_tokens": Fault(
+        "same_at_any_length",
+        "where the first token stands depends on the length of the call",
+        "row s stands at start + s, whatever the length",
     ),
     "positions_rounded": Fault(
         "only_the_difference_counts",
@@ -253,6 +404,26 @@ FAULTS = {
         "one fixed origin, whatever the length",
     ),
     # --------------------------------------------------------------- queries and keys
+    "one_forgotten": Fault(
+        "same_for_q_and_k",
+        "{which} comes out as it went in; only {other} turns",
+        "rotate both",
+    ),
+    "q_and_k_swapped": Fault(
+        "same_for_q_and_k",
+        "the rotated k is returned as q, and the rotated q as k",
+        "return (q, k), in this order",
+    ),
+    "one_for_both": Fault(
+        "same_for_q_and_k",
+        "{which} is computed from {other}: {other} is rotated and returned twice",
+        "look for a q that should be a k",
+    ),
+    "crossed": Fault(
+        "same_for_q_and_k",
+        "parts of q and of k are joined crosswise",
+        "join q's two halves, and k's two halves",
+    ),
     "other_pairs": Fault(
         "same_for_q_and_k",
         "q and k are paired differently",

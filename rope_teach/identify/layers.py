@@ -3,7 +3,8 @@
 A module that rotates is one already. A module that makes tables is joined with the
 function that stands beside it in its file. In an attention layer, alone or inside a
 model, x is put in where the projections of queries and keys end, and caught again where
-their product begins; the weights do not matter.
+their product begins; the weights do not matter. All layers of a model are asked in one
+run, and those that answer alike are one kind.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, product
+from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -21,19 +24,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from rope_teach.identify.isolate import isolated
 from rope_teach.identify.probe import TABLES, CannotProbe, Subject, role_of
 
-__all__ = ["as_function"]
+__all__ = ["as_subjects"]
 
 METHODS = ("rotate_queries_or_keys", "rotate_queries_and_keys")
+LATENT = ("kv_a_proj_with_mqa", "kv_b_proj")  # DeepSeek: k in two parts
 PROJECTIONS = (
     ("q_proj", "k_proj"), ("query", "key"), ("wq", "wk"), ("to_q", "to_k"), ("q", "k"),
     ("query_key_value",), ("qkv_proj",), ("Wqkv",), ("c_attn",), ("qkv",),
+    ("q_b_proj", *LATENT), ("q_proj", *LATENT),
 )  # fmt: skip
+LOOK = 48  # tokens of the run that sorts a model's layers into kinds
 
 
-def as_function(thing: Any) -> Subject:
-    """What to call, and what its attributes say about it. ``TypeError`` for a class."""
+def as_subjects(thing: Any) -> list[Subject]:
+    """What to call, and what its attributes say: one for each kind of layer.
+
+    Raises ``TypeError`` for a class, or what cannot be called.
+    """
     if not callable(thing) or inspect.isclass(thing):
         kind = "a class: give an instance of it" if callable(thing) else "not callable"
         raise TypeError(
@@ -41,27 +51,25 @@ def as_function(thing: Any) -> Subject:
         )
     if not isinstance(thing, nn.Module):
         name = getattr(thing, "__qualname__", type(thing).__name__)
-        return Subject(thing, name.rpartition("<locals>.")[2])
+        return [Subject(thing, name.rpartition("<locals>.")[2])]
     tensor = next(chain(thing.parameters(), thing.buffers()), torch.empty(0))
-    layout = getattr(thing, "layout", None)
-    name, width = type(thing).__qualname__, _width(thing)
+    name = type(thing).__qualname__
+    subject = Subject(thing, name, head_dim=_width(thing), device=tensor.device)
     for method in METHODS[getattr(thing, "use_xpos", False) :]:
         if hasattr(thing, method):
-            return Subject(getattr(thing, method), name, width, device=tensor.device)
-    for (path, layer), names in product(thing.named_modules(), PROJECTIONS):
-        projections = [getattr(layer, name, None) for name in names]
-        if all(isinstance(projection, nn.Module) for projection in projections):
-            return Subject(
-                _attention(thing, layer, projections),
-                f"{name}.{path}".rstrip("."),
-                _int(layer, "head_dim", "head_size", "attention_head_size"),
-                dtype=tensor.dtype,
-                device=tensor.device,
-            )
+            return [replace(subject, build=attrgetter(method))]
+    layers = list(_layers(thing))
+    if layers:
+        return _kinds(replace(subject, head_dim=None, dtype=tensor.dtype), layers)
+    subject = replace(subject, layout=getattr(thing, "layout", None))
     apply = getattr(sys.modules[type(thing).__module__], "apply_rotary_pos_emb", None)
-    if apply is not None and not any(thing.children()):
-        return Subject(_joined(thing, apply), name, width, device=tensor.device)
-    return Subject(thing, name, width, layout, device=tensor.device)
+    if apply is None or any(thing.children()):
+        return [subject]
+    joined = replace(subject, layout=None, build=lambda tables: _joined(tables, apply))
+    first = inspect.signature(thing.forward).parameters
+    if "position_ids" in first or "seq_len" in first:  # a maker of tables, by its names
+        return [replace(joined, alternatives=(subject,))]
+    return [replace(subject, alternatives=(joined,))]
 
 
 def _width(module: nn.Module) -> int | None:
@@ -91,14 +99,139 @@ def _joined(tables: nn.Module, apply: Callable[..., Any]) -> Callable[..., Any]:
         return apply_both(q, k, tables(q.shape[-2], device=q.device))
 
     def by_position(q: Tensor, k: Tensor, positions: Tensor) -> Any:
-        takes_x = "position_ids" in takes
-        made = tables(q, positions[None]) if takes_x else tables(positions)
-        return apply_both(q, k, made)
+        if "position_ids" not in takes:
+            return apply_both(q, k, tables(positions))
+        rows = positions if positions.ndim == 2 else positions[None]
+        return apply_both(q, k, tables(q, rows))
 
     return by_length if "seq_len" in takes else by_position
 
 
 # ------------------------------------------------------------------- attention layers
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """An attention layer: its path in the model, and which of its modules project."""
+
+    path: str
+    names: tuple[str, ...]
+    head_dim: int | None
+    heads: tuple[int, int] | None  # of q and k, where they are projected apart
+    parts: tuple[int, int, int] | None = None  # latent: still, turning, compressed
+
+    @property
+    def number(self) -> str:
+        """As people call it: ``"3"`` of ``model.layers.3.self_attn``."""
+        numbers = re.findall(r"\d+", self.path)
+        return numbers[0] if len(numbers) == 1 else self.path
+
+
+def _layers(model: nn.Module) -> Iterator[_Layer]:
+    """All attention layers, each once, in their order."""
+    for path, module in model.named_modules():
+        for names in sorted(PROJECTIONS, key=len, reverse=True):
+            found = [getattr(module, name, None) for name in names]
+            if not all(isinstance(each, nn.Module) for each in found):
+                continue
+            yield (
+                _latent(path, module, names)
+                if names[1:] == LATENT
+                else _plain(path, module, names)
+            )
+            break
+
+
+def _latent(path: str, module: nn.Module, names: tuple[str, ...]) -> _Layer:
+    """DeepSeek's: q and k of a still part and one that turns, the same for all k."""
+    parts = ("qk_nope_head_dim", "qk_rope_head_dim", "kv_lora_rank")
+    still, turning, rank = (_int(module, part) or 0 for part in parts)
+    heads = _outputs(getattr(module, names[0])) // (still + turning)
+    return _Layer(path, names, still + turning, (heads, 1), (still, turning, rank))
+
+
+def _plain(path: str, module: nn.Module, names: tuple[str, ...]) -> _Layer:
+    """Projections of q and of k, or fused ones, of which no head is known."""
+    dim = _int(module, "head_dim", "head_size", "attention_head_size")
+    sizes = [_outputs(getattr(module, name)) for name in names]
+    if not dim or len(names) != 2 or any(size % dim for size in sizes):
+        return _Layer(path, names, dim, None)
+    out = getattr(module, "o_proj", None)
+    gated = isinstance(out, nn.Linear) and sizes[0] == 2 * out.in_features
+    # Gated: each head's queries, and as many gates.
+    queries = sizes[0] // dim // (2 if gated else 1)
+    return _Layer(path, names, dim, (queries, sizes[1] // dim))
+
+
+def _outputs(projection: Any) -> int:
+    """How many features come out; 0 if it does not say."""
+    weight = getattr(projection, "weight", None)
+    return _int(projection, "out_features", "nf") or (
+        0 if weight is None else len(weight)
+    )
+
+
+def _kinds(subject: Subject, layers: list[_Layer]) -> list[Subject]:
+    """One subject for the layers that rotate alike, found out in one run of a copy."""
+    places = _places(inspect.signature(subject.thing.forward).parameters)
+    roles = ["q", "k", *(role_of(place) or "" for place in places)]
+
+    def of(layers: list[_Layer]) -> Subject:
+        layer = layers[0]
+        return replace(
+            subject,
+            name=f"{subject.name}.{layer.path}".rstrip("."),
+            build=lambda model: _attention(model, layer),
+            head_dim=layer.head_dim,
+            layout="bhsd",
+            heads=layer.heads,
+            alike=layer.heads is None,
+            call=", ".join(roles),
+            layers=tuple(each.number for each in layers),
+        )
+
+    if len(layers) == 1:
+        return [replace(of(layers), layers=())]
+    kinds: list[tuple[list[_Layer], Any]] = []
+    copy = isolated(subject.thing)
+    for layer in layers:
+        seen = _first_look(subject, copy, layer)
+        for members, same in kinds:
+            if _equal(seen, same) and members[0].heads == layer.heads:
+                members.append(layer)
+                break
+        else:
+            kinds.append(([layer], seen))
+    subjects = [of(members) for members, _ in kinds]
+    return [replace(each, name=subject.name) for each in subjects]
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if a is None or b is None:
+        return a is b
+    return all(
+        x.shape == y.shape and torch.equal(x, y) for x, y in zip(a, b, strict=True)
+    )
+
+
+def _first_look(
+    subject: Subject, copy: nn.Module, layer: _Layer
+) -> tuple[Tensor, ...] | None:
+    """What a layer makes of one x at a few positions, or None if it says nothing."""
+    dim = layer.head_dim or 64
+    x = torch.randn(1, 1, LOOK, dim, generator=torch.Generator().manual_seed(0))
+    x = x.to(subject.dtype).to(subject.device)
+    hooks: list[Any] = []
+    function = _attention(copy, layer, hooks)
+    rows = torch.arange(LOOK, device=x.device)[None]
+    takes = "positions" in map(role_of, inspect.signature(function).parameters)
+    try:
+        return tuple(out.double().cpu() for out in function(x, x, *[rows][:takes]))
+    except Exception:  # whatever a stranger's model may raise
+        return None
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class _Caught(Exception):
@@ -108,9 +241,9 @@ class _Caught(Exception):
 class _CatchProduct(TorchFunctionMode):
     """Stop at the first product of queries and keys ``(..., seq, head_dim)``."""
 
-    def __init__(self, seq: int, head_dim: int) -> None:
+    def __init__(self, seq: int, head_dim: int, now: dict[str, Any]) -> None:
         super().__init__()
-        self.shape = (seq, head_dim)
+        self.shape, self.now = (seq, head_dim), now
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -124,7 +257,11 @@ class _CatchProduct(TorchFunctionMode):
             operands = args[0], args[1].mT if args[1].ndim > 1 else args[1]
         elif func is torch.einsum:
             operands = _of_einsum(*args)
-        if operands and all(x.shape[-2:] == self.shape for x in operands):
+        if (
+            self.now["inside"]
+            and operands
+            and all(x.shape[-2:] == self.shape for x in operands)
+        ):
             raise _Caught(*operands)
         return func(*args, **kwargs)
 
@@ -152,62 +289,112 @@ def _of_einsum(equation: Any, *given: Any) -> Sequence[Tensor]:
 
 
 def _attention(
-    whole: nn.Module, layer: nn.Module, projections: Sequence[Any]
+    whole: nn.Module, layer: _Layer, hooks: list[Any] | None = None
 ) -> Callable[..., Any]:
     """``whole``, a layer or the model around it, as a function of q and k.
 
-    Both are one tensor: a probe never gives two, and projections may be fused.
+    ``whole`` is a copy: what is not asked for is put out of work in it, and ``hooks``
+    stay.
     """
+    hooks = [] if hooks is None else hooks
     parameters = inspect.signature(whole.forward).parameters
     places = _places(parameters)
-    rotary = _rotary_of(layer) if "position_embeddings" in parameters else None
-    norms = [module for name, module in layer.named_children() if "norm" in name]
-    weight = next(p for p in layer.parameters() if p.ndim == 2)
+    module = whole.get_submodule(layer.path)
+    rotary = _rotary_of(module) if "position_embeddings" in parameters else None
+    projections = [getattr(module, name) for name in layer.names]
+    _idle(whole)
+    weight = next(p for p in module.parameters() if p.ndim == 2)
+    now: dict[str, Any] = {}
+
+    def put(which: int, output: Tensor) -> Tensor:
+        return _projected(layer, which, now["q"], now["k"], output)
+
+    for which, projection in enumerate(projections):
+        hooks += [
+            projection.register_forward_pre_hook(_one_token),
+            projection.register_forward_hook(lambda m, i, out, n=which: put(n, out)),
+        ]
+    hooks += [  # norms of queries and keys are no part of the rotation
+        norm.register_forward_hook(lambda module, given, out: given[0])
+        for name, norm in module.named_children() if "norm" in name
+    ]  # fmt: skip
+    hooks += [module.register_forward_pre_hook(lambda *_: now.update(inside=True))]
 
     def rotation(q: Tensor, k: Tensor, *given: Tensor, **named: Tensor) -> Any:
-        batch, heads, seq, head_dim = q.shape
-
-        def put(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-            own = output.numel() // (batch * head_dim)  # heads of its own
-            x = q[:, :1].transpose(1, 2).expand(-1, -1, own, -1)
-            return x.reshape(batch, seq, *output.shape[2:]).to(output.dtype)
-
-        hidden = weight.new_zeros(batch, seq, weight.shape[-1])
+        batch, _, seq, head_dim = q.shape
+        now.update(q=q, k=k, inside=False)
+        hidden = weight.new_zeros(batch, seq, _hidden_size(whole, weight))
         values = dict(zip(places, given, strict=False)) | named
         arguments = _arguments(parameters, hidden, values, rotary)
-        hooks = [module.register_forward_pre_hook(_one_token) for module in projections]
-        hooks += [module.register_forward_hook(put) for module in projections]
-        hooks += [norm.register_forward_hook(_leave_out) for norm in norms]
         try:
-            with _CatchProduct(seq, head_dim):
+            with _CatchProduct(seq, head_dim, now):
                 whole(**arguments)
         except _Caught as caught:
-            own = [x.numel() // q[:, 0].numel() for x in caught.args]
             return tuple(
-                x.reshape(batch, n, seq, head_dim)[:, torch.arange(heads) % n]
-                for x, n in zip(caught.args, own, strict=True)
+                _as_given(x.reshape(batch, -1, seq, head_dim), own, like)
+                for x, own, like in zip(
+                    caught.args, layer.heads or (None, None), (q, k), strict=True
+                )
             )
-        finally:
-            for hook in hooks:
-                hook.remove()
         raise CannotProbe(
             f"no product of queries and keys (..., {seq}, {head_dim}) was seen"
         )
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    arguments = [inspect.Parameter(name, kind) for name in ("q", "k", *places)]
-    rotation.__signature__ = inspect.Signature(arguments)  # type: ignore[attr-defined]
+    named = [inspect.Parameter(name, kind) for name in ("q", "k", *places)]
+    rotation.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
     return rotation
+
+
+def _projected(
+    layer: _Layer, which: int, q: Tensor, k: Tensor, output: Tensor
+) -> Tensor:
+    """What a projection should have made, so that it is q or k that is rotated."""
+    batch, _, seq, head_dim = q.shape
+    x = k if which and layer.heads else q
+    if layer.parts and which:
+        still, _, rank = layer.parts
+        if which == 1:  # compressed, and the part of k that turns: one head for all
+            x = k[:, :1, :, still:]
+            zeros = x.new_zeros(*x.shape[:-1], rank)
+            return torch.cat([zeros, x], -1)[:, 0].to(output.dtype)
+        own = layer.heads[0] if layer.heads else 1
+        values = output.shape[-1] // own - still
+        x = F.pad(k[..., :still], (0, values))
+        head_dim = still + values
+    own = output.shape[-1] // head_dim
+    x = x[:, torch.arange(own) * x.shape[1] // own].transpose(1, 2)
+    lead = (batch, 1, seq) if output.ndim == 4 else (batch, seq)
+    return x.reshape(*lead, -1).to(output.dtype)
+
+
+def _as_given(x: Tensor, own: int | None, like: Tensor) -> Tensor:
+    """The layer's heads, each once, as many as were given."""
+    if own and x.shape[1] > own:  # repeated for the queries
+        repeats = x.shape[1] // own
+        x = x[:, ::repeats] if torch.equal(x[:, 0], x[:, 1]) else x[:, :own]
+    return x[:, torch.arange(like.shape[1]) % x.shape[1]]
+
+
+def _hidden_size(whole: nn.Module, weight: Tensor) -> int:
+    said = getattr(getattr(whole, "config", None), "hidden_size", None)
+    return said if isinstance(said, int) else weight.shape[-1]
+
+
+def _idle(whole: nn.Module) -> None:
+    """Let the linear maps of a copy return zeros: they cost, and say nothing."""
+    for module in whole.modules():
+        if type(module) is nn.Linear:
+            module.forward = partial(_zeros, module.out_features)  # type: ignore
+
+
+def _zeros(width: int, x: Tensor) -> Tensor:
+    return x.new_zeros(*x.shape[:-1], width)
 
 
 def _one_token(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """A hook: what is replaced by ``put`` need not be computed for every token."""
     return (inputs[0][:, :1], *inputs[1:])
-
-
-def _leave_out(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Any:
-    """A hook: norms of queries and keys are no part of the rotation."""
-    return inputs[0]
 
 
 def _places(parameters: Mapping[str, inspect.Parameter]) -> list[str]:

@@ -1,16 +1,14 @@
-"""Call a function that rotates, whatever its signature: rows in, rotated rows out.
+"""Call a function that rotates, whatever its signature: tokens in, rotated tokens out.
 
-``find`` looks for the way. It asks, in this order: what the caller says
-(``call="q, k, cos, sin"``); the names of the parameters; then, where it does not know
-the names, what works: ``(x)``, ``(x, positions)``, ``(q, k)``, ``(x, start)``,
-``(q, k, positions)``, ``(x, cos, sin)``, ``(q, k, start)``, ``(q, k, cos, sin)``. Each
-is tried with the axes of x in every usual order, until what comes back has the shape of
-x.
+``find`` yields every way that works, likeliest first. It asks what the caller says
+(``call="q, k, cos, sin"``), then the names of the parameters, and then, where names say
+nothing, tries what is usual (``GUESSES``), with the axes of x in every usual order.
 """
 
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -20,35 +18,45 @@ import torch
 from torch import Tensor, nn
 
 from rope_teach.frequencies import inverse_frequencies
+from rope_teach.identify.isolate import isolated
 from rope_teach.pairing import full_table
 from rope_teach.tables import angles
 
-__all__ = ["TABLES", "CannotProbe", "Probe", "Subject", "find", "role_of"]
+__all__ = ["LAYOUTS", "TABLES", "CannotProbe", "Probe", "Subject", "find", "role_of"]
 
-LAYOUTS = ("bhsd", "bshd", "sbhd", "bsd", "sd")  # batch, heads, seq, head_dim
+# Of the axes batch, heads, seq and head_dim.
+LAYOUTS = ("bhsd", "bshd", "sbhd", "bsd", "shd", "hsd", "sd")
 SEQ = 7  # tokens of a first look. Batch, heads and seq all differ, so that none passes
 BATCH, HEADS = 2, 3  # for another, and 7 divides no head_dim
 HEAD_DIMS = (64, 128, 32, 16, 8, 96, 80, 256, 4, 2)
 NAMES = {
     "x": "x t tensor xs",
-    "q": "q query queries xq q_states query_states",
-    "k": "k key keys xk k_states key_states",
+    "q": "q query queries xq q_states query_states query_layer",
+    "k": "k key keys xk k_states key_states key_layer",
+    "v": "v value values",
     "positions": "positions position_ids pos_ids input_pos position pos "
     "token_positions segment_pos",
-    "start": "start offset start_pos seq_offset position_offset start_position",
+    "start": "start offset start_pos seq_offset position_offset start_position step "
+    "cache_position past_length",
     "cos": "cos",  # and as a part of a name: freqs_cos, cos_cached
     "sin": "sin",
-    "phases": "phases freqs_cis freqs_complex",
+    "cos_sin": "",  # by both parts, in their order: cos_sin_cache, sinusoidal_pos
+    "sin_cos": "sinusoidal_pos sinusoidal",
+    "phases": "phases freqs_cis freqs_ci freqs_complex cis",
     "freqs": "freqs rotary_freqs angles",
 }
 ROLES = {name: role for role, names in NAMES.items() for name in names.split()}
-TABLES = {"cos", "sin", "phases", "freqs"}
-GUESSES = (
-    ("x",), ("x", "positions"), ("q", "k"), ("x", "start"), ("q", "k", "positions"),
-    ("x", "cos", "sin"), ("q", "k", "start"), ("q", "k", "cos", "sin"),
-)  # fmt: skip
+TABLES = {"cos", "sin", "cos_sin", "sin_cos", "phases", "freqs"}
+PLACES = {"positions", "start"}
+GUESSES = tuple(tuple(guess.split()) for guess in (
+    "x", "x positions", "q k", "x start", "q k positions", "positions q k",
+    "x cos sin", "x phases", "positions x", "q k start", "q k cos sin", "q k phases",
+    "x freqs", "q k freqs", "x cos_sin", "q k cos_sin", "x sin cos", "q k sin cos",
+    "q k v cos sin",
+))  # fmt: skip
 
 Roles = tuple[tuple[str, str | None], ...]  # of each argument, with its keyword if any
+Maker = Callable[[Tensor], Tensor]
 
 
 class CannotProbe(ValueError):
@@ -57,14 +65,37 @@ class CannotProbe(ValueError):
 
 @dataclass(frozen=True)
 class Subject:
-    """A function, and what is known about it before it is called."""
+    """A function, and what is known about it before it is called.
 
-    function: Callable[..., Any]
+    ``build`` makes the function of a copy of ``thing``. ``heads`` are those of q and of
+    k where the function fixes them. ``alike`` is true where q and k are one tensor, the
+    same in every head. ``layers`` are those of a model that it stands for, and
+    ``alternatives`` what else may be meant.
+    """
+
+    thing: Any
     name: str
+    build: Callable[[Any], Callable[..., Any]] = lambda thing: thing
     head_dim: int | None = None
     layout: str | None = None
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    heads: tuple[int, int] | None = None
+    alike: bool = False
+    arrays: bool = False
+    call: str | None = None
+    layers: tuple[str, ...] = ()
+    alternatives: tuple[Subject, ...] = ()
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether there is anything that a call could change, such as a table."""
+        return isolated(self.thing) is not self.thing
+
+    def fresh(self) -> Callable[..., Any]:
+        """The function, over a copy of all that it can change."""
+        function = self.build(isolated(self.thing))
+        return _with_arrays(function) if self.arrays else function
 
 
 @dataclass(frozen=True)
@@ -72,24 +103,31 @@ class Probe:
     """One way to call a function that rotates.
 
     ``layout`` is the order of the axes of x. ``table`` says how cos and sin are
-    repeated where they are arguments, and ``table_axes`` how many axes they have.
+    repeated where they are arguments, and ``table_axes`` how many axes they have;
+    ``order`` puts reordered outputs back.
     """
 
     subject: Subject
+    function: Callable[..., Any]
     roles: Roles
     head_dim: int
     layout: str
-    layout_given: bool = False
     heads: int = HEADS
     position_axes: int = 1
     table: str = "none"
     table_axes: int = 3
+    order: Tensor | None = None
     faults: set[str] = field(default_factory=set)  # "overwritten": x was, in a call
 
     @property
     def names(self) -> tuple[str, ...]:
         """What the function is called with: ``("q", "k", "positions")``."""
         return tuple(role for role, _ in self.roles)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What comes out rotated: ``("x",)``, or ``("q", "k")``."""
+        return tuple(role for role in self.names if role in "xqk")
 
     @property
     def noise(self) -> float:
@@ -102,14 +140,22 @@ class Probe:
         return bool(TABLES & set(self.names))
 
     @property
-    def takes_rows(self) -> bool:
-        """Whether positions or tables, one row a token, say which axis is theirs."""
-        return self.takes_tables or "positions" in self.names
-
-    @property
     def takes_positions(self) -> bool:
         """Whether a token can be put at any position; else row s is position s."""
-        return self.takes_rows or "start" in self.names
+        return self.takes_tables or bool(PLACES & set(self.names))
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Sequences and heads of a call that has several of each."""
+        return (
+            BATCH if "b" in self.layout else 1,
+            self.heads if "h" in self.layout else 1,
+        )
+
+    def renewed(self, **changes: Any) -> Probe:
+        """The same way to call a new copy."""
+        made = replace(self, **changes)
+        return replace(made, function=made.subject.fresh(), faults=set())
 
     def rows(self, x: Tensor, start: int = 0) -> tuple[Tensor, ...]:
         """Rotate ``x`` ``(seq, head_dim)``, whose first row stands at ``start``.
@@ -117,71 +163,114 @@ class Probe:
         One float64 tensor of that shape for each output: of x, or of q and of k. Only
         a function that ``takes_positions`` can start elsewhere than at 0.
         """
-        try:
-            outputs = self._run(self._laid_out(x, 1, 1), start)
-        except Exception as error:  # whatever a stranger's code may raise
-            raise CannotProbe(
-                f"{len(x)} tokens from position {start} on made it fail with "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        return tuple(out.reshape(x.shape) for out in outputs)
+        outputs = self.run([x[None, None]] * 2, torch.arange(start, start + len(x)))
+        return tuple(out[0, 0] for out in outputs)
 
-    def trial(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Rotate ``x`` ``(7, head_dim)`` in several heads and sequences, all alike.
+    def run(
+        self, given: list[Tensor], positions: Tensor, view: Maker = lambda x: x
+    ) -> tuple[Tensor, ...]:
+        """Rotate x, or q and k, each ``(batch, heads, seq, head_dim)``.
 
-        The outputs keep all axes, in the order of ``layout``.
+        ``positions`` are ``(seq,)`` or ``(batch, seq)``; ``view`` lays a tensor out in
+        memory anew. Outputs have the shape of the inputs, in float64. Whatever the
+        function raises becomes :class:`CannotProbe`.
         """
-        return self._run(self._laid_out(x, BATCH, self.heads), 0)
-
-    def _laid_out(self, rows: Tensor, batch: int, heads: int) -> Tensor:
-        sizes = {"b": batch, "h": heads, "s": len(rows), "d": self.head_dim}
-        along = rows.reshape([sizes[a] if a in "sd" else 1 for a in self.layout])
-        whole = along.expand([sizes[a] for a in self.layout]).contiguous()
-        return whole.to(dtype=self.subject.dtype, device=self.subject.device)
+        try:
+            return self._run(given, positions, view)
+        except CannotProbe:
+            raise
+        except (Exception, SystemExit) as error:  # whatever a stranger's code may do
+            first = int(positions.flatten()[0]) if positions.numel() else 0
+            raise CannotProbe(
+                f"{positions.shape[-1]} tokens from position {first} on made it fail "
+                f"with {type(error).__name__}: {error}"
+            ) from error
 
     @torch.no_grad()
-    def _run(self, x: Tensor, start: int) -> tuple[Tensor, ...]:
-        """Call the function on ``x`` in its layout; the outputs, in float64."""
-        values = self._values(x, start)
+    def _run(
+        self, given: list[Tensor], positions: Tensor, view: Maker
+    ) -> tuple[Tensor, ...]:
+        dtype, device = self.subject.dtype, self.subject.device
+        laid = [view(self._laid_out(x).to(device, dtype).clone()) for x in given]
+        values = self._values(laid[0], positions)
+        values |= {"x": laid[0], "q": laid[0], "k": laid[-1], "v": laid[-1].clone()}
+        if len(self.inputs) == 2 and laid[0] is laid[-1]:
+            values["k"] = laid[0].clone()
+        inputs = [values[role] for role in self.inputs]
+        before = [x.clone() for x in inputs]
         plain = [values[role] for role, keyword in self.roles if keyword is None]
         named = {keyword: values[role] for role, keyword in self.roles if keyword}
-        result = self.subject.function(*plain, **named)
-        inputs = [values[role] for role in "xqk" if role in self.names]
-        if any(not torch.equal(given, x) for given in inputs):
+        result = self.function(*plain, **named)
+        overwritten = not all(map(torch.equal, inputs, before))
+        if overwritten:
             self.faults.add("overwritten")
-        if result is None and self.faults:
+        if result is None and "overwritten" in self.faults:
             result = inputs
-        wanted = len(inputs)
         outputs = result if isinstance(result, (tuple, list)) else (result,)
-        shapes = [tuple(x.shape) for x in outputs if isinstance(x, Tensor)][:wanted]
-        if shapes != [tuple(x.shape)] * wanted:
+        outputs = [x for x in outputs if isinstance(x, Tensor)][: len(inputs)]
+        wanted = [tuple(x.shape) for x in inputs]
+        shapes = [tuple(x.shape) for x in outputs]
+        if shapes != wanted:
+            said = " and ".join(map(str, dict.fromkeys(wanted)))
             raise CannotProbe(
-                f"it must return {wanted} of shape {tuple(x.shape)}, it returned "
+                f"it must return {len(wanted)} of shape {said}, it returned "
                 f"{shapes or type(result).__name__}"
             )
-        return tuple(out.to("cpu", torch.float64) for out in outputs[:wanted])
+        return tuple(self._taken_up(out.to("cpu", torch.float64)) for out in outputs)
 
-    def _values(self, x: Tensor, start: int) -> dict[str, Any]:
-        """A value for every role."""
-        seq = x.shape[self.layout.index("s")]
-        positions = torch.arange(start, start + seq, device=x.device)
-        values: dict[str, Any] = {role: x.clone() for role in "xqk"}
-        values["start"] = start
-        values["positions"] = positions if self.position_axes == 1 else positions[None]
+    def _laid_out(self, x: Tensor) -> Tensor:
+        """``(batch, heads, seq, head_dim)`` in the layout; what it lacks must be 1."""
+        drop = [i for i, axis in enumerate("bhsd") if axis not in self.layout]
+        kept = [axis for axis in "bhsd" if axis in self.layout]
+        x = x.squeeze(drop) if drop else x
+        return x.permute([kept.index(axis) for axis in self.layout]).contiguous()
+
+    def _taken_up(self, out: Tensor) -> Tensor:
+        """The way back from the layout, and to the order of the inputs."""
+        kept = [axis for axis in "bhsd" if axis in self.layout]
+        out = out.permute([self.layout.index(axis) for axis in kept])
+        for i, axis in enumerate("bhsd"):
+            out = out if axis in self.layout else out.unsqueeze(i)
+        return out if self.order is None else out[..., self.order]
+
+    def _values(self, x: Tensor, positions: Tensor) -> dict[str, Any]:
+        """A value for the roles that say where tokens are."""
+        if positions.ndim == 1 and self.position_axes == 2:
+            positions = positions[None]
+        positions = positions.to(x.device)
+        values = {"start": int(positions.flatten()[0]), "positions": positions}
         if not self.takes_tables:
             return values
         if "positions" in self.names:  # they are rows of the tables
-            positions = torch.arange(start + seq, device=x.device)
+            positions = torch.arange(int(positions.max()) + 1, device=x.device)
         table = angles(positions, inverse_frequencies(self.head_dim))
+        wide = table
         if self.table in ("half", "interleaved"):
-            table = full_table(table, self.table)  # type: ignore[arg-type]
-        shape = {3: (1, *table.shape), 2: tuple(table.shape)}
-        sizes = {"s": len(table), "d": table.shape[-1]}
-        aligned = tuple(sizes.get(axis, 1) for axis in self.layout)
-        table = table.reshape(shape.get(self.table_axes, aligned))
-        cos, sin = table.cos().to(x.dtype), table.sin().to(x.dtype)
-        phases = torch.polar(torch.ones_like(table), table).to(torch.complex64)
-        return values | {"cos": cos, "sin": sin, "phases": phases, "freqs": table}
+            wide = full_table(table, self.table)  # type: ignore[arg-type]
+        shaped = self._table_shape
+        cos, sin = (shaped(part).to(x.dtype) for part in (wide.cos(), wide.sin()))
+        return values | {
+            "cos": cos,
+            "sin": sin,
+            "cos_sin": shaped(torch.cat([table.cos(), table.sin()], -1)).to(x.dtype),
+            "sin_cos": shaped(torch.cat([table.sin(), table.cos()], -1)).to(x.dtype),
+            "phases": shaped(
+                torch.polar(torch.ones_like(table), table).to(torch.complex64)
+            ),
+            "freqs": shaped(wide),
+        }
+
+    def _table_shape(self, table: Tensor) -> Tensor:
+        """``(seq, r)`` or ``(batch, seq, r)``, with as many axes as it takes."""
+        if self.table_axes == 2:
+            return table
+        table = table if table.ndim == 3 else table[None]
+        if self.table_axes == 3:
+            return table
+        kept = [axis for axis in "bsd" if axis in self.layout]
+        table = table if "b" in self.layout else table[0]
+        table = table.permute([kept.index(axis) for axis in self.layout if axis != "h"])
+        return table.unsqueeze(self.layout.index("h")) if "h" in self.layout else table
 
 
 # ------------------------------------------------------------------ finding the call
@@ -194,31 +283,37 @@ def find(
     head_dim: int | None = None,
     layout: str | None = None,
     dtype: torch.dtype | None = None,
-) -> list[Probe]:
-    """All ways to call ``subject`` that differ in nothing but how its tables repeat.
+) -> Iterator[Probe]:
+    """Every way to call ``subject`` that runs and keeps shapes, likeliest first.
 
-    The first is the one to take, unless its tables do not fit. Raises
-    :class:`CannotProbe` if no call works.
+    Of several widths of a head, only the first that works is tried with each set of
+    roles. Raises :class:`CannotProbe` if no call works.
     """
     if layout not in (None, *LAYOUTS):
         raise ValueError(f"layout must be one of {LAYOUTS}, got {layout!r}")
     subject = replace(subject, dtype=dtype or subject.dtype)
-    in_numpy = replace(subject, function=_with_arrays(subject.function))
+    possible = list(_possible_roles(subject.fresh(), call or subject.call))
     errors: list[tuple[Probe, Exception]] = []
-    possible = list(_possible_roles(subject.function, call))
-    for either, roles in product((subject, in_numpy), possible):
-        found: list[Probe] = []
-        for probe in _forms(either, roles, head_dim, layout):
-            if found and replace(found[0], table=probe.table) != probe:
+    found = False
+    for arrays, roles in product((False, True), possible):
+        if arrays and found:
+            return
+        width = None
+        for probe in _forms(replace(subject, arrays=arrays), roles, head_dim, layout):
+            if width not in (None, probe.head_dim):
                 continue
             try:
-                probe.trial(torch.ones(SEQ, probe.head_dim))
-                found.append(probe)
-            except Exception as error:  # whatever a stranger's code may raise
+                x = torch.ones(*probe.sizes, SEQ, probe.head_dim)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # a guess may well be warned of
+                    probe.run([x, x], torch.arange(SEQ))
+            except CannotProbe as error:
                 errors.append((probe, error))
-        if found:
-            return found
-    raise _no_call(errors)
+            else:
+                width, found = probe.head_dim, True
+                yield probe.renewed()
+    if not found:
+        raise _no_call(errors)
 
 
 def _no_call(errors: list[tuple[Probe, Exception]]) -> CannotProbe:
@@ -233,9 +328,8 @@ def _no_call(errors: list[tuple[Probe, Exception]]) -> CannotProbe:
     probe, first = errors[0]
     return CannotProbe(
         f"no call worked; tried {' '.join(tried)}. The first, with head_dim="
-        f"{probe.head_dim} and layout={probe.layout!r}, failed with "
-        f"{type(first).__name__}: {first}. You can say how to call it, "
-        f'call="q, k, cos, sin", head_dim=..., layout=..., or {wrap}'
+        f"{probe.head_dim} and layout={probe.layout!r}: {first}. You can say how to "
+        f'call it, call="q, k, cos, sin", head_dim=..., layout=..., or {wrap}'
     )
 
 
@@ -262,17 +356,18 @@ def _forms(
     names = {role for role, _ in roles}
     width = head_dim or subject.head_dim
     known = layout or subject.layout
-    for dim, heads, axes, position_axes, table_axes, table in product(
+    repeated = names & {"cos", "sin", "freqs"}
+    for dim, axes, heads, position_axes, table_axes, table in product(
         HEAD_DIMS if width is None else (width,),
-        # Positions laid along the heads need as many heads as tokens to run at all.
-        (HEADS,) if layout is None else (HEADS, SEQ),
         LAYOUTS if known is None else (known,),
+        # Positions laid along the heads need as many heads as tokens to run at all.
+        (HEADS, SEQ) if layout and subject.heads is None else (HEADS,),
         (1, 2) if "positions" in names else (1,),
         (3, 2, 4) if names & TABLES else (3,),
-        ("half", "interleaved", "one a pair") if names & TABLES else ("none",),
+        ("half", "interleaved", "one a pair") if repeated else ("none",),
     ):
         yield Probe(
-            subject, roles, dim, axes, known is not None, heads, position_axes, table,
+            subject, subject.fresh(), roles, dim, axes, heads, position_axes, table,
             table_axes,
         )  # fmt: skip
 
@@ -282,40 +377,67 @@ def _possible_roles(function: Callable[..., Any], call: str | None) -> Iterator[
     if call is not None:
         names = [name.strip() for name in call.split(",")]
         unknown = [name for name in names if name not in NAMES]
-        if unknown:
-            raise ValueError(f"call may name {', '.join(NAMES)}; got {unknown}")
+        if unknown or not {"x", "q", "k"} & set(names):
+            raise ValueError(
+                f"call may name {', '.join(NAMES)}, with x, q or k among them; got "
+                f"{unknown or names}"
+            )
         yield tuple((name, None) for name in names)
         return
-    forward = function.forward if isinstance(function, nn.Module) else function
-    try:
-        signature = inspect.signature(forward)
-    except (TypeError, ValueError):  # of a builtin
-        signature = inspect.Signature(
-            [inspect.Parameter("arguments", inspect.Parameter.VAR_POSITIONAL)]
-        )
-    named = _roles_by_name(signature)
+    signature = _signature(function)
+    seen: dict[Roles, None] = {}
+    named = _roles_by_name(signature, PLACES)
     if named:
         required = tuple(role for role in named if role[1] is None)
-        yield from dict.fromkeys(
-            roles for roles in (named, required) if {"x", "q"} & set(dict(roles))
-        )
-        return
+        seen |= dict.fromkeys((named, required))
+        seen |= dict.fromkeys([_roles_by_name(signature, TABLES) or named])
     for guess in GUESSES:
-        try:
-            signature.bind(*guess)
-        except TypeError:
-            continue
-        yield tuple((role, None) for role in guess)
+        if _agrees(signature, guess):
+            seen.setdefault(tuple((role, None) for role in guess))
+    yield from (roles for roles in seen if {"x", "q"} & set(dict(roles)))
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    forward = function.forward if isinstance(function, nn.Module) else function
+    try:
+        return inspect.signature(forward)
+    except (TypeError, ValueError):  # of a builtin
+        kind = inspect.Parameter.VAR_POSITIONAL
+        return inspect.Signature([inspect.Parameter("arguments", kind)])
+
+
+def _agrees(signature: inspect.Signature, guess: tuple[str, ...]) -> bool:
+    """Whether it can be called so, and no parameter's name says otherwise."""
+    try:
+        bound = signature.bind(*guess).arguments
+    except TypeError:
+        return False
+    said = ((role_of(name), role) for name, role in bound.items())
+    return all(
+        name is None or not isinstance(role, str) or _class(name) == _class(role)
+        for name, role in said
+    )
+
+
+def _class(role: str) -> int | str:
+    """Names are loose: x may be a q, one table another, and a start a position."""
+    loose = {"x", "q"}, TABLES - {"cos", "sin"}, PLACES
+    return next((i for i, roles in enumerate(loose) if role in roles), role)
 
 
 def role_of(name: str) -> str | None:
     """What a parameter of this name is, or None if the name says nothing."""
-    parts = {"cos", "sin"} & set(name.split("_"))
-    return parts.pop() if len(parts) == 1 else ROLES.get(name)
+    parts = [part for part in name.split("_") if part in ("cos", "sin")]
+    if parts in (["cos"], ["sin"], ["cos", "sin"], ["sin", "cos"]):
+        return "_".join(parts)
+    return ROLES.get(name)
 
 
-def _roles_by_name(signature: inspect.Signature) -> Roles | None:
-    """Roles of the parameters, the optional ones by keyword; None if one is strange."""
+def _roles_by_name(signature: inspect.Signature, wanted: set[str]) -> Roles | None:
+    """Roles of the parameters, the optional ones by keyword; None if one is strange.
+
+    Of the optional ones, k is taken beside q, and what is ``wanted``.
+    """
     roles: dict[str, str | None] = {}
     for name, parameter in signature.parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -325,6 +447,8 @@ def _roles_by_name(signature: inspect.Signature) -> Roles | None:
             if role is None or role in roles:
                 return None
             roles[role] = name if parameter.kind is parameter.KEYWORD_ONLY else None
-        elif role in ("positions", "start") and not {"positions", *TABLES} & set(roles):
+        elif role == "k" and "q" in roles:
+            roles[role] = name
+        elif role in wanted and not (PLACES | TABLES - wanted) & set(roles):
             roles[role] = name
     return tuple(roles.items()) or None

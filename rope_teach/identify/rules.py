@@ -17,8 +17,9 @@ from torch import Tensor
 
 from rope_teach import frequencies
 from rope_teach.frequencies import inverse_frequencies
+from rope_teach.laws import LENGTHS
 
-__all__ = ["Rule", "recognize", "too_fast"]
+__all__ = ["BASES", "Rule", "recognize", "too_fast"]
 
 # What published models use, likeliest first.
 BASES = (1e4, 5e5, 1e6, 1e5, 1.5e5, 5e6, 1e7, 1e3)
@@ -28,7 +29,6 @@ BLENDS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("yarn", {"truncate": False}),
     ("yarn", {"ramp": "paper"}),
 )
-LENGTHS = [n * 2**k for n in (1, 3) for k in range(4, 21)] + [1_000, 2_000, 10_000]
 CLOSE = 1e-5  # relative; float32 is off by 1e-7, bfloat16 by 4e-3
 
 
@@ -59,18 +59,34 @@ def recognize(
     """
     if len(speeds) == 1:
         return _one_pair(speeds)
-    rule = (
+    return (
         _one_ratio(speeds, rotary_dim, head_dim, slack)
         or too_fast(speeds)
         or _blended(speeds, rotary_dim, slack)
-        or _cast(speeds, rotary_dim, slack)
+        or _cast(speeds, rotary_dim, head_dim, slack)
+        or _unknown(speeds, rotary_dim)
     )
-    if rule is not None:
-        return rule
+
+
+def _unknown(speeds: Tensor, rotary_dim: int) -> Rule:
+    """No rule of ours: learned, searched, or a rule that went wrong in a known way."""
     note = (
         "the speeds follow no known rule: searched for each hand (LongRoPE), learned, "
         "or of your own; inv_freq has them"
     )
+    for base in BASES if 2 * len(speeds) == rotary_dim else ():
+        slower = inverse_frequencies(rotary_dim, base) / speeds
+        if _equal(slower[-1], slower.new_tensor(1.0)) and slower.min() > 1 - CLOSE:
+            factor = float(slower[0])
+            if factor > 1.5 and ((slower - 1).abs() < CLOSE).sum() > 1:
+                values = {"base": base, "factor": factor}
+                return Rule(speeds, base, fault="upside_down", values=values)
+        if slower.max() < 1 + CLOSE and _equal(slower[0], slower.new_tensor(1.0)):
+            note += (
+                f". No hand is slower than base {base:g} has it, and rules for longer "
+                "context only slow hands: are factors multiplied that should divide?"
+            )
+            break
     return Rule(speeds, scaling="unknown", notes=(note,))
 
 
@@ -92,9 +108,9 @@ def _one_ratio(
     fitted = (start - step * pair).exp()
     if not _equal(speeds, fitted, slack):
         return None
-    base = _round_base(math.exp(step * rotary_dim / 2), rotary_dim * slack)
+    base = _round_base(math.exp(min(step * rotary_dim / 2, 700)), rotary_dim * slack)
     factor = _snap(math.exp(-start), slack)
-    if step < 0:
+    if step < -CLOSE:  # else all hands turn at one speed
         return Rule(speeds, _round_base(1 / base), fault="positive_power")
     exact = base ** (-2 * pair / rotary_dim) / factor
     exact = exact if _equal(exact, speeds, slack) else fitted
@@ -103,8 +119,15 @@ def _one_ratio(
     if math.isclose(factor, 0.5, rel_tol=CLOSE):
         return Rule(exact, base, fault="rotated_twice")
     scaling, parameters, notes = None, {}, _other_names(base, rotary_dim)
-    if 2 * len(speeds) < rotary_dim:
+    missing = rotary_dim // 2 - len(speeds)
+    if missing:
         scaling, parameters = "proportional", {"fraction": 2 * len(speeds) / rotary_dim}
+        notes += (
+            "one pair alone is not turned: is the last left out by a slice?"
+            if missing == 1
+            else "the slowest hands stand still, as p-RoPE has it, or partial rotary "
+            "whose pairs and exponent run over the whole head",
+        )
     elif rotary_dim < head_dim and base not in BASES:
         whole = _round_base(base ** (head_dim / rotary_dim))
         if whole in BASES:
@@ -118,6 +141,11 @@ def _one_ratio(
     if factor != 1:
         scaling = scaling or "position_interpolation"
         parameters |= {"factor": factor}
+        if any(f"NTK-aware scaling by {factor:g} " in note for note in notes):
+            notes += (
+                f"the base grew by NTK-aware scaling and positions are divided, both "
+                f"by {factor:g}: one of the two was meant",
+            )
     return Rule(exact, base, scaling, parameters, notes)
 
 
@@ -125,6 +153,27 @@ def _other_names(base: float, rotary_dim: int) -> tuple[str, ...]:
     """Other readings of a base that no published model uses."""
     if base in BASES:
         return ()
+    if base < 2:
+        return (
+            f"base {base:.4g} gives all hands nearly one speed: is there // for / in "
+            "the exponent, or are base and dim swapped?",
+        )
+    if base > 1e100:
+        return (f"base {base:.4g} leaves one hand that turns: look at the exponent",)
+    for common in BASES:
+        if math.isclose(base, 2 ** math.log(common), rel_tol=CLOSE):
+            return (
+                f"base {base:.7g} is 2 ** ln({common:g}): exp2 where exp was meant?",
+            )
+        if math.isclose(base, math.log(common), rel_tol=CLOSE):
+            return (
+                f"base {base:.7g} is ln({common:g}): was its logarithm taken twice?",
+            )
+    if _round_base(base**0.5) in (1e4, 5e5, 1e6) and base > 1e7:
+        return (
+            f"base {base:g} is the square of {base**0.5:g}: does the exponent run over "
+            "4i/d where 2i/d was meant?",
+        )
     if _round_base(base**2) in BASES:
         return (
             f"base {base:g} is the square root of {base**2:g}: do the frequencies run "
@@ -138,6 +187,11 @@ def _other_names(base: float, rotary_dim: int) -> tuple[str, ...]:
                 f"base {base:.7g} is what NTK-aware scaling by {near:g} makes of "
                 f"{common:g}: one function, two names",
             )
+    if base != float(f"{base:.2g}"):
+        return (
+            f"base {base:.7g} is none that we know of, and no round number: look at "
+            "the exponent",
+        )
     return ()
 
 
@@ -149,6 +203,10 @@ def too_fast(speeds: Tensor) -> Rule | None:
             return Rule(1 / falling, base, fault="positive_power")
         if _equal_turns(speeds, falling * 180 / math.pi):
             return Rule(falling * 180 / math.pi, base, fault="degrees")
+        factor = round(2 * float(speeds[-1].abs() / falling[-1])) / 2
+        if factor > 2 and _equal_turns(speeds, factor * falling):
+            values = {"factor": factor, "base": base}
+            return Rule(factor * falling, base, fault="multiplied", values=values)
     if speeds.abs().max() > 2:  # the rules' fastest hand turns by 1
         return Rule(speeds, fault="for_pixels")
     return None
@@ -175,15 +233,25 @@ def _blended(speeds: Tensor, rotary_dim: int, slack: float) -> Rule | None:
     return None
 
 
-def _cast(speeds: Tensor, rotary_dim: int, slack: float) -> Rule | None:
-    """A table of a base that was rounded by ``.bfloat16()`` or ``.half()``."""
-    guess = math.exp(_line(speeds)[1] * rotary_dim / 2)
-    near = [float(f"{guess:.{digits}e}") for digits in range(3)]
-    for base, dtype in product((*BASES, *near), (torch.bfloat16, torch.float16)):
-        cast = inverse_frequencies(rotary_dim, base)[: len(speeds)].to(dtype).double()
-        if _equal(cast, speeds, slack):
-            values = {"dtype": str(dtype).removeprefix("torch.")}
-            return Rule(cast, base, fault="frequencies_cast", values=values)
+def _cast(speeds: Tensor, rotary_dim: int, head_dim: int, slack: float) -> Rule | None:
+    """Speeds that 16 bits hold exactly, whatever rule they had before the cast."""
+    for dtype in (torch.bfloat16, torch.float16):
+        cast = speeds.to(dtype).double()
+        step = torch.finfo(dtype).eps * speeds
+        told = (4 * slack < step / 4) & (speeds.log2() % 1 != 0)
+        if told.sum() < 3 or not _equal(cast[told], speeds[told], slack):
+            continue
+        guess = math.exp(min(_line(speeds)[1] * rotary_dim / 2, 700))
+        near = [float(f"{guess:.{digits}e}") for digits in range(3)]
+        base = None
+        for base in (*BASES, *near):
+            plain = inverse_frequencies(rotary_dim, base)[: len(speeds)].to(dtype)
+            if _equal(plain.double(), speeds, slack):
+                break
+        else:
+            base = None
+        values = {"dtype": str(dtype).removeprefix("torch.")}
+        return Rule(speeds, base, fault="frequencies_cast", values=values)
     return None
 
 

@@ -34,7 +34,7 @@ from rope_teach.checks import (
 from rope_teach.ops import cpu
 from rope_teach.rotation import rotate_pairs
 
-__all__ = ["cos_sin", "normalise_and_rotate", "rotate", "rotate_together"]
+__all__ = ["cos_sin", "rotate", "rotate_together"]
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None  # looked up, not imported
 
@@ -135,15 +135,15 @@ def rotate_together(
     """
     how = pairing, layout, inverse
     compiling = torch.compiler.is_compiling()
-    plain = all(type(x) in PLAIN for x in xs)  # a subclass follows each step
-    learned = _ask_for_gradient((cos, sin))
-    if _ask_for_gradient(xs) or (learned and out is not None):
+    plain = all(type(x) in PLAIN for x in (*xs, cos))  # a subclass follows each step
+    learned = ask_for_gradient((cos, sin))
+    if ask_for_gradient(xs) or (learned and out is not None):
         if out is not None:
             raise RuntimeError(
                 "out= takes no gradient, as in all of torch: call without out=, or "
                 "inside torch.no_grad()"
             )
-        if not learned and (plain or compiling):
+        if not learned and (plain or compiling) and not takes_kernels(xs[0]):
             return _differentiated(xs, cos, sin, how)
     if learned or not (plain or compiling):
         return _by_formula(xs, cos, sin, *how, out=out)
@@ -159,8 +159,9 @@ def rotate_together(
 
 
 def _are_on_cpu(xs: Sequence[Tensor], cos: Tensor) -> bool:
-    """Whether all is in a CPU's memory, and in no batch of a transform."""
-    if not cos.is_cpu:
+    """Whether all is in a CPU's memory, in no batch of a transform and no trace."""
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if tracing or not cos.is_cpu:
         return False
     try:
         cos.data_ptr()
@@ -174,7 +175,7 @@ def _are_on_cpu(xs: Sequence[Tensor], cos: Tensor) -> bool:
 PLAIN = (Tensor, nn.Parameter)
 
 
-def _ask_for_gradient(tensors: Sequence[Tensor]) -> bool:
+def ask_for_gradient(tensors: Sequence[Tensor]) -> bool:
     """Whether backward or forward mode will ask how a result depends on one of them."""
     recording = torch.is_grad_enabled()
     for x in tensors:
@@ -207,31 +208,10 @@ def cos_sin(
     """
     arguments = positions, inv_freq, factor, first, sign, count
     if torch.compiler.is_compiling():
-        road = _rows_on_cuda if _takes_kernels(positions) else _rows
+        road = _rows_on_cuda if takes_kernels(positions) else _rows
     else:
         road = COS_SIN if type(positions) in PLAIN else _rows
     return road(*arguments)
-
-
-def normalise_and_rotate(
-    q: Tensor,
-    k: Tensor,
-    norms: tuple[nn.Module, nn.Module],
-    cos: Tensor,
-    sin: Tensor,
-    pairing: Pairing,
-    layout: Layout,
-) -> tuple[Tensor, Tensor] | None:
-    """Norm and rotation in one kernel, or None where there is none for these inputs."""
-    recorded = torch.compiler.is_compiling() and not _takes_kernels(q)
-    if not (HAS_TRITON and q.is_cuda) or recorded or not {type(q), type(k)} <= {*PLAIN}:
-        return None
-    with torch.no_grad():  # the kernels have a backward, and no forward mode
-        if _ask_for_gradient((q, k)):
-            return None
-    from rope_teach.ops import norm  # its kernels are loaded only when norms are given
-
-    return norm.normalise_and_rotate(q, k, norms, cos, sin, pairing, layout)
 
 
 # --------------------------------------------------------------- gradients, transforms
@@ -325,8 +305,12 @@ def _compiled(
     xs: Sequence[Tensor], *rest: Any, out: Sequence[Tensor] | None = None
 ) -> Sequence[Tensor]:
     """What torch's compiler sees: the kernel on CUDA, else the formula, to be fused."""
-    road = _on_cuda if _takes_kernels(xs[0]) else _by_formula
-    return road(xs, *rest, out=out)
+    if not takes_kernels(xs[0]):
+        return _by_formula(xs, *rest, out=out)
+    turned: list[Tensor] = _kernels().compiled(list(xs), *rest)
+    if out is None:
+        return turned
+    return [into.copy_(result) for into, result in zip(out, turned, strict=True)]
 
 
 def _rows(
@@ -356,7 +340,7 @@ def _rows_on_meta(
     return inv_freq.new_empty(*shape, 2, inv_freq.shape[-1], dtype=torch.float32)
 
 
-def _takes_kernels(x: Tensor) -> bool:
+def takes_kernels(x: Tensor) -> bool:
     """Whether torch's compiler is tracing, and takes a Triton kernel as it is."""
     on_cuda = x.device.type == "cuda"
     return HAS_TRITON and on_cuda and torch.compiler.is_dynamo_compiling()

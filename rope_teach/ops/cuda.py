@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from rope_teach.checks import Layout, Pairing, axes_of
+from rope_teach.rotation import rotate_pairs
 
 __all__ = ["cos_sin", "rotate"]
 
@@ -176,6 +177,43 @@ class Plan(NamedTuple):
     warps: int
 
 
+class Launch:
+    """One plan's launches. Triton works each one out anew, which takes the host as long
+    as a copy; what it has compiled for aligned tensors can be launched as it is."""
+
+    def __init__(self, plan: Plan, pairing: Pairing, inverse: bool) -> None:
+        self.plan = plan
+        own = {"INTERLEAVED": pairing == "interleaved", "BACK": inverse}
+        self.choices = {name: (plan.choices | own)[name] for name in CHOICES}
+        self.constants = (*plan.numbers, *self.choices.values())
+        self.compiled: dict[int, Any] = {}  # by device
+
+    def __call__(self, *tensors: Tensor) -> None:
+        if self.plan.grid[0] * self.plan.grid[1] == 0:
+            return
+        device, places = tensors[0].get_device(), 0
+        for x in tensors:
+            places |= x.data_ptr()
+        compiled = self.compiled.get(device) if places % 16 == 0 else None
+        if compiled is not None:
+            compiled[self.plan.grid](*tensors, *self.constants)
+            return
+        compiled = _rotate_token[self.plan.grid](
+            *tensors, *self.plan.numbers, **self.choices, num_warps=self.plan.warps
+        )
+        if (
+            places % 16 == 0 and compiled is not None
+        ):  # the interpreter compiles nothing
+            self.compiled[device] = compiled
+
+
+# The kernel's choices, in its order.
+CHOICES = (
+    "HEAD_DIM", "PAIRS", "WIDTH", "HEADS", "INTERLEAVED", "TAIL", "BACK", "SHARES",
+    "Q_SHARES",
+)  # fmt: skip
+
+
 def rotate(
     xs: Sequence[Tensor],
     cos: Tensor,
@@ -193,27 +231,86 @@ def rotate(
     """
     if cos.stride() != sin.stride():
         cos, sin = cos.contiguous(), sin.contiguous()
-    plan = plan_of(xs, out, cos, layout)
-    if plan is None:
+    launch = _known_launch(_forms(xs, out, cos), layout, pairing, inverse)
+    if launch is None:
         return False
-    # Where only the data tell a size, a compiler takes it for more than nothing.
-    if not statically_known_true(plan.grid[0] * plan.grid[1] == 0):
-        with device_of(cos):
-            _rotate_token[plan.grid](
-                xs[0], xs[-1], out[0], out[-1], cos, sin, *plan.numbers,
-                INTERLEAVED=pairing == "interleaved", BACK=inverse, **plan.choices,
-                num_warps=plan.warps,
-            )  # fmt: skip
+    tensors = xs[0], xs[-1], out[0], out[-1], cos, sin
+    if cos.is_cuda and cos.get_device() != torch.cuda.current_device():
+        with torch.cuda.device(cos.device):
+            launch(*tensors)
+    else:
+        launch(*tensors)
     return True
 
 
+def _compiled(
+    xs: list[Tensor], cos: Tensor, sin: Tensor, pairing: str, layout: str, inverse: bool
+) -> list[Tensor]:
+    """What :func:`rotate` does, for torch's compiler, which starts the kernel itself.
+
+    Its gradient is an operator too: an ``autograd.Function`` would have the compiler
+    copy each gradient first, which is half as much again.
+    """
+    out = [torch.empty_like(x) for x in xs]
+    if cos.stride() != sin.stride():
+        cos, sin = cos.contiguous(), sin.contiguous()
+    launch = _make_launch(_forms(xs, out, cos), layout, pairing, inverse)
+    if launch is None:
+        sin = -sin if inverse else sin
+        return [
+            y.copy_(rotate_pairs(x, cos, sin, pairing))
+            for x, y in zip(xs, out, strict=True)
+        ]
+    # Where only the data tell a size, a compiler takes it for more than nothing.
+    if not statically_known_true(launch.plan.grid[0] * launch.plan.grid[1] == 0):
+        torch.library.wrap_triton(_rotate_token)[launch.plan.grid](
+            xs[0], xs[-1], out[0], out[-1], cos, sin, *launch.plan.numbers,
+            **launch.choices, num_warps=launch.plan.warps,
+        )  # fmt: skip
+    return out
+
+
+compiled: Any = torch.library.triton_op(
+    "rope_teach::rotate_compiled", _compiled, mutates_args=()
+)
+compiled.register_fake(lambda xs, *_: [torch.empty_like(x) for x in xs])
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    _, cos, sin, *ctx.how = inputs
+    ctx.save_for_backward(cos, sin)
+
+
+def _turn_back(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
+    pairing, layout, inverse = ctx.how
+    back = compiled(grads, *ctx.saved_tensors, pairing, layout, not inverse)
+    return back, None, None, None, None, None
+
+
+compiled.register_autograd(_turn_back, setup_context=_keep)
+
+
+def _forms(
+    xs: Sequence[Tensor], out: Sequence[Tensor], table: Tensor
+) -> tuple[Form, ...]:
+    return tuple([(x.shape, x.stride(), x.dtype) for x in (*xs, *out, table)])
+
+
+def _make_launch(
+    forms: tuple[Form, ...], layout: Any, pairing: Any, inverse: bool
+) -> Launch | None:
+    plan = _make_plan(forms, layout)
+    return None if plan is None else Launch(plan, pairing, inverse)
+
+
+_known_launch = functools.lru_cache(maxsize=4096)(_make_launch)
+
+
 def plan_of(
-    xs: Sequence[Tensor], results: Sequence[Tensor], cos: Tensor, layout: Layout
+    xs: Sequence[Tensor], out: Sequence[Tensor], table: Tensor, layout: Any
 ) -> Plan | None:
-    """The plan for these tensors, made once for all that have their form."""
-    forms = [(x.shape, x.stride(), x.dtype) for x in (*xs, *results, cos)]
-    make = _make_plan if torch.compiler.is_compiling() else _known_plan
-    return make(tuple(forms), layout)
+    """The plan for these tensors, or None if the kernel cannot serve them."""
+    return _make_plan(_forms(xs, out, table), layout)
 
 
 def _make_plan(forms: tuple[Form, ...], layout: Layout) -> Plan | None:
@@ -252,24 +349,21 @@ def _make_plan(forms: tuple[Form, ...], layout: Layout) -> Plan | None:
     return Plan(grid, (*steps, *table_steps, heads[0], heads[-1]), choices, warps)
 
 
-_known_plan = functools.lru_cache(maxsize=4096)(_make_plan)
-
-
 def _served(tensors: Sequence[Form], table: Form, axes: Sequence[int]) -> bool:
     """Whether the kernel serves these forms; the formula serves all."""
     shape, steps, dtype = table
     if dtype != torch.float32 or steps[-1] != 1:
         return False
-    if len(shape) >= -axes[1] and shape[axes[1]] != 1:
+    if len(shape) >= -axes[1] and not statically_known_true(shape[axes[1]] == 1):
         return False  # each head has frequencies of its own
     first = tensors[0][0]
     for shape, steps, dtype in tensors:
+        if dtype not in DTYPES or steps[-1] != 1 or len(shape) != len(first):
+            return False
         alike = all(
             shape[axis] == first[axis] for axis in (*axes, -1)
             if axis != axes[1] and -axis <= len(first)
         )  # fmt: skip
-        if dtype not in DTYPES or steps[-1] != 1 or len(shape) != len(first):
-            return False
         if not alike or len(shape) not in (3, 4):
             return False
     # CUDA's limit for the second axis of a grid.
@@ -279,7 +373,8 @@ def _served(tensors: Sequence[Form], table: Form, axes: Sequence[int]) -> bool:
 def _step(form: Form, axis: int) -> int:
     """A stride; 0 along an axis that is absent, or of size 1, or shared by all."""
     shape, steps, _ = form
-    return steps[axis] if len(shape) >= -axis and shape[axis] != 1 else 0
+    one = len(shape) < -axis or statically_known_true(shape[axis] == 1)
+    return 0 if one else steps[axis]
 
 
 def _power_of_two(size: int) -> int:

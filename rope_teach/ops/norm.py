@@ -192,14 +192,14 @@ TOKENS = 32  # of one program on the way back: few rows of sums, yet many progra
 
 def launch(
     q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, sin: Tensor,
-    q_eps: float, k_eps: float, pairing: Pairing, layout: Layout,
+    q_eps: float, k_eps: float, pairing: str, layout: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Normalise and rotate into new tensors."""
     out = torch.empty_like(q), torch.empty_like(k)
     plan = plan_of((q, k), out, cos, layout)
     assert plan is not None
     with device_of(q):
-        _forward[plan.grid](  # one warp: sums of a head need no other
+        _traced(_forward)[plan.grid](  # one warp: sums of a head need no other
             q, k, *out, cos, sin, q_weight, k_weight, *plan.numbers,
             **_choices(plan, q_eps, k_eps, pairing), num_warps=1,
         )  # fmt: skip
@@ -209,7 +209,7 @@ def launch(
 def launch_back(
     q_grad: Tensor, k_grad: Tensor, q: Tensor, k: Tensor, q_weight: Tensor,
     k_weight: Tensor, cos: Tensor, sin: Tensor,
-    q_eps: float, k_eps: float, pairing: Pairing, layout: Layout,
+    q_eps: float, k_eps: float, pairing: str, layout: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k and the two weights."""
     q_grad, k_grad = (
@@ -228,7 +228,7 @@ def launch_back(
         for rows in (q_shares, shares - q_shares)
     )
     with device_of(q):
-        _backward[(blocks * shares, batch)](
+        _traced(_backward)[(blocks * shares, batch)](
             q_grad, k_grad, q, k, *out, q_weight, k_weight, q_sum, k_sum, cos, sin, seq,
             *grads.numbers[:6], *plan.numbers, **choices, TOKENS=TOKENS,
             num_warps=plan.warps,
@@ -236,9 +236,13 @@ def launch_back(
     return *out, q_sum.sum(0).to(q_weight.dtype), k_sum.sum(0).to(k_weight.dtype)
 
 
-def _choices(
-    plan: Plan, q_eps: float, k_eps: float, pairing: Pairing
-) -> dict[str, Any]:
+def _traced(kernel: Any) -> Any:
+    """A kernel that torch's compiler can follow; the interpreter's is a function."""
+    jit = isinstance(kernel, triton.runtime.JITFunction)
+    return torch.library.wrap_triton(kernel) if jit else kernel
+
+
+def _choices(plan: Plan, q_eps: float, k_eps: float, pairing: str) -> dict[str, Any]:
     """What the kernels are compiled for."""
     names = ("PAIRS", "HEADS", "SHARES", "Q_SHARES")
     own = {"Q_EPS": q_eps, "K_EPS": k_eps, "INTERLEAVED": pairing == "interleaved"}
@@ -285,31 +289,37 @@ def back_in_steps(
 
 # ------------------------------------------------------- as an operation of torch
 
-NUMBERS = "float q_eps, float k_eps, str pairing, str layout"
-INPUTS = "Tensor q, Tensor k, Tensor q_weight, Tensor k_weight, Tensor cos, Tensor sin"
-LIBRARY = torch.library.Library("rope_teach", "FRAGMENT")
-LIBRARY.define(f"normalise_and_rotate({INPUTS}, {NUMBERS}) -> (Tensor, Tensor)")
-LIBRARY.define(
-    f"normalise_and_rotate_back(Tensor q_grad, Tensor k_grad, {INPUTS}, {NUMBERS})"
-    " -> (Tensor, Tensor, Tensor, Tensor)"
+# Torch's compiler starts the kernels itself, and needs gradients of the operator.
+FORWARD: Any = torch.library.triton_op(
+    "rope_teach::normalise_and_rotate", launch, mutates_args=()
 )
-for key in ("CompositeExplicitAutograd", *ops.BATCHED):
+BACKWARD: Any = torch.library.triton_op(
+    "rope_teach::normalise_and_rotate_back", launch_back, mutates_args=()
+)
+FORWARD.register_kernel("cpu", in_steps)
+BACKWARD.register_kernel("cpu", back_in_steps)
+FORWARD.register_fake(lambda q, k, *_: (torch.empty_like(q), torch.empty_like(k)))
+BACKWARD.register_fake(
+    lambda _q, _k, *inputs: tuple(torch.empty_like(x) for x in inputs[:4])
+)
+LIBRARY = torch.library.Library("rope_teach", "FRAGMENT")
+for key in ops.BATCHED:
     LIBRARY.impl("normalise_and_rotate", in_steps, key)
     LIBRARY.impl("normalise_and_rotate_back", back_in_steps, key)
-LIBRARY.impl("normalise_and_rotate", launch, "CUDA")
-LIBRARY.impl("normalise_and_rotate_back", launch_back, "CUDA")
-LIBRARY.impl(
-    "normalise_and_rotate",
-    lambda q, k, *_: (torch.empty_like(q), torch.empty_like(k)),
-    "Meta",
-)
-LIBRARY.impl(
-    "normalise_and_rotate_back",
-    lambda _q, _k, *inputs: tuple(torch.empty_like(x) for x in inputs[:4]),
-    "Meta",
-)
-FORWARD = torch.ops.rope_teach.normalise_and_rotate.default
-BACKWARD = torch.ops.rope_teach.normalise_and_rotate_back.default
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs[:6])
+    ctx.how = inputs[6:]
+
+
+def _back(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+    second = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    road: Any = back_in_steps if second else BACKWARD
+    return *road(*grads, *ctx.saved_tensors, *ctx.how), *[None] * 6
+
+
+FORWARD.register_autograd(_back, setup_context=_keep)
 
 
 def normalise_and_rotate(
@@ -328,8 +338,13 @@ def normalise_and_rotate(
     Lesson 18.
     """
     head_dim = q.shape[-1]
+    with torch.no_grad():  # there is a backward, and no forward mode
+        forward_mode = ops.ask_for_gradient((q, k))
     if (
-        not all(_is_plain(norm, q) for norm in norms)
+        forward_mode
+        or (torch.compiler.is_compiling() and not ops.takes_kernels(q))
+        or not (type(q) in ops.PLAIN and type(k) in ops.PLAIN)
+        or not all(_is_plain(norm, q) for norm in norms)
         or plan_of((q, k), (q, k), cos, layout) is None
         or 2 * cos.shape[-1] != head_dim
         or head_dim & (head_dim - 1)
@@ -340,7 +355,10 @@ def normalise_and_rotate(
     weights = [norm.weight for norm in norms]
     default = torch.finfo(torch.float32).eps  # torch's, for 16 bits as well
     eps = [default if norm.eps is None else norm.eps for norm in norms]
-    turned: tuple[Tensor, Tensor] = _NormaliseAndRotate.apply(
+    road: Any = _NormaliseAndRotate.apply
+    if torch.compiler.is_compiling():
+        road = FORWARD
+    turned: tuple[Tensor, Tensor] = road(
         q, k, *weights, cos, sin, *eps, pairing, layout
     )
     return turned
@@ -361,6 +379,7 @@ def _is_plain(norm: nn.Module, q: Tensor) -> bool:
     )
 
 
+@torch.compiler.assume_constant_result
 def _has_hooks(norm: nn.Module) -> bool:
     """Whether a hook waits for this module, or for all modules.
 
@@ -375,25 +394,16 @@ def _has_hooks(norm: nn.Module) -> bool:
 
 
 class _NormaliseAndRotate(torch.autograd.Function):
-    """One kernel there, one back, which also adds up the weights' gradients."""
+    """One kernel there, one back, which also adds up the weights' gradients.
+
+    The operator's own gradient would do, but for transforms (``torch.func``).
+    """
 
     generate_vmap_rule = True
+    setup_context = staticmethod(_keep)
+    backward = staticmethod(_back)
 
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
-        road = launch if torch.compiler.is_compiling() else FORWARD
-        turned: tuple[Tensor, Tensor] = road(*inputs)
+        turned: tuple[Tensor, Tensor] = FORWARD(*inputs)
         return turned
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.save_for_backward(*inputs[:6])
-        ctx.how = inputs[6:]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        if torch.compiler.is_compiling():
-            road: Any = launch_back
-        else:
-            road = back_in_steps if torch.is_grad_enabled() else BACKWARD
-        return *road(*grads, *ctx.saved_tensors, *ctx.how), *[None] * 6

@@ -1,11 +1,8 @@
-"""transformers itself is the oracle: its functions, tables, models and checkpoints."""
+"""transformers itself is the oracle: its functions, its tables and its models."""
 
 import copy
-import importlib
-import importlib.util
 import io
-import json
-import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -14,30 +11,19 @@ from rope_teach import RotaryEmbedding, cos_sin, inverse_frequencies, rotate
 from rope_teach.dialects.hugging_face import (
     apply_rotary_pos_emb,
     apply_rotary_pos_emb_gptj,
-    convert_checkpoint,
-    rotary_embedding,
     swap,
 )
-from rope_teach.dialects.hugging_face.configuration import FLAGGED, INTERLEAVED
 from rope_teach.pairing import full_table
-
-if importlib.util.find_spec("transformers") is None:
-    pytest.skip("the peers extra has transformers", allow_module_level=True)
-
-
-def modeling(name):
-    return importlib.import_module(f"transformers.models.{name}.modeling_{name}")
-
-
-def build(name, **fields):
-    """A configuration or a model of transformers, without its warnings."""
-    transformers = importlib.import_module("transformers")  # 2 s, so not when collected
-    if not hasattr(transformers, name):
-        pytest.skip(f"this transformers has no {name}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return getattr(transformers, name)(**fields)
-
+from tests.dialects.peers import (
+    LISTS,
+    OLD,
+    build,
+    generated,
+    logits,
+    modeling,
+    padded_batch,
+    tiny,
+)
 
 # -------------------------------------------------------------------- the rotation
 
@@ -67,6 +53,47 @@ def test_rotates_as_theirs(family, pairing, unsqueeze_dim):
         assert torch.allclose(got, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("family", "pairing", "table"),
+    [
+        ("glm", "interleaved", "half"),
+        ("helium", "interleaved", "half"),
+        ("ernie4_5", "interleaved", "half"),
+        ("gpt_oss", "half", "single"),
+        ("openai_privacy_filter", "interleaved", "single"),
+    ],
+)
+def test_rotates_as_families_whose_tables_have_another_form(family, pairing, table):
+    q, k = sample(1)
+    form = {"half": "half", "single": None}[table]
+    tables = [full_table(x, form) if form else x for x in (COS, SIN)]
+    theirs = modeling(family).apply_rotary_pos_emb(q, k, *tables)
+    ours = apply_rotary_pos_emb(q, k, *tables, pairing=pairing, table=table)
+    for got, expected in zip(ours, theirs, strict=True):
+        assert torch.allclose(got, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("pairing", ["half", "interleaved"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_compiles_as_one_graph_and_exports(pairing, dtype):
+    q, k = sample(1, dtype)
+    tables = [full_table(table, pairing) for table in (COS, SIN)]
+    rotate_both = partial(apply_rotary_pos_emb, pairing=pairing)
+    expected = rotate_both(q, k, *tables)
+    compiled = torch.compile(rotate_both, fullgraph=True, backend="eager")
+
+    class Both(torch.nn.Module):
+        def forward(self, *args):
+            return rotate_both(*args)
+
+    exported = torch.export.export(Both(), (q, k, *tables)).module()
+    on_meta = rotate_both(*(x.to("meta") for x in (q, k, *tables)))
+    assert [x.shape for x in on_meta] == [q.shape, k.shape]
+    for made in (compiled, exported):
+        for got, right in zip(made(q, k, *tables), expected, strict=True):
+            assert torch.allclose(got, right, atol=1e-6, rtol=2e-2)
+
+
 def test_rotates_as_gptj():
     q, _ = sample(2)
     theirs = modeling("gptj").apply_rotary_pos_emb(q, SIN, COS)
@@ -88,208 +115,27 @@ def test_bfloat16_is_rounded_once():
     assert errors(apply_rotary_pos_emb(q, k, *tables)[0]) <= 1 < 2 < errors(theirs)
 
 
-# ------------------------------------------------------------- reading a configuration
-
-SIZES = {
-    "hidden_size": 32,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "vocab_size": 50,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.3,  # so that attention depends on the rotation
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-LISTS = {
-    "short_factor": [1.0, 1.1, 1.5, 2.0],
-    "long_factor": [1.0, 2.0, 4.0, 8.0],
-}
-OLD = {"original_max_position_embeddings": 16}
-TYPES = {
-    "default": {},
-    "linear": {"factor": 4.0},
-    "dynamic": {"factor": 4.0},
-    "yarn": {"factor": 4.0, **OLD},
-    "yarn, untruncated": {"factor": 4.0, "truncate": False, **OLD},
-    "yarn, betas": {"factor": 4.0, "beta_fast": 8.0, "beta_slow": 2.0, **OLD},
-    "yarn, attention": {"factor": 4.0, "attention_factor": 1.5, **OLD},
-    "yarn, DeepSeek": {"factor": 4.0, "mscale": 1.0, "mscale_all_dim": 0.7, **OLD},
-    "longrope": {"factor": 4.0, **LISTS, **OLD},
-    "longrope, no factor": {**LISTS, **OLD},
-    "longrope, attention": {"attention_factor": 1.25, **LISTS, **OLD},
-    "llama3": {"factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, **OLD},
-    "proportional": {"partial_rotary_factor": 0.5},
-    "proportional, slowed": {"partial_rotary_factor": 0.5, "factor": 2.0},
-}
-LENGTH = 200  # past the trained length of every type
-
-
-def their_rule(config, layer_type=None):
-    kind = config.rope_parameters
-    kind = (kind[layer_type] if layer_type else kind)["rope_type"]
-    if kind == "default":
-        make = modeling("llama").LlamaRotaryEmbedding.compute_default_rope_parameters
-        return make(config)
-    rules = importlib.import_module("transformers.modeling_rope_utils")
-    if kind not in rules.ROPE_INIT_FUNCTIONS:
-        pytest.skip(f"this transformers has no {kind!r}")
-    more = {"layer_type": layer_type} if layer_type else {}
-    return rules.ROPE_INIT_FUNCTIONS[kind](config, "cpu", seq_len=LENGTH, **more)
-
-
-def assert_same(rope, inv_freq, factor):
-    assert torch.allclose(rope.inv_freq, inv_freq.double(), rtol=1e-6, atol=0)
-    assert rope.attention_factor == pytest.approx(factor)
-
-
-@pytest.mark.parametrize("name", TYPES)
-def test_reads_every_type(name):
-    kind = name.partition(",")[0]
-    parameters = {"rope_type": kind, "rope_theta": 1000.0, **TYPES[name]}
-    config = build("LlamaConfig", **SIZES, rope_parameters=parameters)
-    rope = rotary_embedding(config, length=LENGTH)
-    assert (rope.head_dim, rope.rotary_dim, rope.pairing) == (8, 8, "half")
-    assert_same(rope, *their_rule(config))
-
-    older = {**parameters, "type": kind}  # as configurations were until 2025
-    del older["rope_theta"], older["rope_type"]
-    old = {**SIZES, "rope_theta": 1000.0, "rope_scaling": older}
-    again = rotary_embedding(json.loads(json.dumps(old)), length=LENGTH)
-    assert torch.equal(again.inv_freq, rope.inv_freq)
-    assert again.attention_factor == rope.attention_factor
-
-
-def test_reads_partial_rotary_and_the_families_own_words():
-    half = {**SIZES, "partial_rotary_factor": 0.5}
-    glm = rotary_embedding(build("GlmConfig", head_dim=8, **half))
-    assert (glm.rotary_dim, glm.pairing) == (4, "interleaved")
-    neox = {"rotary_pct": 0.25, "rotary_emb_base": 500, "model_type": "gpt_neox"}
-    from_file = rotary_embedding({**SIZES, **neox})
-    loaded = rotary_embedding(build("GPTNeoXConfig", **SIZES, **neox))
-    for rope in (from_file, loaded):
-        assert (rope.rotary_dim, rope.base, rope.pairing) == (2, 500.0, "half")
-    gptj = build("GPTJConfig", n_embd=32, n_head=4, rotary_dim=4)
-    for config in (gptj, json.loads(gptj.to_json_string())):
-        rope = rotary_embedding(config)
-        assert (rope.head_dim, rope.rotary_dim) == (8, 4)
-        assert (rope.base, rope.pairing) == (10_000.0, "interleaved")
-
-
-def test_reads_each_layer_types_own():
-    config = build("Gemma3TextConfig", **{**SIZES, "head_dim": 8})
-    if "sliding_attention" not in config.rope_parameters:
-        pytest.skip("this transformers has one dictionary for all layers")
-    near = rotary_embedding(config, "sliding_attention")
-    far = rotary_embedding(config, "full_attention")
-    assert (near.base, far.base) == (10_000.0, 1_000_000.0)
-    with pytest.raises(ValueError, match=r"one of \['full_attention', 'sliding"):
-        rotary_embedding(config)
-
-
-def test_reads_heads_that_differ_between_layer_types():
-    more = {"head_dim": 8, "global_head_dim": 16, "num_hidden_layers": 6}
-    config = build("Gemma4TextConfig", **{**SIZES, **more})
-    rope = rotary_embedding(config, "full_attention")
-    assert rope.head_dim == 16 and (rope.inv_freq == 0).sum() == 6
-    assert rotary_embedding(config, "sliding_attention").head_dim == 8
-
-
-@pytest.mark.parametrize("dealt", [False, True])
-def test_reads_multimodal_sections(dealt):
-    family = "Qwen3VL" if dealt else "Qwen2VL"
-    sections = {"mrope_section": [4, 2, 2], "mrope_interleaved": dealt}
-    parameters = {"rope_type": "default", "rope_theta": 1000.0, **sections}
-    sizes = {**SIZES, "head_dim": 16, "hidden_size": 64}
-    config = build(f"{family}TextConfig", **sizes, rope_parameters=parameters)
-    positions = torch.stack([torch.arange(5), torch.arange(5) + 3, torch.arange(5) * 2])
-    name = "qwen3_vl" if dealt else "qwen2_vl"
-    kind = "Qwen3VLTextRotaryEmbedding" if dealt else "Qwen2VLRotaryEmbedding"
-    cos, _ = getattr(modeling(name), kind)(config)(torch.ones(1), positions[:, None])
-    ours, _ = cos_sin(positions.T, rotary_embedding(config).inv_freq)
-    assert torch.allclose(cos[0, :, :8], ours, atol=1e-6)
-
-
-def test_yarns_truncate_is_heeded_where_transformers_overlooks_it():
-    def yarn(truncate):
-        rule = {"rope_type": "yarn", "rope_theta": 1000.0, **TYPES["yarn"]}
-        return {**rule, "truncate": truncate}
-
-    def config(truncate):
-        nested = {"full_attention": yarn(truncate)}
-        return build(
-            "Gemma3TextConfig",
-            **{**SIZES, "head_dim": 8, "num_hidden_layers": 1},
-            layer_types=["full_attention"],
-            rope_parameters=nested,
-        )
-
-    rules = importlib.import_module("transformers.modeling_rope_utils")
-    if not hasattr(rules, "RotaryEmbeddingConfigMixin"):
-        pytest.skip("this transformers has one dictionary for all layers")
-    asked, theirs = config(False), their_rule(config(True), "full_attention")
-    assert torch.equal(their_rule(asked, "full_attention")[0], theirs[0])  # overlooked
-    flat = build("LlamaConfig", **SIZES, rope_parameters=yarn(False))
-    assert_same(rotary_embedding(asked, "full_attention"), *their_rule(flat))
-
-
-@pytest.mark.parametrize("family", sorted(INTERLEAVED))
-def test_the_family_is_interleaved(family):
-    try:
-        module = modeling(family.removesuffix("_text"))
-    except ImportError:
-        pytest.skip(f"this transformers has no {family}")
-    x = torch.tensor([[[[1.0, 2.0, 3.0, 4.0]]]])
-    if hasattr(module, "apply_rotary_emb"):
-        turned, _ = module.apply_rotary_emb(x, x, torch.full((1, 1, 2), 1j))
-    else:
-        turn = getattr(module, "rotate_half", None) or module.rotate_every_two
-        turned = turn(x)
-    assert turned.flatten().tolist() == [-2.0, 1.0, -4.0, 3.0]  # by a right angle
-
-
-def test_deepseek_says_its_pairing_itself():
-    config = build("DeepseekV3Config", qk_rope_head_dim=16)
-    file = {**SIZES, "qk_rope_head_dim": 16, "rope_theta": 10_000}  # as published
-    for given in (config, {**file, "model_type": "deepseek_v3"}):
-        rope = rotary_embedding(given)
-        assert (rope.head_dim, rope.pairing) == (16, "interleaved")
-    flag = {**file, "model_type": "deepseek_v3", "rope_interleave": False}
-    assert rotary_embedding(flag).pairing == "half"
-
-
-@pytest.mark.parametrize("family", sorted(FLAGGED))
-def test_the_family_is_interleaved_by_its_flag(family):
-    try:
-        module = importlib.import_module(
-            f"transformers.models.{family}.configuration_{family}"
-        )
-    except ImportError:
-        pytest.skip(f"this transformers has no {family}")
-    (config,) = [kind for kind in vars(module).values()
-                 if getattr(kind, "model_type", None) == family]  # fmt: skip
-    assert config().rope_interleave is True
-
-
-def test_a_base_that_only_the_code_has_can_be_given():
-    llama_2 = {"hidden_size": 4096, "num_attention_heads": 32, "rope_scaling": None}
-    rope = rotary_embedding(llama_2, base=10_000.0)
-    assert (rope.head_dim, rope.base) == (128, 10_000.0)
-
-
 # ------------------------------------------------------------- ours in a model's place
 
+LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0,
+          "high_freq_factor": 4.0, **OLD}  # fmt: skip
 NESTED = {
     "layer_types": ["sliding_attention", "full_attention"],
     "sliding_window": 4,
     "head_dim": 8,
 }
+LATENT = {"q_lora_rank": None, "kv_lora_rank": 8, "qk_rope_head_dim": 8,
+          "qk_nope_head_dim": 8, "v_head_dim": 8, "num_key_value_heads": 4,
+          "n_routed_experts": 2, "n_group": 1, "topk_group": 1,
+          "moe_intermediate_size": 8, "num_experts_per_tok": 1}  # fmt: skip
+ALPHA = {"rope_type": "dynamic", "factor": 1.0, "alpha": 50.0}
+LINEAR = {"layer_types": ["linear_attention", "full_attention"],
+          "linear_num_value_heads": 2, "linear_num_key_heads": 2,
+          "linear_key_head_dim": 8, "linear_value_head_dim": 8}  # fmt: skip
 PHI3 = {"rope_type": "longrope", "rope_theta": 1000.0, **LISTS}
 MODELS = {
     "Llama": {},
-    "Llama, llama3": {"rope_parameters": {**TYPES["llama3"], "rope_type": "llama3"}},
+    "Llama, llama3": {"rope_parameters": LLAMA3},
     "GPTJ": {"rotary_dim": 4},
     "GPTNeoX": {"rotary_pct": 0.5},  # fused, partial
     "Qwen3": {"head_dim": 16},  # norms between projection and rotation
@@ -297,42 +143,12 @@ MODELS = {
     "Phi3": {"rope_parameters": PHI3, **OLD},  # an attention factor
     "Glm": {"head_dim": 8, "partial_rotary_factor": 0.5},  # interleaved, partial
     "Cohere": {"use_qk_norm": True},  # interleaved
+    "DeepseekV3": LATENT,  # reordered when it rotates
+    "NanoChat": {},  # clockwise
+    "Gemma3, sliding alone": {**NESTED, "layer_types": ["sliding_attention"] * 2},
+    "HunYuanDenseV1": {"rope_parameters": ALPHA, "head_dim": 8},
+    "Qwen3_5, text": {**LINEAR, "head_dim": 16},  # three coordinates, by default
 }
-
-
-def tiny(name, **more):
-    """A random model; the rotation decides what it says."""
-    name = name.partition(",")[0]
-    fields = {**SIZES, **more}
-    if "rope_parameters" in fields:
-        fields["rope_parameters"] = {"rope_theta": 1000.0, **fields["rope_parameters"]}
-    kind = "Gemma3TextConfig" if name == "Gemma3" else f"{name}Config"
-    torch.manual_seed(0)
-    return build(f"{name}ForCausalLM", config=build(kind, **fields)).eval()
-
-
-def padded_batch():
-    torch.manual_seed(1)
-    tokens = torch.randint(3, 50, (2, 12))
-    mask = torch.ones_like(tokens)
-    mask[0, :3] = 0
-    return tokens, mask
-
-
-@torch.no_grad()
-def logits(model):
-    """Of the real tokens: what a model says at padding means nothing."""
-    tokens, mask = padded_batch()
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    out = model(tokens, attention_mask=mask, position_ids=positions).logits
-    return out[mask.bool()]
-
-
-def generated(model):
-    tokens, mask = padded_batch()
-    return model.generate(
-        tokens, attention_mask=mask, max_new_tokens=8, do_sample=False, use_cache=True
-    )
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -345,7 +161,8 @@ def test_a_swapped_model_says_the_same(name):
     if name != "Phi3":  # transformers takes other angles from the 17th token on
         assert torch.equal(generated(model), text)
     swapped = tiny(name, **MODELS[name])
-    other = "half" if name in ("GPTJ", "Glm", "Cohere") else "interleaved"
+    interleaved = ("GPTJ", "Glm", "Cohere", "DeepseekV3")
+    other = "half" if name in interleaved else "interleaved"
     swap(swapped, length=length, pairing=other)
     assert not torch.allclose(logits(swapped), expected, atol=1e-3)  # it does matter
 
@@ -423,78 +240,23 @@ def test_a_length_settles_what_transformers_changes_on_the_way():
     assert not torch.allclose(*prefill_and_decode(theirs), atol=1e-2)
 
 
-# ---------------------------------------------------------------- other people's order
-
-CONVERTED = {
-    "Llama": ({"attention_bias": True}, {}),  # grouped keys: 4 heads and 2
-    "GPTJ": ({"rotary_dim": 4}, {"rotary_dim": 4}),
-    "Glm": (MODELS["Glm"], {"rotary_dim": 4}),
-    "Qwen3": ({"head_dim": 8}, {}),
-    "Cohere": ({"use_qk_norm": True}, {}),
-}
-
-
-@pytest.mark.parametrize("name", CONVERTED)
-def test_a_converted_checkpoint_says_the_same_by_the_other_pairing(name):
-    fields, partial_rotary = CONVERTED[name]
-    model = tiny(name, **fields)
-    with torch.no_grad():
-        for parameter in model.parameters():  # norms and biases start at 1 and 0
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    expected, state = logits(model), copy.deepcopy(model.state_dict())
-    own = "interleaved" if name in ("GPTJ", "Glm", "Cohere") else "half"
-    other = "half" if own == "interleaved" else "interleaved"
-    convert = {"head_dim": 8, **partial_rotary}
-    converted = convert_checkpoint(state, source=own, target=other, **convert)
-    assert list(converted) == list(state)
-
-    swap(model, pairing=other)
-    assert not torch.allclose(logits(model), expected, atol=1e-3)
-    model.load_state_dict(converted)
-    assert torch.allclose(logits(model), expected, atol=2e-5)
-
-    back = convert_checkpoint(converted, source=other, target=own, **convert)
-    assert all(torch.equal(back[key], state[key]) for key in state)
-
-
-def test_metas_names_are_known():
-    state = {
-        f"layers.0.attention.{name}.weight": torch.randn(rows, 32)
-        for name, rows in {"wq": 32, "wk": 16, "wv": 16, "wo": 32}.items()
-    }
-    got = convert_checkpoint(state, head_dim=8, source="interleaved", target="half")
-    for (key, old), heads in zip(state.items(), (4, 2, None, None), strict=True):
-        if heads is None:
-            assert got[key] is old
-        else:  # the script that made Hugging Face's checkpoints from Meta's
-            permuted = old.view(heads, 4, 2, 32).transpose(1, 2).reshape(old.shape)
-            assert torch.equal(got[key], permuted)
-
-
 # ---------------------------------------------------------------------- bad input
 
 Q, K = sample(1)
 FULL = [full_table(table, "half") for table in (COS, SIN)]
-CONFIG = {"head_dim": 8, "rope_theta": 1000.0, "max_position_embeddings": 64}
-WEIGHT = torch.zeros(16, 8)
-
-
 OPT = {"hidden_size": 16, "ffn_dim": 16, "num_hidden_layers": 1, "vocab_size": 9,
        "num_attention_heads": 2}  # fmt: skip
-
-
-def scaled(kind, **parameters):
-    return {**CONFIG, "rope_parameters": {"rope_type": kind, **parameters}}
-
-
-def convert(name, tensor=WEIGHT, **more):
-    options = {"head_dim": 8, "source": "half", "target": "interleaved", **more}
-    return convert_checkpoint({name: tensor}, **options)
 
 
 BAD = {
     "ValueError: not repeated for pairing='interleaved'": lambda: apply_rotary_pos_emb(
         Q, K, *FULL, pairing="interleaved"
+    ),
+    "ValueError: give table=; got pairing='interleaved' and": lambda: (
+        apply_rotary_pos_emb(Q, K, *FULL, pairing="interleaved")
+    ),
+    "ValueError: table must be 'half' or ... got 'twice'": lambda: apply_rotary_pos_emb(
+        Q, K, *FULL, table="twice"
     ),
     "ValueError: unsqueeze_dim must be 1 or 2, got 0": lambda: apply_rotary_pos_emb(
         Q, K, *FULL, 0
@@ -502,65 +264,17 @@ BAD = {
     "ValueError: is x in layout='bshd'": lambda: apply_rotary_pos_emb(
         Q.transpose(1, 2), K, *FULL
     ),
-    "ValueError: config has no rope_theta": lambda: rotary_embedding({"head_dim": 8}),
-    "TypeError: config must be a configuration ... got the name 'gpt2'": lambda: (
-        rotary_embedding("gpt2")
-    ),
-    "ValueError: config must have head_dim, or hidden_size": lambda: rotary_embedding(
-        {"rope_theta": 1000.0}
-    ),
-    "ValueError: rope_type must be one of ... got 'axial'": lambda: rotary_embedding(
-        scaled("axial")
-    ),
-    "ValueError: rope_type 'linear' needs factor; got": lambda: rotary_embedding(
-        scaled("linear")
-    ),
-    "ValueError: 'dynamic' needs the argument length": lambda: rotary_embedding(
-        scaled("dynamic", factor=2.0)
-    ),
-    "ValueError: 'longrope' needs short_factor; got": lambda: rotary_embedding(
-        scaled("longrope", factor=2.0)
-    ),
-    "ValueError: 'llama3' needs low_freq_factor": lambda: rotary_embedding(
-        scaled("llama3", factor=2.0)
-    ),
-    "ValueError: rotary_dim must be even ... got 3": lambda: rotary_embedding(
-        {**CONFIG, "partial_rotary_factor": 0.4}
-    ),
-    "ValueError: mrope_section and an attention factor": lambda: rotary_embedding(
-        scaled("yarn", factor=2.0, mrope_section=[2, 1, 1])
-    ),
     "ValueError: OPTForCausalLM has 0 rotary_emb ... 0 layers": lambda: swap(
         build("OPTForCausalLM", config=build("OPTConfig", **OPT))
     ),
     "ValueError: dynamic' needs the argument length": lambda: swap(
         tiny("Llama", rope_parameters={"rope_type": "dynamic", "factor": 2.0})
     ),
-    "ValueError: 2 layers that rotate, by ['apply_rotary_pos_emb_int": lambda: swap(
-        tiny("DeepseekV3", num_key_value_heads=4)
-    ),
     "ValueError: an earlier swap or a hook": lambda: swap(swap(tiny("Llama"))),
-    "ValueError: its 1 names have neither": lambda: convert("v_proj.weight"),
-    "ValueError: the one is worth nothing ... names have q_proj": lambda: convert(
-        "q_proj.weight"
+    "ValueError: on the meta device: load its weights": lambda: swap(
+        tiny("Llama").to("meta")
     ),
-    "ValueError: kv_a_proj_with_mqa.weight cannot be": lambda: convert(
-        "kv_a_proj_with_mqa.weight"
-    ),
-    "ValueError: qkv_proj.weight cannot be reordered ... apart from v": lambda: convert(
-        "qkv_proj.weight"
-    ),
-    "ValueError: q_proj.qweight cannot be reordered": lambda: convert("q_proj.qweight"),
-    "ValueError: k_proj.lora_B.weight cannot be ... merge it": lambda: convert(
-        "k_proj.lora_B.weight"
-    ),
-    "ValueError: (16, 8) does not divide into heads of head_dim=12": lambda: convert(
-        "q_proj.weight", head_dim=12
-    ),
-    "ValueError: source must be 'interleaved' or 'half', got 'meta'": lambda: convert(
-        "q_proj.weight", source="meta"
-    ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("message", BAD)
@@ -568,10 +282,62 @@ def test_bad_input_is_refused(message, refuses):
     refuses(BAD[message], message)
 
 
-def test_a_refused_swap_leaves_the_model_as_it_was():
-    model = tiny("Llama")
-    expected = logits(model)
+def broken_config(model):
     model.model.rotary_emb.config.rope_parameters["rope_theta"] = 3.0
-    with pytest.raises(ValueError, match=r"does not rotate .* as we read its config"):
+
+
+def slow_frequencies(model):
+    """A tenth slower at the slow end: positions 0 to 3 cannot tell."""
+    inv_freq = model.model.rotary_emb.inv_freq
+    inv_freq[-1] *= 0.9
+
+
+def another_forward(model):
+    """Layers that read more from the maker of tables than its tables."""
+
+    def look(*_):
+        assert model.model.rotary_emb.inv_freq.sum() > 0
+
+    model.model.layers[0].self_attn.register_forward_pre_hook(look)
+
+
+FAULTS = {
+    "does not rotate .* as we read its config": [broken_config, slow_frequencies],
+    "with ours it raises AttributeError": [another_forward],
+}
+
+
+@pytest.mark.parametrize(
+    ("message", "spoil"), [(m, f) for m, faults in FAULTS.items() for f in faults]
+)
+def test_a_refused_swap_leaves_the_model_as_it_was(message, spoil):
+    model = tiny("Llama").train()
+    spoil(model)
+    maker, expected = model.model.rotary_emb, logits(model)
+    with pytest.raises(ValueError, match=message):
+        swap(model)
+    assert model.model.rotary_emb is maker and model.training
+    assert torch.equal(logits(model), expected)
+    assert not any("forward" in vars(m) for m in model.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_frequencies_that_a_cast_has_rounded_are_known_as_such(dtype):
+    cast, model = tiny("Llama").to(dtype).float(), tiny("Llama")
+    assert not torch.equal(cast.model.rotary_emb.inv_freq,
+                           model.model.rotary_emb.inv_freq)  # fmt: skip
+    for other in (cast, tiny("Llama").to(dtype)):
+        assert swap(other).model.rotary_emb is not model.model.rotary_emb
+    positions = torch.tensor([[10_000]])
+    cos, _ = cast.model.rotary_emb(torch.empty(0), positions)
+    exact = (10_000 * inverse_frequencies(8, 10_000.0)).cos()
+    assert torch.allclose(cos[0, 0].double(), exact, atol=1e-6)  # rounded no more
+
+
+def test_a_model_whose_layers_have_bases_of_their_own_is_refused():
+    """It keeps one rotary_emb that nothing uses, and a list of those that are."""
+    model = tiny("GraniteSWA", layer_rope_theta=[10_000.0, 500.0], head_dim=8)
+    expected = logits(model)
+    with pytest.raises(ValueError, match=r"rope_theta|rotates by something|says some"):
         swap(model)
     assert torch.equal(logits(model), expected)

@@ -11,6 +11,7 @@ import torch
 
 from rope_teach import inverse_frequencies, rotate_matrix
 from rope_teach.dialects.zeta import (
+    XPOS,
     RotaryEmbedding,
     apply_rotary_pos_emb,
     rotate_half,
@@ -177,3 +178,41 @@ BAD = {
 @pytest.mark.parametrize("message", BAD)
 def test_bad_input_is_refused(message, refuses):
     refuses(BAD[message], message)
+
+
+# ------------------------------------------------------------------------------ XPOS
+
+
+@pytest.mark.parametrize("name", ZETA["xpos"]["cases"])
+def test_xpos_rotates_and_scales_as_zetas(name):
+    case = ZETA["xpos"]["cases"][name]
+    offset = case["call"].get("offset", 0)
+    x = T[None, :1] if offset else T[None]
+    middle = -(-(x.shape[1] + offset) // 2)  # of each call: zeta's origin
+    xpos = XPOS(8, **case["arguments"], xpos_origin=middle)
+    close(xpos(x, **case["call"])[0], case["rotated"])
+
+
+def test_xpos_scores_depend_on_the_distance_alone_and_decoding_fits():
+    torch.manual_seed(0)
+    xpos, (q, k) = XPOS(8, scale_base=64), torch.randn(2, 1, 6, 8)
+    full = xpos(q) @ xpos(k, downscale=True).mT
+    moved = xpos(q, offset=40) @ xpos(k, offset=40, downscale=True).mT
+    torch.testing.assert_close(moved, full)
+    steps = [xpos(q[:, i : i + 1], offset=i) for i in range(6)]
+    torch.testing.assert_close(torch.cat(steps, dim=1), xpos(q))
+
+
+def test_xpos_keeps_the_dtype_and_refuses_what_does_not_fit(refuses):
+    xpos = XPOS(8)
+    assert xpos(T[None].bfloat16()).dtype == torch.bfloat16
+    saved = {"scale": torch.tensor([0.2857, 0.4643, 0.6429, 0.8214])}
+    xpos.load_state_dict(saved)
+    assert not xpos.state_dict()
+    refuses(
+        lambda: xpos(T), "ValueError: x must be (batch, seq, head_dim=8), got (6, 8)"
+    )
+    refuses(lambda: XPOS(7), "ValueError: head_dim must be even")
+    refuses(lambda: xpos(T[None], offset=0.5), "TypeError: offset must be an int")
+    with pytest.raises(RuntimeError, match="scale of the checkpoint is not"):
+        XPOS(8).load_state_dict({"scale": torch.ones(4)})

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 
-from rope_teach.checks import Layout, Pairing
+from rope_teach.checks import Layout, Pairing, check_choice
 from rope_teach.ops import rotate
 from rope_teach.pairing import half_table
+
+Table = Literal["half", "interleaved", "single"]
 
 
 def apply_rotary_pos_emb(
@@ -17,6 +21,7 @@ def apply_rotary_pos_emb(
     unsqueeze_dim: int = 1,
     *,
     pairing: Pairing = "half",
+    table: Table | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Rotate as the function of this name in transformers' Llama.
 
@@ -26,11 +31,17 @@ def apply_rotary_pos_emb(
         ``(batch, heads, seq, head_dim)`` with ``unsqueeze_dim=1``, ``(batch, seq,
         heads, head_dim)`` with 2. The numbers of heads may differ.
     cos, sin
-        ``(batch, seq, r)``, each column twice, as a model's ``rotary_emb`` gives them.
-        Features from ``r`` on pass unchanged.
+        ``(batch, seq, r)``, each column twice, as a model's ``rotary_emb`` gives them;
+        ``(batch, seq, r/2)`` with ``table="single"``. Features from ``r`` on pass
+        unchanged.
     pairing
-        ``"interleaved"`` for Cohere and its relatives, whose tables repeat each column
-        twice in a row.
+        Which features are rotated together: ``"interleaved"`` for Cohere, GLM, Helium,
+        ERNIE 4.5 and the other families in :mod:`.families`.
+    table
+        How the tables repeat their columns (default: as ``pairing``): ``"half"``, the
+        table twice, as Llama, and GLM, Helium and ERNIE, whose pairs are interleaved;
+        ``"interleaved"``, each column twice in a row, as Cohere; ``"single"``, one
+        column a pair, as GPT-OSS.
 
     Returns
     -------
@@ -41,7 +52,8 @@ def apply_rotary_pos_emb(
     Raises
     ------
     ValueError
-        If the tables were repeated for the other pairing, or shapes do not fit.
+        If the tables were repeated in another way, or shapes do not fit. Where values
+        cannot be looked at, in a compiled or exported graph, only shapes are checked.
 
     Notes
     -----
@@ -55,7 +67,16 @@ def apply_rotary_pos_emb(
     >>> torch.equal(apply_rotary_pos_emb(q, q, cos, sin)[0], q)
     True
     """
-    cos, sin = half_table(cos, pairing), half_table(sin, pairing)
+    form = pairing if table is None else table
+    check_choice("table", form, ("half", "interleaved", "single"))
+    if form != "single":
+        try:
+            cos, sin = (half_table(full, form) for full in (cos, sin))
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; if it was repeated in another way than the pairs lie, as "
+                f"GLM's, give table=; got pairing={pairing!r} and table={table!r}"
+            ) from None
     return apply_tables(q, k, cos, sin, unsqueeze_dim, pairing=pairing)
 
 

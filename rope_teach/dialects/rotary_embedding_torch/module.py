@@ -71,7 +71,11 @@ class RotaryEmbedding(nn.Module):
       keys, and one decoding step differs from a full pass. Ours has one origin.
     - ``.half()`` and ``.bfloat16()`` round its frequencies; ours they leave alone.
 
-    Angles are float64. Frequencies that are not learned follow from the arguments and
+    What a test of the original may stumble on: calling the module, ``get_seq_pos``,
+    ``get_scale`` and ``get_axial_freqs`` give float64 where it gives float32 (compare
+    ``.float()``); ``freqs`` is a float64 tensor, and a parameter only if learned, where
+    the original's always is one; and there are no ``cached_freqs`` or
+    ``cached_scales``. Frequencies that are not learned follow from the arguments and
     are not saved; those in a checkpoint of the original must agree. Lesson 20.
 
     Examples

@@ -1,0 +1,542 @@
+"""Read a rotation from outside: its pairs, angles and lengths, or the law it breaks.
+
+From the coarse to the fine. Does the angle run along one axis, is the function linear,
+does each token stand by itself? Then its matrices at a few positions, feature by
+feature; then one vector at thousands of positions. The first fault raises ``Broken``,
+since what comes after it would be read wrongly.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from rope_teach import laws
+from rope_teach.frequencies import inverse_frequencies
+from rope_teach.identify.faults import Broken
+from rope_teach.identify.probe import SEQ, CannotProbe, Probe
+from rope_teach.identify.rules import BASES, too_fast
+from rope_teach.pairing import half_to_interleaved, interleaved_to_half
+
+__all__ = ["Hands", "follow_hands", "read_pairs", "rounded_by_bfloat16", "wrap"]
+
+LONGEST = 8_192  # rows in one call
+PATIENCE = 0.5  # seconds of work for one call, before no longer one is tried
+
+
+@dataclass(frozen=True)
+class Hands:
+    """What was read of one output: a hand for each pair of features."""
+
+    pairs: Tensor  # (pairs, 2)
+    angles: Tensor  # (seq, pairs), modulo a turn, at positions 0, 1, ...
+    lengths: Tensor  # (seq, pairs)
+    speeds: Tensor  # (pairs,), signed radians per token, within half a turn
+    noise: float  # how far an angle may be off for no other reason than rounding
+    rest: float = 1.0  # what all other features are multiplied by
+
+    @property
+    def slack(self) -> float:
+        """How far a speed may be off, in radians per token."""
+        return 2 * self.noise / len(self.angles)
+
+    @property
+    def growth(self) -> Tensor:
+        """By how much the logarithm of each length grows with a token: ``(pairs,)``."""
+        return _growth(self.lengths)
+
+    def take(self, order: Tensor, sign: Tensor) -> Hands:
+        """The same hands in another order, clockwise ones with their pair reversed.
+
+        A turn of (a, b) one way is a turn of (b, a) the other way.
+        """
+        pairs = self.pairs[order]
+        return replace(
+            self,
+            pairs=torch.where(sign[:, None] < 0, pairs.flip(1), pairs),
+            angles=self.angles[:, order] * sign,
+            lengths=self.lengths[:, order],
+            speeds=self.speeds[order] * sign,
+        )
+
+    def at(self, positions: Tensor) -> Tensor:
+        """Where the hands point, complex ``(*positions.shape, pairs)``, at any."""
+        seen = positions.clamp(0, len(self.angles) - 1)
+        inside = (seen == positions)[..., None]
+        steps = positions.double()[..., None]
+        angle = torch.where(
+            inside, self.angles[seen], self.angles[0] + steps * self.speeds
+        )
+        length = self.lengths[0] * (steps * self.growth).exp()
+        return torch.polar(torch.where(inside, self.lengths[seen], length), angle)
+
+    def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
+        """What should come out for ``x`` ``(batch, heads, seq, head_dim)``."""
+        a, b = self.pairs.T
+        x, turn = x.double(), self.at(positions)
+        turn = turn[:, None] if positions.ndim == 2 else turn
+        turned = torch.complex(x[..., a], x[..., b]) * turn
+        out = x * self.rest
+        out[..., a], out[..., b] = turned.real, turned.imag
+        return out
+
+
+def read_pairs(probe: Probe) -> tuple[Probe, Tensor, float]:
+    """Which two features turn together: ``(pairs, 2)``; and what the rest is times.
+
+    The probe comes back with the ``order`` of its outputs. Raises ``Broken``, or
+    ``CannotProbe`` where nothing turns.
+    """
+    _check_axes(probe)
+    _check_by_laws(probe)
+    matrices = _matrices(probe)
+    order = _common_order(matrices)
+    if order is not None:
+        probe = replace(probe, order=order.argsort())
+        matrices = [matrix[:, order.argsort()] for matrix in matrices]
+    found = []
+    for matrix in matrices:
+        _check_nothing_is_lost(matrix)
+        pairs = _partners(matrix)
+        if pairs is None:
+            raise _moved_or_mixed(matrix)
+        if not len(pairs):
+            raise Broken("nothing_turns")
+        _check_blocks(probe, matrix, pairs)
+        found.append(pairs)
+    if not torch.equal(found[0], found[-1]):
+        raise Broken("other_pairs")
+    return probe, found[0], _rest(probe, matrices, found[0])
+
+
+def follow_hands(probe: Probe, pairs: Tensor, rest: float) -> list[Hands]:
+    """Follow the hands of x, or of q and k, as far as positions go, or ``Broken``."""
+    short = _several(probe, pairs)
+    for out in short:
+        _check_counted(out.angle(), probe)
+    _check_one_head(probe, pairs, short)
+    if probe.takes_positions:
+        _check_positions_are_used(probe, pairs)
+    outputs = zip(short, _longest(probe, pairs), strict=True)
+    hands = [_hands(probe, pairs, few, many, rest) for few, many in outputs]
+    for before, after in zip(short, _several(probe, pairs), strict=True):
+        if _differ(before, after, probe):
+            raise Broken("history")
+    return hands
+
+
+def rounded_by_bfloat16(probe: Probe, hands: Hands) -> bool:
+    """Whether bfloat16 inputs make the angles wrong, where float32 inputs do not."""
+    seq = min(len(hands.angles), 1024)
+    try:
+        subject = replace(probe.subject, dtype=torch.bfloat16)
+        out = _polar(probe.renewed(subject=subject), hands.pairs, seq)[0]
+    except CannotProbe:  # it takes no bfloat16
+        return False
+    return bool(wrap(out.angle() - hands.angles[:seq]).abs().max() > 0.1)
+
+
+def wrap(angles: Tensor) -> Tensor:
+    """Angles modulo a turn, from minus half a turn to half a turn."""
+    return torch.remainder(angles + math.pi, 2 * math.pi) - math.pi
+
+
+# ------------------------------------------------------------ axes, tokens, linearity
+
+
+def _check_axes(probe: Probe) -> None:
+    """Equal tokens must come out different along the sequence, and nowhere else."""
+    token = torch.linspace(0.5, 1.5, probe.head_dim)
+    x = token.expand(*probe.sizes, SEQ, -1)
+    first, again = (probe.run([x, x], torch.arange(SEQ)) for _ in range(2))
+    still = []
+    for out, same in zip(first, again, strict=True):
+        if not out.isfinite().all():
+            raise Broken("not_finite")
+        if not torch.equal(out, same):
+            raise CannotProbe("two equal calls differ: dropout? Call .eval() first")
+        still.append(not _check_rows_alike(probe, out, token))
+    if all(still):
+        raise CannotProbe("it does not rotate: equal tokens at 0 to 6 come out equal")
+    if any(still):
+        which, other = ("q", "k") if still[0] else ("k", "q")
+        raise Broken("one_forgotten", which=which, other=other)
+
+
+def _check_rows_alike(probe: Probe, out: Tensor, token: Tensor) -> bool:
+    """Whether tokens turn along the sequence; all heads and sequences must agree."""
+    gap = (out - out[:1, :1]).abs().amax(-1)  # (batch, heads, seq)
+    moving = ((out - out[:, :, :1]).abs().amax((-1, -2)) > 1e-3).squeeze(-1)
+    if gap.max() <= 1e-3:
+        return bool(moving.any())
+    left = ~moving & ((out - token).abs().amax((-1, -2)) < 1e-3).squeeze(-1)
+    if moving.any() and left.any() and (moving | left).all():
+        for axis, kind in ((0, "sequences"), (1, "heads")):
+            whole = left.all(1 - axis)
+            if torch.equal(left, whole.unsqueeze(1 - axis).expand_as(left)):
+                which = whole.nonzero().flatten().tolist()
+                raise Broken("left_out", kind=kind, which=which)
+    apart = (out[0, 0, :, None] - out[0, 0]).abs().amax(-1) + torch.eye(SEQ)
+    shifts = range(1, out.shape[1]) if apart.min() > 1e-3 else ()
+    if shifts and all(_equal(out[:, h, :-h], out[:, 0, h:]) for h in shifts):
+        raise Broken("heads_shifted")
+    axes = [a for a in probe.layout if a != "d" and _varies(out, "bhsd".index(a))]
+    places = sorted(probe.layout.index(axis) for axis in axes)
+    raise Broken("across_heads", axes=places, layout=probe.layout)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return bool((a - b).abs().max() <= 1e-3)
+
+
+def _varies(out: Tensor, axis: int) -> bool:
+    return bool((out - out.narrow(axis, 0, 1)).abs().max() > 1e-3)
+
+
+def _check_by_laws(probe: Probe) -> None:
+    """The laws of ``rope_teach.laws`` that ask for no position in particular."""
+    tolerance = 0.03 + 8 * probe.noise  # products in 16 bits pass
+    for i in range(len(probe.inputs)):
+
+        def rotate(x: Tensor, positions: Tensor, i: int = i) -> Tensor:
+            whole = torch.zeros(int(positions.max()) + 1, x.shape[-1])
+            return probe.rows(whole.index_copy(0, positions, x.float()))[i][positions]
+
+        zero = rotate(torch.zeros(SEQ, probe.head_dim), torch.arange(SEQ))
+        if zero.abs().max() > 1e-3:
+            raise Broken("added")
+        try:
+            laws.is_linear(rotate, probe.head_dim, tolerance, (0, 2, 5))
+        except laws.LawBroken:
+            raise Broken("normalised") from None
+        try:
+            laws.every_token_by_itself(rotate, probe.head_dim, tolerance / 2)
+        except laws.LawBroken as error:
+            tokens = list(error.tokens)
+            if len(tokens) == 1:
+                raise Broken("token_moved", to=tokens[0]) from None
+            raise Broken("tokens_mixed", tokens=tokens) from None
+
+
+def _check_positions_are_used(probe: Probe, pairs: Tensor) -> None:
+    x = _firsts(pairs, SEQ, probe.head_dim)
+    try:
+        both = zip(probe.inputs, probe.rows(x, 0), probe.rows(x, 5), strict=True)
+    except CannotProbe:  # its table is shorter than 12 rows
+        return
+    unused = [which for which, a, b in both if not _differ(a, b, probe)]
+    if unused:
+        given = "start" if "start" in probe.names else "positions tensor"
+        missed = "" if len(unused) == len(probe.inputs) else f" for {unused[0]}"
+        raise Broken("positions_unused", given=given, missed=missed)
+
+
+def _check_one_head(probe: Probe, pairs: Tensor, several: list[Tensor]) -> None:
+    """One sequence and one head must turn as two and three do."""
+    for one, many in zip(_polar(probe, pairs, SEQ), several, strict=True):
+        if (one - many).abs().max() > 1e-3 + 8 * probe.noise:
+            still = (one - one[:1]).abs().max() <= 1e-3
+            raise Broken("one_head" if still else "heads_count", n=probe.sizes[1])
+
+
+def _differ(a: Tensor, b: Tensor, probe: Probe) -> bool:
+    return bool((a - b).abs().max() > 1e-3 * a.abs().max() + 8 * probe.noise)
+
+
+# ---------------------------------------------------------- the matrices, and the pairs
+
+
+def _matrices(probe: Probe) -> list[Tensor]:
+    """The matrix at each of a few positions: ``(SEQ, head_dim, head_dim)``."""
+    columns = torch.eye(probe.head_dim)
+    if "b" in probe.layout:  # one sequence for each feature
+        x = columns[:, None, None].expand(-1, probe.sizes[1], SEQ, -1)
+        outputs = probe.run([x, x], torch.arange(SEQ))
+        return [out[:, -1].permute(1, 2, 0) for out in outputs]
+    rows = [probe.rows(column.expand(SEQ, -1)) for column in columns]
+    return [torch.stack(column, dim=-1) for column in zip(*rows, strict=True)]
+
+
+def _common_order(matrices: list[Tensor]) -> Tensor | None:
+    """The order in which features of q and of k come out, if both are moved alike.
+
+    Scores are then right, as in DeepSeek-V3: the dot product has no order.
+    """
+    orders = [_reordering(matrix[0]) for matrix in matrices]
+    if len(orders) < 2 or any(order is None for order in orders):
+        return None
+    first, second = orders
+    assert first is not None and second is not None
+    moved = not torch.equal(first, torch.arange(len(first)))
+    fits = moved and torch.equal(first, second)
+    if not fits or any(_partners(m[:, first.argsort()]) is None for m in matrices):
+        return None
+    return first
+
+
+def _check_nothing_is_lost(matrix: Tensor) -> None:
+    lost = (matrix.abs().amax((0, 1)) < 1e-6).nonzero().flatten().tolist()
+    if lost:
+        said = ", ".join(map(str, lost[:4])) + (", ..." if len(lost) > 4 else "")
+        raise Broken("lost", features=said)
+
+
+def _partners(matrix: Tensor) -> Tensor | None:
+    """Pairs by what is not zero off the diagonal, or None if they overlap."""
+    for least in (1e-14, 1e-6):  # a dense product leaves rounding where zeros should be
+        joined = matrix.abs().amax(0) > least
+        joined = (joined | joined.T) & ~torch.eye(len(joined), dtype=torch.bool)
+        if joined.sum(1).max() <= 1:
+            return joined.triu().nonzero()
+    return None
+
+
+def _moved_or_mixed(matrix: Tensor) -> Broken:
+    """Why features meet more than one other: moved by the way, or mixed."""
+    order = _reordering(matrix[0])
+    if order is None or _partners(matrix[:, order.argsort()]) is None:
+        return Broken("pairs_overlap")
+    plain = torch.arange(len(order))
+    if torch.equal(order, interleaved_to_half(plain)):
+        return Broken("cat_after_interleaved")
+    if torch.equal(order, half_to_interleaved(plain)):
+        return Broken("stack_after_half")
+    moved = int((order != plain).nonzero()[0])
+    shown = ", ".join(map(str, order[moved : moved + 4].tolist()))
+    return Broken("reordered", first=moved, order=shown)
+
+
+def _reordering(matrix: Tensor) -> Tensor | None:
+    """The order in which features come out at position 0, if they are only moved."""
+    order = matrix.abs().argmax(1)
+    rest = matrix.scatter(1, order[:, None], 0.0).abs().max()
+    return order if len(order.unique()) == len(order) and rest < 1e-3 else None
+
+
+def _check_blocks(probe: Probe, matrix: Tensor, pairs: Tensor) -> None:
+    """Each pair's 2 x 2 block must be ``[[c, -s], [s, c]]``, times a length."""
+    a, b = pairs.T
+    aa, ab = matrix[:, a, a], matrix[:, a, b]
+    ba, bb = matrix[:, b, a], matrix[:, b, b]
+
+    def equal(x: Tensor, y: Tensor) -> bool:
+        return bool((x - y).abs().max() <= 1e-4 + 4 * probe.noise)
+
+    if equal(aa, bb) and equal(ab, -ba):
+        return
+    first, second = equal(ba, -ab * aa), equal(ab, -ba * bb)
+    if (first and equal(bb, aa - ab**2)) or (second and equal(aa, bb - ba**2)):
+        raise Broken("overwritten")
+    if "overwritten" in probe.faults:
+        raise Broken("overwritten")
+    if equal(ab, ba):
+        raise Broken("minus_missing" if equal(aa, bb) else "mirror")
+    if not ab.any() or not ba.any():
+        raise Broken("one_of_two")
+    raise Broken(_columns_used(matrix[1], pairs))
+
+
+def _columns_used(matrix: Tensor, pairs: Tensor) -> str:
+    """The two features of a pair meet different columns of the tables: which?"""
+    used = pairs.flatten().sort().values
+    partner = torch.arange(len(matrix))
+    partner[pairs] = pairs.flip(1)
+    cos, sin = matrix.diagonal()[used], matrix[used, partner[used]]
+    speed, half = torch.atan2(sin.abs(), cos), len(used) // 2
+
+    def alike(x: Tensor, y: Tensor) -> bool:
+        return torch.allclose(x, y, rtol=1e-3, atol=1e-7)
+
+    if not alike(cos.square() + sin.square(), torch.ones_like(cos)):
+        return "cos_without_sin"
+    if alike(speed[0::2], speed[1::2]):
+        return "table_interleaved"
+    if alike(speed[:half], speed[half:]):
+        return "table_half"
+    falling = alike(speed[1:] / speed[:-1], (speed[1] / speed[0]).expand(2 * half - 1))
+    return "over_d" if falling else "two_angles"
+
+
+def _rest(probe: Probe, matrices: list[Tensor], pairs: Tensor) -> float:
+    """What the features that do not turn are multiplied by: 1, or one same factor."""
+    still = torch.ones(probe.head_dim, dtype=torch.bool)
+    still[pairs] = False
+    if not still.any():
+        return 1.0
+    seen = torch.stack(
+        [matrix.diagonal(dim1=1, dim2=2)[:, still] for matrix in matrices]
+    )
+    factor = seen.flatten()[0]
+    turns_by_halves = (seen[:, 1] < 0).any() and (seen[:, 2] > 0).all()
+    if torch.allclose(seen.abs(), torch.ones_like(seen)) and turns_by_halves:
+        raise Broken("for_pixels")  # a hand that makes half a turn a token
+    if (seen - factor).abs().max() > 1e-3 + 8 * probe.noise:
+        raise Broken("rest_changed", factors="factors that depend on the token")
+    turned = matrices[0][0, pairs[:, 0]].norm(dim=-1).median()
+    if min((factor - 1).abs(), (factor - turned).abs()) > 1e-3 + 8 * probe.noise:
+        raise Broken("rest_changed", factors=f"{float(factor):.4g}")
+    return float(factor)
+
+
+# ------------------------------------------------- one vector at thousands of positions
+
+
+def _firsts(pairs: Tensor, seq: int, head_dim: int) -> Tensor:
+    """Rows with 1 at the first feature of each pair: what comes out is cos and sin."""
+    x = torch.zeros(seq, head_dim)
+    x[:, pairs[:, 0]] = 1.0
+    return x
+
+
+def _several(probe: Probe, pairs: Tensor) -> list[Tensor]:
+    """Where the hands of the last head of several point: complex ``(SEQ, pairs)``."""
+    x = _firsts(pairs, SEQ, probe.head_dim).expand(*probe.sizes, -1, -1)
+    outputs = (out[-1, -1] for out in probe.run([x, x], torch.arange(SEQ)))
+    return [torch.complex(out[:, pairs[:, 0]], out[:, pairs[:, 1]]) for out in outputs]
+
+
+def _polar(probe: Probe, pairs: Tensor, seq: int, start: int = 0) -> list[Tensor]:
+    """Where the hands point: complex ``(seq, pairs)`` for each output."""
+    outputs = probe.rows(_firsts(pairs, seq, probe.head_dim), start)
+    return [torch.complex(out[:, pairs[:, 0]], out[:, pairs[:, 1]]) for out in outputs]
+
+
+def _check_counted(seen: Tensor, probe: Probe) -> None:
+    """Positions must not be those of the heads, or of the sequences, repeated."""
+    step = wrap(seen[1] - seen[0])
+    for kind, count in zip(("sequences", "heads"), probe.sizes, strict=True):
+        again = torch.arange(SEQ)[:, None] % count
+        if count > 1 and wrap(seen - seen[0] - again * step).abs().max() < 0.02:
+            raise Broken("counted_elsewhere", kind=kind)
+
+
+def _longest(probe: Probe, pairs: Tensor) -> list[Tensor]:
+    """Where the hands point along the longest sequence that the function takes."""
+    long = _polar(probe, pairs, SEQ)
+    seq = 32
+    while seq <= LONGEST:
+        started = time.process_time()
+        try:
+            tried = _polar(probe, pairs, seq)
+        except CannotProbe:  # past its longest table
+            break
+        if not all(out.isfinite().all() for out in tried):  # xPos has left float32
+            break
+        long = tried
+        if time.process_time() - started > PATIENCE:
+            break
+        seq *= 2
+    return long
+
+
+def _hands(
+    probe: Probe, pairs: Tensor, short: Tensor, long: Tensor, rest: float
+) -> Hands:
+    """Read one output; in a short call and in a long one, tokens must turn alike."""
+    angles, lengths = long.angle(), long.abs()
+    allowed = 1e-4 + 8 * probe.noise
+    if wrap(short.angle() - angles[:SEQ]).abs().max() > allowed:
+        raise Broken(_why_length_matters(short.angle(), angles))
+    if (short.abs() / lengths[:SEQ] - 1).abs().max() > allowed:
+        raise Broken("length_sets_scale")
+    noise = probe.noise + _check_lengths(long, probe)
+    return Hands(pairs, angles, lengths, _speeds(angles, noise), noise, rest)
+
+
+def _why_length_matters(short: Tensor, long: Tensor) -> str:
+    """The speeds depend on the length, or the first token's place does."""
+    steps = [wrap(seen[:SEQ].diff(dim=0)) for seen in (short, long)]
+    if (steps[0] - steps[1]).abs().max() > 1e-3:
+        return "length_sets_speed"
+    speeds = steps[0].mean(0)
+
+    def stands_at(seen: Tensor, place: int) -> bool:
+        return bool(wrap(seen[0] - place * speeds).abs().max() < 1e-2 * len(seen))
+
+    at = [stands_at(short, 1 - len(short)), stands_at(long, 1 - len(long))]
+    return "reversed" if all(at) else "length_moves_tokens"
+
+
+def _growth(lengths: Tensor) -> Tensor:
+    return (lengths[-1] / lengths[0]).log() / (len(lengths) - 1)
+
+
+def _check_lengths(seen: Tensor, probe: Probe) -> float:
+    """Lengths may be constant, or grow evenly as xPos does; return their rounding."""
+    lengths = seen.abs()
+    position = torch.arange(len(lengths))[:, None]
+    uneven = ((lengths / lengths[0]).log() - _growth(lengths) * position).abs()
+    allowed = 0.01 + 8 * probe.noise  # tables in 16 bits are off by so much
+    if uneven.max() <= allowed:
+        return float(uneven.max()) if float(uneven.max()) > 1e-5 else 0.0
+    wrong = (lengths / lengths[0] - 1).abs() > allowed
+    first = int(wrong.any(1).nonzero()[0])
+    _check_parts(seen / lengths[0])
+    if first >= SEQ:
+        raise Broken("table_ends", first=first)
+    alike = torch.allclose(lengths, lengths[:, :1].expand_as(lengths), rtol=1e-3)
+    raise Broken("token_scaled" if alike else "cos_without_sin")
+
+
+def _check_parts(seen: Tensor) -> None:
+    """Is one of cosine and sine right, and the other of angles in 16 bits?"""
+    position = torch.arange(len(seen), dtype=torch.float64)[:, None]
+    for base in BASES:
+        angle = position * inverse_frequencies(2 * seen.shape[1], base)
+        right = {"sine": angle.cos() - seen.real, "cosine": angle.sin() - seen.imag}
+        for part, other in right.items():
+            for dtype in (torch.bfloat16, torch.float16):
+                cast = angle.to(dtype).double()
+                wrong = cast.sin() - seen.imag
+                if part == "cosine":
+                    wrong = cast.cos() - seen.real
+                if max(other.abs().max(), wrong.abs().max()) < 0.01:
+                    name = str(dtype).removeprefix("torch.")
+                    raise Broken("part_rounded", part=part, dtype=name)
+
+
+def _speeds(angles: Tensor, noise: float) -> Tensor:
+    """Radians per token of each hand, by ever longer looks; all steps must be equal."""
+    steps = torch.polar(torch.ones_like(angles[1:]), angles.diff(dim=0))
+    speeds = steps[: SEQ - 1].mean(0).angle()
+    end = SEQ
+    while True:
+        position = torch.arange(end)[:, None]
+        gap = wrap(angles[:end] - angles[0] - speeds * position)
+        wrong = gap.abs() > 1e-4 + 8 * noise + 2e-6 * position * speeds.abs()
+        if wrong.any():
+            rule = too_fast(speeds)  # float32 cannot follow such hands for long
+            if rule is not None and rule.fault:
+                raise Broken(rule.fault, **rule.values)
+            first = int(wrong.any(1).nonzero()[0])
+            raise _uneven_steps(angles - angles[0], speeds, first, noise)
+        speeds = speeds + gap[-1] / (end - 1)
+        if end == len(angles):
+            return speeds
+        end = min(2 * end, len(angles))
+
+
+def _uneven_steps(seen: Tensor, speeds: Tensor, first: int, noise: float) -> Broken:
+    """Why the hands leave their even pace at position ``first``."""
+    seen = seen[: max(4 * first, 4 * SEQ)]
+    position = torch.arange(len(seen), dtype=torch.float64)[:, None]
+
+    def like(position: Tensor) -> bool:
+        gap = wrap(seen - speeds * position).abs()
+        return bool((gap <= 0.05 + 16 * noise).all())
+
+    if first >= SEQ and like(position.clamp(max=first - 1)):
+        return Broken("clamped", last=first - 1, rows=first)
+    if first >= 2 and like(position % first):
+        return Broken("restarted", rows=first)
+    angle = (position * speeds).abs().clamp_min(1e-9)
+    error = (wrap(seen - position * speeds).abs() - 16 * noise) / angle
+    for dtype, whole in ((torch.float16, 2048), (torch.bfloat16, 256)):
+        if error[SEQ:].numel() and error[SEQ:].max() <= 1.5 * torch.finfo(dtype).eps:
+            name = str(dtype).removeprefix("torch.")
+            return Broken("positions_rounded", dtype=name, whole=whole, after=whole + 1)
+    return Broken("uneven", first=first)
