@@ -179,10 +179,9 @@ def yarn(
     Pairs that make more than ``beta_fast`` turns in ``trained_length`` tokens stay,
     those with fewer than ``beta_slow`` are divided. Between them ``ramp="code"`` blends
     linearly in the pair's number, as the authors' code and Hugging Face do (between
-    whole pairs, unless ``truncate=False``); ``ramp="paper"`` blends linearly in the
-    number of turns, which gives up to 67 % lower frequencies. Returns
-    ``(rotary_dim / 2,)`` float64, and ``0.1 ln(factor) + 1``. Raises ``ValueError`` for
-    a number out of range or an unknown ``ramp``.
+    whole pairs, unless ``truncate=False``); ``"paper"`` in the number of turns, which
+    gives up to 67 % lower frequencies. Returns ``(rotary_dim / 2,)`` float64, and
+    ``0.1 ln(factor) + 1``. Raises ``ValueError`` for numbers out of range.
     Source: Peng et al. (2309.00071), sections 3.2 and 3.4. Lesson 13.
 
     >>> yarn(8, 10_000.0, factor=4, trained_length=64)[0]
@@ -253,11 +252,10 @@ def longrope(
     """Divide each frequency by its own searched factor: two lists of ``r / 2``.
 
     The long list serves a ``length`` past ``trained_length``; as in
-    :func:`dynamic_ntk` the length belongs to the rule. ``factor`` (default:
-    ``length / trained_length``) sets the attention factor,
-    ``sqrt(1 + ln(factor) / ln(trained_length))``; below 1 it counts as 1. Returns
-    ``(rotary_dim / 2,)`` float64, and that factor. Source: Ding et al. (2402.13753)
-    and its code. Lesson 13.
+    :func:`dynamic_ntk` the length belongs to the rule. Returns ``(rotary_dim / 2,)``
+    float64, and ``sqrt(1 + ln(factor) / ln(trained_length))``; ``factor`` (default:
+    ``length / trained_length``) counts as 1 if it is below.
+    Source: Ding et al. (2402.13753) and its code. Lesson 13.
 
     >>> lists = {"short_factors": [1.0, 1.0], "long_factors": [1.0, 8.0]}
     >>> longrope(4, 10_000.0, **lists, trained_length=64, length=512)[0]
