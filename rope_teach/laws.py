@@ -108,7 +108,9 @@ def _is_xpos(growth: Tensor) -> bool:
     """Whether lengths grow, or shrink, as the scale of xPos does, pair by pair."""
     pairs = growth[growth.abs() > 1e-7].abs().sort(descending=True).values
     count = len(pairs) // 2
-    if count == 0 or not torch.allclose(pairs[::2], pairs[1::2], rtol=1e-3):
+    if count == 0 or not growth.isfinite().all():
+        return False
+    if not torch.allclose(pairs[::2], pairs[1::2], rtol=1e-3):
         return False
     zeta = (torch.arange(count, dtype=torch.float64) / count + 0.4) / 1.4
     return _is_constant(-zeta.log() / pairs[::2], 1e-2)
