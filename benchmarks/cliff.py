@@ -16,7 +16,7 @@ from common import rounded, run_all, write
 from torch import Tensor, nn
 
 from rope_teach import cos_sin, inverse_frequencies, rotate, wavelengths
-from rope_teach.attention import window_mask
+from rope_teach.course.masks import window_mask
 from rope_teach.course.models import LanguageModel, generate
 from rope_teach.course.tasks import (
     TEST_MODULES,

@@ -20,7 +20,7 @@ from common import rounded, run_all, with_another_past, write
 from torch import Tensor, nn
 
 from rope_teach import RotaryEmbedding
-from rope_teach.attention import blockwise_mask
+from rope_teach.course.masks import blockwise_mask
 from rope_teach.course.models import LanguageModel
 from rope_teach.course.tasks import (
     TEST_MODULES,

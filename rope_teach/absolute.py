@@ -43,7 +43,6 @@ def sinusoidal(
     ``positions`` (any shape, in tokens) gives ``(*positions.shape, dim)`` with
     ``[..., 2i] = sin(m inv_freq[i])`` and ``[..., 2i + 1] = cos(m inv_freq[i])``.
     Raises ``ValueError`` for an odd ``dim``.
-
     Source: Vaswani et al. (1706.03762), section 3.5. Lesson 02.
 
     >>> sinusoidal(torch.tensor([0, 1]), 4)
@@ -147,10 +146,9 @@ def alibi_slopes(heads: int) -> Tensor:
     """
     check_count("heads", heads)
     power = 1 << (heads.bit_length() - 1)
-    exact, finer = (
-        [2 ** (-8 * h / n) for h in range(1, n + 1)] for n in (power, 2 * power)
-    )
-    return torch.tensor(exact + finer[0::2][: heads - power], dtype=torch.float32)
+    exact = [2 ** (-8 * h / power) for h in range(1, power + 1)]
+    finer = [2 ** (-4 * h / power) for h in range(1, 2 * (heads - power), 2)]
+    return torch.tensor(exact + finer, dtype=torch.float32)
 
 
 def alibi_bias(
@@ -177,32 +175,12 @@ def alibi_bias(
     >>> alibi_bias(1, positions=torch.tensor([7, 0, 1]))[0, 0]
     tensor([-0.0000, -0.0273, -0.0234])
     """
-    if positions is not None:
-        if not (q_len is None and k_len is None and device is None):
-            raise ValueError("give positions, or q_len, k_len and device, not both")
-        q, k = _position_pair(positions)
-    elif q_len is None:
-        raise ValueError("alibi_bias needs q_len or positions, got neither")
-    else:
-        k_len = q_len if k_len is None else k_len
-        for name, value in (("q_len", q_len), ("k_len", k_len)):
-            check_start(name, value, "an int (positions are given as positions=...)")
-        if not 0 <= q_len <= k_len:
-            raise ValueError(
-                f"q_len must lie between 0 and k_len, got q_len={q_len}, k_len={k_len}"
-            )
-        k = torch.arange(k_len, device=device)
-        q = k[k_len - q_len :]
-    distance = (q.unsqueeze(-1) - k.unsqueeze(-2)).abs().unsqueeze(-3)
-    return -alibi_slopes(heads).to(distance.device)[:, None, None] * distance
-
-
-def _position_pair(
-    positions: Tensor | tuple[Tensor, Tensor],
-) -> tuple[Tensor, Tensor]:
-    if isinstance(positions, Tensor):
-        positions = (positions, positions)
-    q, k = check_pair(positions)
+    if positions is None:
+        positions = _last_positions(q_len, k_len, device)
+    elif not (q_len is None and k_len is None and device is None):
+        raise ValueError("give positions, or q_len, k_len and device, not both")
+    pair = (positions, positions) if isinstance(positions, Tensor) else positions
+    q, k = check_pair(pair)
     check_positions("positions", q)
     check_positions("positions", k)
     batches = {len(x) for x in (q, k) if x.ndim == 2} - {1}
@@ -213,4 +191,22 @@ def _position_pair(
         )
     # Differences of unsigned integers would wrap around.
     q, k = (x if x.is_floating_point() else x.long() for x in (q, k))
-    return q, k
+    distance = (q.unsqueeze(-1) - k.unsqueeze(-2)).abs().unsqueeze(-3)
+    return -alibi_slopes(heads).to(distance.device)[:, None, None] * distance
+
+
+def _last_positions(
+    q_len: int | None, k_len: int | None, device: torch.device | str | None
+) -> tuple[Tensor, Tensor]:
+    """Positions of queries and keys of which the last ones meet."""
+    if q_len is None:
+        raise ValueError("alibi_bias needs q_len or positions, got neither")
+    k_len = q_len if k_len is None else k_len
+    for name, value in (("q_len", q_len), ("k_len", k_len)):
+        check_start(name, value, "an int (positions are given as positions=...)")
+    if not 0 <= q_len <= k_len:
+        raise ValueError(
+            f"q_len must lie between 0 and k_len, got q_len={q_len}, k_len={k_len}"
+        )
+    k = torch.arange(k_len, device=device)
+    return k[k_len - q_len :], k

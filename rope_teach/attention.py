@@ -1,8 +1,7 @@
-"""Attention with any position encoding, and its masks.
+"""Attention with any position encoding; masks and positions of packed sequences.
 
-RoPE and ALiBi act here, inside every layer. Sinusoidal and learned encodings are
-added to the embeddings before the first layer, by the model. Built in lessons 01, 03
-and 09.
+RoPE and ALiBi act here, inside every layer. Sinusoidal and learned encodings are added
+to the embeddings, by the model. Built in lessons 01, 03 and 09.
 """
 
 from __future__ import annotations
@@ -33,11 +32,9 @@ __all__ = [
     "ENCODINGS",
     "Attention",
     "KeyValueCache",
-    "blockwise_mask",
     "packed_positions",
     "segment_mask",
     "segment_positions",
-    "window_mask",
 ]
 
 Heads = tuple[Tensor, Tensor, Tensor]  # q, k and v, (batch, heads, seq, head_dim)
@@ -51,7 +48,7 @@ class Attention(nn.Module):
     ----------
     kv_heads
         Heads of keys and values (default: ``heads``). With fewer, each is shared by
-        ``heads / kv_heads`` query heads: grouped-query attention.
+        ``heads / kv_heads`` query heads: grouped-query attention (2305.13245).
     encoding
         One of ``ENCODINGS``. Only ``"rope"`` and ``"alibi"`` act here.
     causal
@@ -63,8 +60,7 @@ class Attention(nn.Module):
     Notes
     -----
     Raises ``ValueError`` where the sizes do not divide or a name is unknown.
-    Source: Vaswani et al. (1706.03762), section 3.2; grouped-query: 2305.13245.
-    Lesson 09.
+    Source: Vaswani et al. (1706.03762), section 3.2. Lesson 09.
 
     Examples
     --------
@@ -223,10 +219,9 @@ class Attention(nn.Module):
             places = fit_positions(positions, seq, batch, axes, True, q.device)
             positions = places.amax(-1)  # text follows the largest coordinate
         k, v = cache.append(k, v, positions, keep_positions=self.encoding == "alibi")
-        if torch.is_grad_enabled() and q.requires_grad:
-            if not (k.requires_grad or v.requires_grad):
-                # Autograd saves them, and rejects memory that append writes to later.
-                return q, k.clone(), v.clone()
+        saved = torch.is_grad_enabled() and q.requires_grad
+        if saved and not (k.requires_grad or v.requires_grad):
+            k, v = k.clone(), v.clone()  # autograd rejects memory written to later
         return q, k, v
 
     def _alibi(
@@ -267,9 +262,8 @@ class Attention(nn.Module):
         flag = self.causal and bias is None
         if q_len == 1:  # not part of the line above: exporters cannot trace that
             flag = False
-        shared = self.kv_heads < self.heads
         return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=bias, is_causal=flag, enable_gqa=shared
+            q, k, v, bias, is_causal=flag, enable_gqa=self.kv_heads < self.heads
         )
 
     def _split(self, x: Tensor, heads: int) -> Tensor:
@@ -298,11 +292,10 @@ def packed_positions(cu_seqlens: Tensor, total: int | None = None) -> Tensor:
     0, then the number of tokens up to the end of each sequence. ``total`` (by default
     the last entry) may be larger: the tokens after the last sequence count from 0 too.
     Give it in a compiled model, and on a GPU, where the host would wait for the value;
-    entries are not checked there.
+    entries are not checked there. Raises ``TypeError`` for another dtype,
+    ``ValueError`` for entries that cannot be cumulative lengths. Lesson 09.
 
-    A mask is ``segment_mask((positions == 0).cumsum(0)[None])``. Raises ``TypeError``
-    for another dtype, ``ValueError`` for entries that cannot be cumulative lengths.
-    Lesson 09.
+    A mask is ``segment_mask((positions == 0).cumsum(0)[None])``.
 
     >>> packed_positions(torch.tensor([0, 3, 5]))
     tensor([0, 1, 2, 0, 1])
@@ -336,38 +329,3 @@ def segment_mask(segments: Tensor) -> Tensor:
             [0, 0, 1]], dtype=torch.int32)
     """
     return segments[:, None, :, None] == segments[:, None, None, :]
-
-
-def window_mask(q_len: int, window: int, k_len: int | None = None) -> Tensor:
-    """Mask by which a token sees the newest ``window`` tokens up to itself.
-
-    Returns ``(q_len, k_len)``. The last query is at the last key; in a cached step
-    ``k_len`` counts the cached tokens as well. Lesson 12.
-
-    >>> window_mask(3, 2).int()
-    tensor([[1, 0, 0],
-            [1, 1, 0],
-            [0, 1, 1]], dtype=torch.int32)
-    """
-    k_len = q_len if k_len is None else k_len
-    newest = k_len - q_len
-    seen = torch.ones(q_len, k_len, dtype=torch.bool).tril(newest)
-    return seen.triu(newest - window + 1)
-
-
-def blockwise_mask(seq: int, block: int) -> Tensor:
-    """Mask by which a token sees its own block and the one before: ``(seq, seq)``.
-
-    For a causal model whose trained length is twice ``block``: no token then sees
-    farther than in training. Source: blockwise causal attention, Sun et al.
-    (2212.10554). Lesson 16.
-
-    >>> blockwise_mask(5, 2).int()
-    tensor([[1, 0, 0, 0, 0],
-            [1, 1, 0, 0, 0],
-            [1, 1, 1, 0, 0],
-            [1, 1, 1, 1, 0],
-            [0, 0, 1, 1, 1]], dtype=torch.int32)
-    """
-    number = torch.arange(seq) // block
-    return (number[:, None] - number <= 1).tril()

@@ -35,10 +35,9 @@ __all__ = [
 def grid_positions(*sizes: int) -> Tensor:
     """Row, column and so on of every cell of a grid; the last axis changes fastest.
 
-    ``sizes``, the number of cells on each axis, give ``(product of sizes, axes)``
-    int64: positions of an image flattened row by row. A class token can be at zeros,
-    which rotate nothing. Raises ``TypeError`` or ``ValueError`` if a size is not a
-    positive int. Lesson 17.
+    ``sizes``, positive ints, give ``(product of sizes, axes)`` int64: positions of an
+    image flattened row by row. A class token can be at zeros, which rotate nothing.
+    Raises ``TypeError`` or ``ValueError`` for other sizes. Lesson 17.
 
     >>> grid_positions(2, 2)
     tensor([[0, 0],
@@ -53,9 +52,8 @@ def pixel_positions(*sizes: int, centres: bool = False) -> Tensor:
     """As :func:`grid_positions`, but every axis runs from -1 to 1, in float64.
 
     A finer grid then never leaves the trained range. The outermost cells are at -1 and
-    1; with ``centres`` the edges of the picture are, as in DINOv3. Use with
-    :func:`pixel_frequencies`, or as DINOv3 does with
-    ``2 * pi * inverse_frequencies(head_dim // 2, 100.0)`` for each axis. Lesson 17.
+    1; with ``centres`` the edges of the picture are, as in DINOv3, whose frequencies
+    are ``2 * pi * inverse_frequencies(head_dim // 2, 100.0)`` on each axis. Lesson 17.
 
     >>> pixel_positions(3).flatten()
     tensor([-1.,  0.,  1.], dtype=torch.float64)
@@ -73,17 +71,15 @@ def multimodal_positions(
     """Time, height and width of each token where text and images follow each other.
 
     Each of ``parts`` is an int, so many tokens of text, or ``(time, height, width)``,
-    the cells of an image (time 1) or video. Returns ``(seq, 3)`` int64. Text advances
-    on all axes at once, so plain RoPE rotates it alike, and continues one past the
-    largest position so far, as in the papers, vLLM and earlier transformers (5.23
-    continues at the start of the picture plus ``max(height, width)``: earlier, if a
-    video lasts longer). An image starts at the next position of the text.
+    the cells of an image (time 1) or video; others raise ``TypeError`` or
+    ``ValueError``. Returns ``(seq, 3)`` int64. Text advances on all axes at once. Each
+    part continues one past the largest position so far, as in the papers, vLLM and
+    earlier transformers (5.23 continues ``max(height, width)`` past the start of a
+    picture: earlier, if a video lasts longer).
 
     A video may end in a fourth number, the positions from one frame to the next, with
     times rounded down: in Qwen2.5-VL ``tokens_per_second * second_per_grid_t``.
     Qwen3-VL gives each frame as a part of time 1, with text before it.
-
-    Raises ``TypeError`` or ``ValueError`` for other parts.
     Source: Qwen2-VL (2409.12191), section 2.1. Lesson 17.
 
     >>> multimodal_positions([1, (1, 2, 2), 1]).T
@@ -108,9 +104,9 @@ def multimodal_positions(
 def axial_frequencies(*inv_freqs: Tensor) -> Tensor:
     """One block of frequencies for each axis: a pair rotates with one axis alone.
 
-    ``inv_freqs``, one ``(r_a/2,)`` for each axis, give ``(axes, sum of r_a/2)`` with
-    zeros where a pair belongs to another axis. Raises ``ValueError`` without any.
+    ``inv_freqs``, one ``(r_a/2,)`` for each axis, give ``(axes, sum of r_a/2)``.
     ``RotaryEmbedding(head_dim, axes=2, base=100)`` builds the one with equal shares.
+    Raises ``ValueError`` for other shapes, or without any.
     Source: RoPE-Axial, 2403.13298, section 3.2, with the base 100. Lesson 17.
 
     >>> axial_frequencies(torch.tensor([1.0, 0.1]), torch.tensor([1.0, 0.1]))
@@ -132,9 +128,9 @@ def pixel_frequencies(
 
     ``rotary_dim`` counts the features of one axis: give one result for each axis to
     :func:`axial_frequencies`. With positions from -1 to 1 the fastest pair makes
-    ``max_freq / 2`` turns across the picture. ``log_spaced`` steps are equal in the
-    logarithm, as in timm with ``linear_bands=False``. Raises ``ValueError`` unless
-    ``max_freq`` is positive. Source: ``pixel`` in rotary-embedding-torch. Lesson 17.
+    ``max_freq / 2`` turns across the picture; raises ``ValueError`` unless that is
+    positive. ``log_spaced`` steps are equal in the logarithm, as in timm with
+    ``linear_bands=False``. Source: ``pixel`` in rotary-embedding-torch. Lesson 17.
 
     >>> pixel_frequencies(4) / torch.pi
     tensor([1., 5.], dtype=torch.float64)
@@ -165,19 +161,15 @@ def mixed_frequencies(
     """Point every pair in a random direction: it rotates with a mix of all axes.
 
     ``inv_freq`` ``(r/2,)`` gives ``(axes, r/2)``, whose columns have the lengths in
-    ``inv_freq``: the start of learned frequencies,
-    ``RotaryEmbedding(head_dim, inv_freq=..., learned=True)``. The paper draws one
-    direction for each head, and turns it by a right angle for half of its pairs; here
-    every pair draws its own, and heads share them.
+    ``inv_freq``: a start for ``RotaryEmbedding(head_dim, inv_freq=..., learned=True)``.
+    Source: RoPE-Mixed, 2403.13298, section 3.2, from the base 10; but the paper draws
+    one direction a head, at a right angle for half of the pairs. Here every pair draws
+    its own, and heads share them. Lesson 17.
 
-    Frequencies that differ between heads, as in RoPE-Mixed's checkpoints, are one wide
-    bank ``(axes, heads * r/2)`` for the features of all heads side by side. If whole
-    heads are rotated, interleaved, do so before the split into heads:
-    ``RotaryEmbedding(heads * head_dim, inv_freq=bank)``. Otherwise make tables from
-    ``angles(positions, bank).unflatten(-1, (heads, -1))``, as ``(1, heads, seq, r/2)``.
-
-    Source: RoPE-Mixed, 2403.13298, section 3.2, which starts from the base 10.
-    Lesson 17.
+    Where heads differ, as in RoPE-Mixed's checkpoints, rotate all features before the
+    split into heads, interleaved: ``RotaryEmbedding(heads * head_dim, inv_freq=bank)``
+    with ``bank`` ``(axes, heads * r/2)``. Or, for tables ``(1, heads, seq, r/2)``, take
+    ``angles(positions, bank).unflatten(-1, (heads, -1))``.
 
     >>> mixed_frequencies(torch.tensor([1.0, 0.1])).norm(dim=0)
     tensor([1.0000, 0.1000], dtype=torch.float64)
@@ -194,11 +186,11 @@ def multimodal_frequencies(
 ) -> Tensor:
     """Share the pairs of one set of frequencies out among the axes: M-RoPE.
 
-    ``inv_freq`` ``(r/2,)`` and ``sections``, pairs of each axis that sum to ``r/2``
-    (``mrope_section`` in configurations), give ``(axes, r/2)``. The first axis gets the
-    fastest pairs, the second the next ones, as in Qwen2-VL; ``interleaved=True`` deals
-    them out in turn, as in Qwen3-VL, and the first axis gets what is left. Text, whose
-    axes agree, sees no difference. Raises ``ValueError`` for other ``sections``.
+    ``inv_freq`` ``(r/2,)`` and ``sections``, pairs of each axis (``mrope_section`` in
+    configurations), give ``(axes, r/2)``. The first axis gets the fastest pairs, the
+    second the next ones, as in Qwen2-VL; ``interleaved=True`` deals them out in turn,
+    as in Qwen3-VL, and the first axis gets what is left. Text, whose axes agree, sees
+    no difference. Raises ``ValueError`` unless ``sections`` sum to ``r/2``.
     Source: Qwen2-VL (2409.12191), section 2.1. Lesson 17.
 
     >>> multimodal_frequencies(torch.tensor([1.0, 0.1, 0.01]), (1, 1, 1))

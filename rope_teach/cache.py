@@ -154,23 +154,19 @@ class KeyValueCache:
 
     def _needs_gradient(self, *new: Tensor) -> bool:
         used = (*new, self._keys.memory, self._values.memory)
-        return torch.is_grad_enabled() and any(
-            x is not None and x.requires_grad for x in used
-        )
+        needed = (x.requires_grad for x in used if x is not None)
+        return torch.is_grad_enabled() and any(needed)
 
     def _check_next(self, positions: Tensor) -> None:
         # Only where the values are at hand: not in a graph, nor at the price of waiting
         # for a GPU. Keys and `next` follow `positions` in any case.
         if positions.device.type != "cpu" or torch.compiler.is_compiling():
             return
-        is_new = (
-            self.keys is None and not isinstance(self.next, Tensor) and not self.next
-        )
+        is_new = self.keys is None and isinstance(self.next, int) and not self.next
         if not is_new and positions.numel() and (positions[..., 0] != self.next).any():
             raise ValueError(
                 f"the next position is {self.next}, got positions that begin with "
-                f"{positions[..., 0].tolist()}; leave positions out to go on "
-                "from there"
+                f"{positions[..., 0].tolist()}; leave positions out to go on from there"
             )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -212,21 +208,20 @@ class _Slots:
             )
         if self.memory is None:
             return
-        batch, heads, _, size = self.memory.shape
+        (batch, heads, _, size), device = self.memory.shape, self.memory.device
         if tuple(new.shape) != (batch, heads, new.shape[2], size):
             raise ValueError(
                 f"the cache holds {name} (batch={batch}, kv_heads={heads}, seq, "
                 f"head_dim={size}), got {tuple(new.shape)}"
             )
-        device = self.memory.device
         if new.device != device:
             raise ValueError(f"the cache holds {name} on {device}, got {new.device}")
 
     def slot(self, new: Tensor) -> Tensor:
         """Memory for ``new``, behind what is in use."""
         length, seq, held = self.end - self.first, new.shape[2], self.held
-        dtype = (
-            new.dtype if held is None else torch.promote_types(held.dtype, new.dtype)
+        dtype = torch.promote_types(
+            new.dtype, new.dtype if held is None else held.dtype
         )
         room = 0 if self.memory is None else self.memory.shape[2]
         # Memory that is hardly used, after a long prompt was dropped, is given back.

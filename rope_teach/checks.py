@@ -190,19 +190,15 @@ def align_table(table: Tensor, x: Tensor, layout: Layout) -> Tensor:
 
 
 def _misfit(table: str, x: Tensor, layout: Layout, has: str) -> ValueError:
-    shape = tuple(x.shape)
-    return ValueError(
-        f"the table {table}, but x of shape {shape} with layout={layout!r} {has}"
-    )
+    x_is = f"x of shape {tuple(x.shape)} with layout={layout!r}"
+    return ValueError(f"the table {table}, but {x_is} {has}")
 
 
 def axes_of(ndim: int, layout: Layout) -> tuple[int, int, int]:
     """Which axes of an input are batch, heads and seq, counted from the last one."""
-    if ndim == 4:
-        return AXES[layout]
-    if ndim == 3 and layout != "bhsd":
-        return -4, -2, -3  # (seq, heads, head_dim)
-    return AXES["bhsd"]
+    if ndim == 3 and layout == "sbhd":
+        layout = "bshd"  # without a batch both are (seq, heads, head_dim)
+    return AXES[layout if ndim > 2 else "bhsd"]
 
 
 def lay_out(table: Tensor, layout: Layout, ndim: int) -> Tensor:
@@ -213,8 +209,7 @@ def lay_out(table: Tensor, layout: Layout, ndim: int) -> Tensor:
     if layout == "bhsd" or ndim < 3:
         return table.unsqueeze(-3) if table.ndim == 3 else table
     if layout == "sbhd" and ndim == 4:
-        rows = table.transpose(0, 1) if table.ndim == 3 else table.unsqueeze(-2)
-        return rows.unsqueeze(-2)
+        table = table.transpose(0, 1) if table.ndim == 3 else table.unsqueeze(-2)
     return table.unsqueeze(-2)
 
 
@@ -345,8 +340,8 @@ def fit_positions(
             "(batch, seq, axes) with a batch of 1 or more"
         )
     if not found:
-        expected = "(seq, axes) or (batch, seq, axes)"
-        expected = expected if axes > 1 else "(seq,) or (batch, seq)"
+        several = "(seq, axes) or (batch, seq, axes)"
+        expected = several if axes > 1 else "(seq,) or (batch, seq)"
         sizes = {"seq": seq, "batch": batch, "axes": axes}.items()
         known = ", ".join(f"{n}={size}" for n, size in sizes if size not in (None, -1))
         raise wrong_shape("positions", f"{expected} with {known}", positions)
@@ -417,14 +412,13 @@ def overlaps_itself(x: Tensor) -> bool:
 
 def overlaps(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors share an element; exact, whatever their strides."""
-    if not (a.numel() and b.numel()) or a.device.type == "meta":
-        return False
-    if not {type(a), type(b)} <= {Tensor, nn.Parameter}:  # a fake has no memory
+    has_memory = {type(a), type(b)} <= {Tensor, nn.Parameter}  # a fake has none
+    if not has_memory or not (a.numel() and b.numel()) or a.device.type == "meta":
         return False
     try:
         if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
             return False
-    except RuntimeError:  # nor has a tensor of a transform
+    except RuntimeError:  # nor does a tensor of a transform
         return False
     if a.element_size() != b.element_size():
         return True  # one storage with two dtypes: not worth telling apart

@@ -1,7 +1,6 @@
 """Inverse frequencies: the angle of each pair per token, and rules for longer context.
 
-At position m, pair i is rotated by the angle m * inv_freq[i]. Built in lessons 02 and
-08.
+At position m, pair i rotates by the angle m * inv_freq[i]. Built in lessons 02 and 08.
 
 The rules for longer context return inverse frequencies and an attention factor, by
 which cos and sin are multiplied (1 but for YaRN and LongRoPE). Their first arguments
@@ -50,7 +49,6 @@ def inverse_frequencies(
     in radians per token, highest first. ``base``, in configurations ``rope_theta``,
     sets the lowest. Raises ``TypeError`` or ``ValueError`` unless ``rotary_dim`` is a
     positive even int, and ``base`` positive and finite.
-
     Source: Su et al., RoFormer (2104.09864), equation 15. Lessons 02 and 08.
 
     >>> inverse_frequencies(8)
@@ -88,8 +86,7 @@ def scaled_frequencies(
     if not (finite and isinstance(factor, (int, float)) and math.isfinite(factor)):
         raise ValueError(
             f"scaling must return a tuple of rotary_dim / 2 = {rotary_dim // 2} finite "
-            f"inverse frequencies and a finite attention factor; it returned "
-            f"{answer!s:.200}"
+            f"inverse frequencies and a finite attention factor, got {answer!s:.200}"
         )
     return inv_freq.double().cpu(), float(factor)
 
@@ -135,7 +132,15 @@ def ntk_aware(rotary_dim: int, base: float, *, factor: float) -> tuple[Tensor, f
     tensor([1.0000, 0.0025], dtype=torch.float64)
     """
     check_factor(factor)
-    return _with_larger_base(rotary_dim, base, factor), 1.0
+    check_rotary_dim(rotary_dim)
+    check_base(base)
+    if rotary_dim < 4:
+        raise ValueError(
+            "a larger base changes nothing for the only pair: NTK rules need "
+            f"rotary_dim >= 4, got {rotary_dim}"
+        )
+    larger = float(base * factor ** (rotary_dim / (rotary_dim - 2)))
+    return inverse_frequencies(rotary_dim, larger), 1.0
 
 
 def dynamic_ntk(
@@ -153,8 +158,8 @@ def dynamic_ntk(
     check_factor(factor)
     check_count("trained_length", trained_length)
     check_count("length", length)
-    stretch = factor * max(length, trained_length) / trained_length - (factor - 1)
-    return _with_larger_base(rotary_dim, base, stretch), 1.0
+    stretch = 1 + factor * (max(length, trained_length) / trained_length - 1)
+    return ntk_aware(rotary_dim, base, factor=stretch)
 
 
 def yarn(
@@ -174,11 +179,9 @@ def yarn(
     Pairs that make more than ``beta_fast`` turns in ``trained_length`` tokens stay,
     those with fewer than ``beta_slow`` are divided. Between them ``ramp="code"`` blends
     linearly in the pair's number, as the authors' code and Hugging Face do (between
-    whole pairs, unless ``truncate=False``); ``ramp="paper"`` blends linearly in the
-    number of turns, which gives up to 67 % lower frequencies. Returns
-    ``(rotary_dim / 2,)`` float64, and ``0.1 ln(factor) + 1``. Raises ``ValueError`` for
-    a number out of range or an unknown ``ramp``.
-
+    whole pairs, unless ``truncate=False``); ``"paper"`` in the number of turns, which
+    gives up to 67 % lower frequencies. Returns ``(rotary_dim / 2,)`` float64, and
+    ``0.1 ln(factor) + 1``. Raises ``ValueError`` for numbers out of range.
     Source: Peng et al. (2309.00071), sections 3.2 and 3.4. Lesson 13.
 
     >>> yarn(8, 10_000.0, factor=4, trained_length=64)[0]
@@ -199,10 +202,8 @@ def yarn(
         turns = trained_length / wavelengths(inv_freq)
         slow = 1 - ((turns - beta_slow) / (beta_fast - beta_slow)).clamp(0, 1)
     else:
-        lengths = (
-            trained_length / (turns * math.tau) for turns in (beta_fast, beta_slow)
-        )
-        low, high = (rotary_dim * math.log(n) / (2 * math.log(base)) for n in lengths)
+        periods = [trained_length / (n * math.tau) for n in (beta_fast, beta_slow)]
+        low, high = (rotary_dim * math.log(n) / (2 * math.log(base)) for n in periods)
         if truncate:
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, rotary_dim - 1)
@@ -251,11 +252,10 @@ def longrope(
     """Divide each frequency by its own searched factor: two lists of ``r / 2``.
 
     The long list serves a ``length`` past ``trained_length``; as in
-    :func:`dynamic_ntk` the length belongs to the rule. ``factor`` (default:
-    ``length / trained_length``) sets the attention factor,
-    ``sqrt(1 + ln(factor) / ln(trained_length))``; below 1 it counts as 1. Returns
-    ``(rotary_dim / 2,)`` float64, and that factor. Source: Ding et al. (2402.13753)
-    and its code. Lesson 13.
+    :func:`dynamic_ntk` the length belongs to the rule. Returns ``(rotary_dim / 2,)``
+    float64, and ``sqrt(1 + ln(factor) / ln(trained_length))``; ``factor`` (default:
+    ``length / trained_length``) counts as 1 if it is below.
+    Source: Ding et al. (2402.13753) and its code. Lesson 13.
 
     >>> lists = {"short_factors": [1.0, 1.0], "long_factors": [1.0, 8.0]}
     >>> longrope(4, 10_000.0, **lists, trained_length=64, length=512)[0]
@@ -276,8 +276,7 @@ def longrope(
         )
     if trained_length < 2:
         raise ValueError(
-            f"trained_length must be at least 2, since its log divides; got "
-            f"{trained_length}"
+            f"trained_length must be at least 2 (its log divides), got {trained_length}"
         )
     factor = length / trained_length if factor is None else factor
     ratio = math.log(max(1.0, factor)) / math.log(trained_length)
@@ -302,15 +301,3 @@ def proportional(
     inv_freq = inverse_frequencies(rotary_dim, base) / factor
     inv_freq[int(fraction * rotary_dim // 2) :] = 0.0
     return inv_freq, 1.0
-
-
-def _with_larger_base(rotary_dim: int, base: float, factor: float) -> Tensor:
-    check_rotary_dim(rotary_dim)
-    check_base(base)
-    if rotary_dim < 4:
-        raise ValueError(
-            "a larger base changes nothing for the only pair: NTK rules need "
-            f"rotary_dim >= 4, got {rotary_dim}"
-        )
-    larger = float(base * factor ** (rotary_dim / (rotary_dim - 2)))
-    return inverse_frequencies(rotary_dim, larger)

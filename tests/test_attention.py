@@ -17,9 +17,9 @@ from rope_teach.attention import (
     packed_positions,
     segment_mask,
     segment_positions,
-    window_mask,
 )
 from rope_teach.axes import multimodal_frequencies, multimodal_positions
+from rope_teach.course.masks import window_mask
 
 
 def close(got, expected, atol=1e-6):

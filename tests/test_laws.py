@@ -278,6 +278,11 @@ def test_lengths_that_grow_otherwise_than_xpos_has_them_are_not_legal():
         laws.norm_is_kept(lambda x, m: textbook_half(x, m) * 1.01 ** m[:, None])
 
 
+def test_features_that_vanish_do_not_grow_as_xpos_has_them():
+    with pytest.raises(laws.LawBroken, match=r"norm .* off by \d"):
+        laws.norm_is_kept(lambda x, m: textbook_half(x, m) * (m < 5)[:, None])
+
+
 def test_how_many_features_turn_can_be_said():
     laws.check_all(half_of_the_head, 8, turning=4)
     with pytest.raises(laws.LawBroken, match="6 of 8 should turn"):

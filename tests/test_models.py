@@ -7,9 +7,9 @@ from rope_teach.attention import (
     KeyValueCache,
     segment_mask,
     segment_positions,
-    window_mask,
 )
 from rope_teach.axes import grid_positions
+from rope_teach.course.masks import window_mask
 from rope_teach.course.models import (
     LanguageModel,
     PictureReader,
