@@ -40,12 +40,19 @@ from rope_teach.tables import cos_sin, held_scale, xpos_scale
 
 __all__ = ["RotaryEmbedding", "Tables"]
 
-Role = Literal["query", "key"]
-Norms = tuple[nn.Module, nn.Module]
 Values = tuple[float, ...] | tuple[tuple[float, ...], ...]  # an axis: one tuple
+Size = tuple[int | None, int | None]  # batch and seq, None if unknown
 
 SMALLEST_TABLE = 2_048
 LARGEST_TABLE = 131_072  # positions; beyond, rows are computed when they are needed
+
+# Up to torch 2.11 a compiler is told that it exports, whatever it does.
+KNOWS_EXPORTS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 12)
+
+try:  # torch has no public way to compute with values inside FakeTensorMode
+    from torch._subclasses.fake_tensor import unset_fake_temporarily as with_values
+except ImportError:
+    from contextlib import nullcontext as with_values
 
 
 class Tables(NamedTuple):
@@ -87,6 +94,7 @@ class SharedRows:
         with torch.inference_mode(False), torch.no_grad():
             self.inv_freq = torch.tensor(values, dtype=torch.float64, device=device)
             self.table = torch.empty(0, 2, self.inv_freq.shape[-1], device=device)
+        self.is_real = _is_real(self.inv_freq)
 
     @classmethod
     def of(
@@ -97,7 +105,7 @@ class SharedRows:
         found = cls._all.get(key)
         if found is None:
             found = cls(values, factor, device)
-            if _is_real(found.inv_freq):
+            if found.is_real:
                 cls._all[key] = found
         found.reach(rows)
         return found
@@ -106,6 +114,8 @@ class SharedRows:
         """At least ``end`` rows, ``(rows, 2, r/2)``, or None where none can be kept."""
         if end <= self.table.shape[0]:
             return self.table
+        if not self.is_real:
+            return None
         on_gpu = self.device.type == "cuda"
         if on_gpu and torch.cuda.is_current_stream_capturing():
             return None  # what a graph computes is there only after its replay
@@ -239,44 +249,45 @@ class RotaryEmbedding(nn.Module):
         self.trailing, self.clockwise, self.axes = trailing, clockwise, axes
         self.xpos_scale_base, self.xpos_origin = xpos_scale_base, xpos_origin
         self._given = inv_freq is not None
-        if inv_freq is None:
-            inv_freq, factor = self._by_rule()
-        elif scaling is not None:
+        if self._given and scaling is not None:
             raise ValueError("give inv_freq or scaling, not both")
-        else:
-            inv_freq, factor = check_inv_freq(inv_freq, rotary_dim // 2, axes), 1.0
-            self.axes = 1 if inv_freq.ndim == 1 else len(inv_freq)
         if attention_factor is not None and not self._given:
             raise ValueError(
                 "attention_factor goes with inv_freq; a scaling rule has its own"
             )
-        self._factor = factor if attention_factor is None else float(attention_factor)
+        with with_values():
+            if inv_freq is None:
+                inv_freq, factor = self._by_rule()
+            else:
+                inv_freq = check_inv_freq(inv_freq, rotary_dim // 2, axes)
+                factor = 1.0 if attention_factor is None else float(attention_factor)
+                self.axes = 1 if inv_freq.ndim == 1 else len(inv_freq)
+            # Where one bank of frequencies is dealt out to the axes (M-RoPE), text may
+            # have one position, which counts on every axis.
+            dealt = inv_freq.ndim > 1 and bool(((inv_freq != 0).sum(0) <= 1).all())
+            self._takes_text, self._factor = self._given and dealt, factor
+            # Python numbers: no move, cast or fake tensor can change them.
+            values = (-inv_freq if clockwise else inv_freq).tolist()
+        self._values: Values = tuple(
+            tuple(row) if isinstance(row, list) else row for row in values
+        )
         if xpos_scale_base is not None:
             xpos_scale(torch.zeros(1, device="cpu"), rotary_dim, xpos_scale_base)
             if self.axes > 1:
                 raise ValueError(f"xPos needs one axis, got axes={self.axes}")
-        # Where one bank of frequencies is dealt out to the axes (M-RoPE), text may have
-        # one position, which counts on every axis.
-        dealt = inv_freq.ndim > 1 and bool(((inv_freq != 0).sum(0) <= 1).all())
-        self._takes_text = self._given and dealt
-        # Python numbers: no move, cast or fake tensor can change them.
-        signed = -inv_freq if clockwise else inv_freq
-        self._values: Values = tuple(
-            row if self.axes == 1 else tuple(row) for row in signed.tolist()
-        )
         self.register_parameter("frequencies", None)
         if learned:
             self.frequencies = nn.Parameter(torch.empty(inv_freq.shape).float())
             self.reset_parameters()
         kept = self.axes == 1 and not learned and xpos_scale_base is None
         self._fewest = SMALLEST_TABLE if kept else 0  # rows that are kept
-        self._rows = self._rows_on(torch.empty(0).device)
+        self._rows = self._rows_on(torch.empty(0).device, self._fewest)
 
     def reset_parameters(self) -> None:
         """Set learned frequencies to what the module was made with."""
         if self.frequencies is not None:
             with torch.no_grad():
-                self.frequencies.copy_(self._constant("cpu"))
+                self.frequencies.copy_(self._initial())
 
     # ------------------------------------------------------------------ what it is
 
@@ -308,10 +319,10 @@ class RotaryEmbedding(nn.Module):
         """
         if self.frequencies is not None:
             return self.frequencies.double()
-        return self._constant("cpu")
+        return self._initial()
 
-    def _constant(self, device: torch.device | str) -> Tensor:
-        inv_freq = torch.tensor(self._values, dtype=torch.float64, device=device)
+    def _initial(self) -> Tensor:
+        inv_freq = torch.tensor(self._values, dtype=torch.float64, device="cpu")
         return -inv_freq if self.clockwise else inv_freq
 
     @property
@@ -349,7 +360,7 @@ class RotaryEmbedding(nn.Module):
         start: int | Tensor = 0,
         pad_len: Tensor | None = None,
         tables: Tables | None = None,
-        norms: Norms | None = None,
+        norms: tuple[nn.Module, nn.Module] | None = None,
         out: tuple[Tensor | None, Tensor | None] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Rotate queries and keys; both in their own dtype, as new tensors.
@@ -432,7 +443,7 @@ class RotaryEmbedding(nn.Module):
         start: int | Tensor = 0,
         pad_len: Tensor | None = None,
         tables: Tables | None = None,
-        role: Role | None = None,
+        role: Literal["query", "key"] | None = None,
     ) -> Tensor:
         """Rotate one tensor, as :meth:`forward` rotates each of its two.
 
@@ -482,13 +493,8 @@ class RotaryEmbedding(nn.Module):
             found = [x for x in (*given, start, pad_len) if isinstance(x, Tensor)]
             device = found[0].device if found else self._rows.device
         like = torch.empty(0, dtype=dtype, device=device)
-        if not isinstance(positions, (tuple, list)):
-            return self._tables_for(positions, start, pad_len, (None, seq), like)
-        queries, keys = (
-            self._tables_for(p, start, pad_len, (None, None), like)
-            for p in check_pair(positions)
-        )
-        return Tables(*queries.of_queries(), *keys.of_keys())
+        size = None, None if isinstance(positions, (tuple, list)) else seq
+        return self._tables_for(positions, start, pad_len, (size, size), like)
 
     def shares_tables(self, other: object) -> bool:
         """Whether ``tables`` of this module serve the other one as well. Lesson 09."""
@@ -512,36 +518,50 @@ class RotaryEmbedding(nn.Module):
         pad_len: Tensor | None,
     ) -> Tables:
         """The tables for the tokens of ``q`` and ``k``."""
-        sizes = self._sizes(q), self._sizes(k)
+        sizes = q_size, k_size = self._size(q), self._size(k)
+        if q_size[1] != k_size[1] and not isinstance(positions, (tuple, list)):
+            check_one_length(q_size[1], k_size[1], self._layout)
         like = q if q.dtype == torch.float64 else k
         if self.xpos_scale_base is not None and q.dtype == torch.float16:
             like = q  # the smallest range decides
+        return self._tables_for(positions, start, pad_len, sizes, like)
+
+    def _tables_for(
+        self,
+        positions: Tensor | tuple[Tensor, Tensor] | None,
+        start: int | Tensor,
+        pad_len: Tensor | None,
+        sizes: tuple[Size, Size],
+        like: Tensor,
+    ) -> Tables:
+        """One table for q and k, or two where their positions or sizes differ."""
         pair: tuple[Tensor | None, Tensor | None]
         if isinstance(positions, (tuple, list)):
             pair = check_pair(positions)
+        elif sizes[0] == sizes[1]:
+            return self._one_table(positions, start, pad_len, sizes[0], like)
         else:
-            if sizes[0][1] != sizes[1][1]:
-                check_one_length(sizes[0][1], sizes[1][1], self._layout)
-            if sizes[0] == sizes[1]:
-                return self._tables_for(positions, start, pad_len, sizes[0], like)
             pair = positions, positions
         queries, keys = (
-            self._tables_for(p, start, pad_len, size, like)
+            self._one_table(p, start, pad_len, size, like)
             for p, size in zip(pair, sizes, strict=True)
         )
         return Tables(*queries.of_queries(), *keys.of_keys())
 
-    def _tables_for(
+    def _one_table(
         self,
         positions: Tensor | None,
         start: int | Tensor,
         pad_len: Tensor | None,
-        sizes: tuple[int | None, int | None],
+        size: Size,
         like: Tensor,
     ) -> Tables:
-        """The tables of ``(batch, seq)`` tokens, of which None is not known."""
-        (batch, seq), device = sizes, like.device
-        if positions is None and pad_len is None and not isinstance(start, Tensor):
+        """The table of tokens that q and k share, two with xPos."""
+        (batch, seq), device = size, like.device
+        if positions is not None:
+            if pad_len is not None or isinstance(start, Tensor) or start != 0:
+                raise ValueError("give positions, or start and pad_len, not both")
+        elif pad_len is None and not isinstance(start, Tensor):
             check_start("start", start, "an int or a (batch,) tensor")
             assert seq is not None
             rows = self._kept(start, start + seq, like)
@@ -553,7 +573,7 @@ class RotaryEmbedding(nn.Module):
                     "(seq, axes), as from rope_teach.axes.grid_positions"
                 )
             positions = torch.arange(start, start + seq, device=device)
-        elif positions is None:
+        else:
             given, first, sign = _starts(start, pad_len, batch, device)
             if device.type == "cuda" and self._fewest and like.dtype != torch.float64:
                 both = ops.cos_sin(
@@ -563,8 +583,6 @@ class RotaryEmbedding(nn.Module):
                 return Tables(*both.unbind(-2))
             tokens = torch.arange(seq or 0, device=device)
             positions = first + sign * given.unsqueeze(-1) + tokens
-        elif pad_len is not None or isinstance(start, Tensor) or start != 0:
-            raise ValueError("give positions, or start and pad_len, not both")
         positions = fit_positions(
             positions, seq, batch, self.axes, self._takes_text, device
         )
@@ -576,44 +594,30 @@ class RotaryEmbedding(nn.Module):
 
     def _cos_sin(self, positions: Tensor, like: Tensor) -> Sequence[Tensor]:
         """Rows for any positions: looked up, or computed."""
-        inv_freq, wide = self._frequencies(like), like.dtype == torch.float64
+        wide, rows = like.dtype == torch.float64, None
+        if self._fewest and like.is_cpu and not wide:
+            kept = None if torch.compiler.is_compiling() else self._rows_for(like)
+            rows = None if kept is None else kept.at(positions)
+        if rows is not None:
+            return rows.unbind(-2)
+        inv_freq = self._frequencies(like)
         if wide or (inv_freq.requires_grad and torch.is_grad_enabled()):
             dtype = torch.float64 if wide else torch.float32
             return cos_sin(positions, inv_freq, dtype, self._factor)
-        rows = None
-        if self._fewest and like.is_cpu and type(like) in ops.PLAIN:
-            rows = None if torch.compiler.is_compiling() else self._rows.at(positions)
-        if rows is None:
-            rows = ops.cos_sin(positions, inv_freq, self._factor)
-        return rows.unbind(-2)
+        return ops.cos_sin(positions, inv_freq, self._factor).unbind(-2)
 
     def _kept(self, start: int, end: int, like: Tensor) -> Tensor | None:
         """Kept rows that reach from ``start`` to ``end``, or None."""
         if not self._fewest or start < 0 or end > LARGEST_TABLE:
             return None
-        if like.dtype == torch.float64 or not self._takes_rows(like):
-            return None
-        device = like.device
-        if torch.compiler.is_compiling():
-            # An exported program computes its rows: it may be called with any length.
-            exports = KNOWS_EXPORTS and torch.compiler.is_exporting()
-            table = self._rows.table
-            fits = table.device == device and end <= table.shape[0]
-            usable = torch.compiler.is_dynamo_compiling() and not exports
-            return table if usable and fits else None
-        if self._rows.device != device:
-            self._rows = self._rows_on(device)
-        return self._rows.reach(end)
-
-    def _takes_rows(self, like: Tensor) -> bool:
-        """Whether real rows may meet ``like``: a fake tensor mixes with fakes alone."""
-        return type(like) in ops.PLAIN and not like.is_meta
-
-    def _rows_on(self, device: torch.device) -> SharedRows:
-        fewest = self._fewest
-        if fewest and hasattr(self, "_rows"):  # a move loses no rows
-            fewest = max(fewest, self._rows.table.shape[0])
-        return SharedRows.of(self._values, self._factor, device, fewest)
+        rows = None if like.dtype == torch.float64 else self._rows_for(like)
+        if rows is None or not torch.compiler.is_compiling():
+            return None if rows is None else rows.reach(end)
+        # An exported program computes its rows: it may be called with any length.
+        exports = KNOWS_EXPORTS and torch.compiler.is_exporting()
+        fits = rows.device == like.device and end <= rows.table.shape[0]
+        usable = torch.compiler.is_dynamo_compiling() and not exports
+        return rows.table if usable and fits else None
 
     def _frequencies(self, like: Tensor) -> Tensor:
         """What a position is multiplied by, in float64, where ``like`` is."""
@@ -621,13 +625,26 @@ class RotaryEmbedding(nn.Module):
             check_learned(self.frequencies)
             inv_freq = self.frequencies.to(device=like.device, dtype=torch.float64)
             return -inv_freq if self.clockwise else inv_freq
-        if torch.compiler.is_dynamo_compiling():
-            return self._rows.inv_freq.to(like.device)
-        if not self._takes_rows(like):
+        rows = self._rows_for(like)
+        if rows is None:
             return torch.tensor(self._values, dtype=torch.float64, device=like.device)
-        if self._rows.device != like.device:
-            self._rows = self._rows_on(like.device)
-        return self._rows.inv_freq
+        return rows.inv_freq.to(like.device)
+
+    def _rows_for(self, like: Tensor) -> SharedRows | None:
+        """The rows where ``like`` is, or None: a fake tensor mixes with fakes alone."""
+        if type(like) not in ops.PLAIN or like.is_meta:
+            return None
+        rows = self._rows
+        if torch.compiler.is_compiling():
+            return rows if rows.is_real else None
+        if rows.device != like.device or not rows.is_real:
+            self._rows = self._rows_on(like.device, len(rows.table))
+        return self._rows
+
+    def _rows_on(self, device: torch.device, length: int) -> SharedRows:
+        """The rows on a device, at least ``length``: a move loses none."""
+        length = max(length, self._fewest) if self._fewest else 0
+        return SharedRows.of(self._values, self._factor, device, length)
 
     def _fade(self, positions: Tensor, dtype: torch.dtype, scale_base: float) -> Tensor:
         """What xPos multiplies the table of a query by; see :func:`xpos_scale`."""
@@ -667,14 +684,13 @@ class RotaryEmbedding(nn.Module):
             return ops.rotate_together(xs, cos, sin, pairing, layout, out)
         rest = self.head_dim - self.rotary_dim
         last = [x[..., rest:] for x in xs]
+        into_last = None if out is None else [into[..., rest:] for into in out]
+        turned = ops.rotate_together(last, cos, sin, pairing, layout, into_last)
         if out is None:
-            turned = ops.rotate_together(last, cos, sin, pairing, layout)
             both = zip(xs, turned, strict=True)
             return [torch.cat([x[..., :rest], part], dim=-1) for x, part in both]
         for x, into in zip(xs, out, strict=True):
             into[..., :rest] = x[..., :rest]
-        into_last = [into[..., rest:] for into in out]
-        ops.rotate_together(last, cos, sin, pairing, layout, into_last)
         return out
 
     def _by_rule(self) -> tuple[Tensor, float]:
@@ -690,7 +706,7 @@ class RotaryEmbedding(nn.Module):
             inv_freq = axial_frequencies(*[inv_freq] * self.axes)
         return inv_freq, factor
 
-    def _sizes(self, x: Tensor) -> tuple[int, int]:
+    def _size(self, x: Tensor) -> tuple[int, int]:
         """Batch (-1 where there is no such axis) and seq of an input."""
         shape = x.shape
         batch_axis, _, seq_axis = axes_of(len(shape), self._layout)
@@ -698,15 +714,8 @@ class RotaryEmbedding(nn.Module):
 
     def _check(self, q: Tensor, k: Tensor) -> None:
         """Raise unless q and k are heads of this size on one device."""
-        for name, x in (("q", q), ("k", k)):
-            if (
-                not isinstance(x, Tensor)
-                or not x.is_floating_point()
-                or x.ndim not in (3, 4)
-                or x.shape[-1] != self.head_dim
-                or x.dtype.itemsize < 2
-            ):
-                check_head(name, x, self.head_dim, self._layout)
+        check_head("q", q, self.head_dim, self._layout)
+        check_head("k", k, self.head_dim, self._layout)
         if q.device != k.device:
             raise ValueError(
                 f"q and k must be on one device, got {q.device} and {k.device}"
@@ -718,18 +727,17 @@ class RotaryEmbedding(nn.Module):
                 "tables must come from RotaryEmbedding.tables, got "
                 f"{type(tables).__name__}"
             )
-        check_table(tables.cos, q, self.rotary_dim, *self._sizes(q))
+        check_table(tables.cos, q, self.rotary_dim, *self._size(q))
         if tables.key_cos is not None or k.shape != q.shape:
-            check_table(tables.of_keys()[0], k, self.rotary_dim, *self._sizes(k))
+            check_table(tables.of_keys()[0], k, self.rotary_dim, *self._size(k))
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the rows out of files and copies: they are computed when needed."""
         return {**self.__dict__, "_rows": self._rows.device}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        device = state["_rows"]
-        super().__setstate__({**state, "_rows": None})  # type: ignore[no-untyped-call]
-        self._rows = SharedRows.of(self._values, self._factor, device, self._fewest)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._rows = self._rows_on(state["_rows"], 0)
 
     def _apply(self, fn: Any, recurse: bool = True) -> RotaryEmbedding:
         """Follow ``.to(device)``; a change of dtype never touches the frequencies."""
@@ -741,12 +749,8 @@ class RotaryEmbedding(nn.Module):
         super()._apply(move, recurse)  # type: ignore[no-untyped-call]
         device = fn(torch.empty(0)).device
         if device.type != "meta" and device != self._rows.device:
-            self._rows = self._rows_on(device)
+            self._rows = self._rows_on(device, len(self._rows.table))
         return self
-
-
-# Up to torch 2.11 a compiler is told that it exports, whatever it does.
-KNOWS_EXPORTS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 12)
 
 
 def _starts(
