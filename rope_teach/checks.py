@@ -243,7 +243,7 @@ def check_head(name: str, x: Tensor, head_dim: int, layout: Layout) -> None:
         raise wrong_shape(name, f"{axes} layout={layout!r} with head_dim={head_dim}", x)
 
 
-def check_one_length(q_seq: int, k_seq: int, layout: Layout) -> None:
+def check_one_length(q_seq: int | None, k_seq: int | None, layout: Layout) -> None:
     """Raise unless q and k have as many tokens."""
     if q_seq != k_seq:
         other = "bshd" if layout == "bhsd" else "bhsd"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, Literal, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -48,11 +49,6 @@ LARGEST_TABLE = 131_072  # positions; beyond, rows are computed when they are ne
 
 # Up to torch 2.11 a compiler is told that it exports, whatever it does.
 KNOWS_EXPORTS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 12)
-
-try:  # torch has no public way to compute with values inside FakeTensorMode
-    from torch._subclasses.fake_tensor import unset_fake_temporarily as with_values
-except ImportError:
-    from contextlib import nullcontext as with_values
 
 
 class Tables(NamedTuple):
@@ -163,27 +159,24 @@ class RotaryEmbedding(nn.Module):
     base
         Sets the lowest frequency; configurations call it ``rope_theta``.
     rotary_dim
-        How many features are rotated (default: all); even. The leading ones, or the
-        last ones with ``trailing=True``.
+        How many features are rotated, an even number (default: all): the leading ones,
+        or the last ones with ``trailing=True``.
     pairing
         ``"interleaved"``: pairs (0, 1)(2, 3)..., as RoFormer, GPT-J, Meta's Llama.
         ``"half"``: pairs (0, r/2)(1, r/2 + 1)..., as GPT-NeoX, Hugging Face's Llama.
         It must be the one that the weights were trained with.
     layout
-        ``"bhsd"``: tensors are ``(batch, heads, seq, head_dim)``, as PyTorch's
-        attention wants them; ``"bshd"``: ``(batch, seq, heads, head_dim)``; ``"sbhd"``:
-        ``(seq, batch, heads, head_dim)``.
+        ``"bhsd"``, as PyTorch's attention wants tensors: ``(batch, heads, seq,
+        head_dim)``; or the same letters in another order, ``"bshd"`` or ``"sbhd"``.
     scaling
         A rule for longer context: ``(rotary_dim, base)`` to inverse frequencies and
         attention factor, such as ``partial(yarn, factor=4, trained_length=4096)``.
     inv_freq, attention_factor
-        Frequencies of your own in place of ``base`` and ``scaling``, in radians per
-        token: ``(r/2,)``, or ``(axes, r/2)`` when positions have several coordinates;
-        and the factor that cos and sin are multiplied by.
+        In place of ``base`` and ``scaling``: radians per token, ``(r/2,)`` or
+        ``(axes, r/2)``, and the factor that cos and sin are multiplied by.
     axes
-        How many coordinates a position has, 2 for images: each gets an equal share
-        of the pairs, by ``base`` and ``scaling``. ``rotary_dim`` must divide by
-        ``2 * axes``, and every call needs ``positions``. See :mod:`rope_teach.axes`.
+        How many coordinates a position has, 2 for images. Each gets an equal share of
+        the pairs, and every call needs ``positions``. See :mod:`rope_teach.axes`.
     learned
         Make the frequencies a parameter, ``frequencies``. It stays float32.
     clockwise
@@ -191,16 +184,15 @@ class RotaryEmbedding(nn.Module):
     xpos_scale_base
         Tokens over which xPos lets scores fade; 512 in its paper. Past
         ``xpos_origin``, in tokens, queries shrink and keys grow, before it the
-        reverse. The origin is one for the life of the module, so cached keys stay
-        valid. For causal attention only.
+        reverse. For causal attention only.
 
     Notes
     -----
-    Unless ``learned``, there are no parameters; there are never buffers. Angles are
-    computed in float64, and tables are float32 (float64 for float64 inputs) whatever
-    ``.half()``, ``.bfloat16()`` or autocast surrounds them. Rows already computed are
-    kept, up to 131,072 positions, and shared by all modules that rotate alike; they can
-    never change a result. Rows for several axes, learned frequencies and xPos are
+    Unless ``learned``, there are no parameters; there are never buffers. Options cannot
+    change later, so cached keys stay valid. Angles are computed in float64, and tables
+    are float32 (float64 for float64 inputs) whatever ``.half()``, ``.bfloat16()`` or
+    autocast surrounds them. Rows are kept, up to 131,072 positions, and shared by all
+    modules that rotate alike. With several axes, learned frequencies or xPos, they are
     computed on each call: share them among layers with :meth:`tables`.
 
     Source: Su et al., RoFormer (2104.09864). Built in lessons 04 to 08; scaling in
@@ -219,6 +211,17 @@ class RotaryEmbedding(nn.Module):
     >>> rope = RotaryEmbedding(64, axes=2, base=100)
     >>> q, k = rope(q, k, grid_positions(2, 5))
     """
+
+    FIXED: ClassVar[frozenset[str]] = frozenset([
+        "head_dim", "base", "rotary_dim", "trailing", "pairing", "layout", "scaling",
+        "attention_factor", "axes", "clockwise", "xpos_scale_base", "xpos_origin",
+    ])  # fmt: skip
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set it once: rows are kept and shared, so a change would be half obeyed."""
+        if name in self.FIXED and name in self.__dict__:
+            raise AttributeError(f"{name} cannot change: make another RotaryEmbedding")
+        super().__setattr__(name, value)
 
     def __init__(
         self,
@@ -244,9 +247,9 @@ class RotaryEmbedding(nn.Module):
         check_count("axes", axes)
         check_choice("pairing", pairing, ("interleaved", "half"))
         check_choice("layout", layout, tuple(AXES))
-        self.head_dim, self._base, self.rotary_dim = head_dim, float(base), rotary_dim
-        self._pairing, self._layout, self._scaling = pairing, layout, scaling
-        self.trailing, self.clockwise, self.axes = trailing, clockwise, axes
+        self.head_dim, self.rotary_dim, self.base = head_dim, rotary_dim, float(base)
+        self.pairing, self.layout, self.trailing = pairing, layout, trailing
+        self.scaling, self.clockwise = scaling, clockwise
         self.xpos_scale_base, self.xpos_origin = xpos_scale_base, xpos_origin
         self._given = inv_freq is not None
         if self._given and scaling is not None:
@@ -255,29 +258,33 @@ class RotaryEmbedding(nn.Module):
             raise ValueError(
                 "attention_factor goes with inv_freq; a scaling rule has its own"
             )
-        with with_values():
-            if inv_freq is None:
-                inv_freq, factor = self._by_rule()
-            else:
-                inv_freq = check_inv_freq(inv_freq, rotary_dim // 2, axes)
-                factor = 1.0 if attention_factor is None else float(attention_factor)
-                self.axes = 1 if inv_freq.ndim == 1 else len(inv_freq)
-            # Where one bank of frequencies is dealt out to the axes (M-RoPE), text may
-            # have one position, which counts on every axis.
-            dealt = inv_freq.ndim > 1 and bool(((inv_freq != 0).sum(0) <= 1).all())
-            self._takes_text, self._factor = self._given and dealt, factor
-            # Python numbers: no move, cast or fake tensor can change them.
-            values = (-inv_freq if clockwise else inv_freq).tolist()
-        self._values: Values = tuple(
-            tuple(row) if isinstance(row, list) else row for row in values
+        asked = rotary_dim, self.base, axes, scaling, inv_freq
+        if type(torch.empty(0)) is Tensor:
+            rows, factor = _frequencies_of(*asked)
+        else:  # FakeTensorMode has no values, but is not there in another thread
+            with ThreadPoolExecutor(1) as pool:
+                rows, factor = pool.submit(_frequencies_of, *asked).result()
+        self.axes = len(rows)
+        self.attention_factor = float(
+            factor if attention_factor is None else attention_factor
         )
+        # Where one bank of frequencies is dealt out to the axes (M-RoPE), text may have
+        # one position, which counts on every axis.
+        dealt = all(
+            sum(x != 0 for x in column) <= 1 for column in zip(*rows, strict=True)
+        )
+        self._takes_text = self._given and self.axes > 1 and dealt
+        # Python numbers: no move, cast or fake tensor can change them.
+        signed = tuple(tuple(-x if clockwise else x for x in row) for row in rows)
+        self._values: Values = signed if self.axes > 1 else signed[0]
         if xpos_scale_base is not None:
             xpos_scale(torch.zeros(1, device="cpu"), rotary_dim, xpos_scale_base)
             if self.axes > 1:
                 raise ValueError(f"xPos needs one axis, got axes={self.axes}")
         self.register_parameter("frequencies", None)
         if learned:
-            self.frequencies = nn.Parameter(torch.empty(inv_freq.shape).float())
+            shape = self._initial().shape
+            self.frequencies = nn.Parameter(torch.empty(shape).float())
             self.reset_parameters()
         kept = self.axes == 1 and not learned and xpos_scale_base is None
         self._fewest = SMALLEST_TABLE if kept else 0  # rows that are kept
@@ -288,28 +295,6 @@ class RotaryEmbedding(nn.Module):
         if self.frequencies is not None:
             with torch.no_grad():
                 self.frequencies.copy_(self._initial())
-
-    # ------------------------------------------------------------------ what it is
-
-    @property
-    def base(self) -> float:
-        """As given; rows are kept, so another base needs another module."""
-        return self._base
-
-    @property
-    def pairing(self) -> Pairing:
-        """As given."""
-        return self._pairing
-
-    @property
-    def layout(self) -> Layout:
-        """As given."""
-        return self._layout
-
-    @property
-    def scaling(self) -> Scaling | None:
-        """As given; the rule is evaluated once, then cached."""
-        return self._scaling
 
     @property
     def inv_freq(self) -> Tensor:
@@ -325,13 +310,8 @@ class RotaryEmbedding(nn.Module):
         inv_freq = torch.tensor(self._values, dtype=torch.float64, device="cpu")
         return -inv_freq if self.clockwise else inv_freq
 
-    @property
-    def attention_factor(self) -> float:
-        """What cos and sin are multiplied by: 1, except for some ``scaling`` rules."""
-        return self._factor
-
     def extra_repr(self) -> str:
-        factor = self._factor
+        factor = self.attention_factor
         said = {
             "head_dim": self.head_dim,
             "rotary_dim": self.rotary_dim,
@@ -371,37 +351,34 @@ class RotaryEmbedding(nn.Module):
             In the module's layout; the numbers of heads may differ.
         positions
             ``(seq,)`` or ``(batch, seq)``, in tokens: integers or floats, negative
-            allowed. With several axes ``(seq, axes)`` or ``(batch, seq, axes)``, or
-            ``(axes, batch, seq)`` as transformers has them; text in a model for images
-            (M-RoPE) may leave the axes out. A pair ``(q_positions, k_positions)`` when
-            q and k have different positions. Default: ``start``, ``start + 1``, ...
+            allowed. With several axes ``(seq, axes)``, ``(batch, seq, axes)`` or, as in
+            transformers, ``(axes, batch, seq)``; text in a model for images (M-RoPE)
+            may leave the axes out. A pair ``(q_positions, k_positions)`` if q and k
+            differ. Default: ``start``, ``start + 1``, ...
         start
             Position of the first token: an int, or ``(batch,)``, one for each sequence.
         pad_len
-            ``(batch,)``: the number of padding tokens left of each sequence. Its
-            first real token then has position ``start``.
+            ``(batch,)``: padding tokens to the left of each sequence, whose first real
+            token then has position ``start``.
         tables
-            From :meth:`tables`, in place of all the positions above: layers that share
-            them compute them once.
+            From :meth:`tables`, in place of positions, so that layers share them.
         norms
-            Two modules that q and k go through first, for models that normalise each
-            head: ``(q_norm, k_norm)``. On a CUDA device two ``torch.nn.RMSNorm`` and
-            the rotation are one kernel, which rounds once (lesson 18), where heads are
-            a power of two wide and rotated whole, by one table for q and k.
+            ``(q_norm, k_norm)``, which q and k go through first. On a CUDA device two
+            ``torch.nn.RMSNorm`` and the rotation are one kernel, which rounds once
+            (lesson 18), where heads are a power of two wide and rotated whole, by one
+            table for q and k.
         out
             ``(q_out, k_out)``, either of them None: where to write, such as a slot of a
-            preallocated cache. Same shape, dtype and device as what is rotated, a last
-            stride of 1, no memory shared with an input. It takes no gradient.
+            preallocated cache. Same shape, dtype and device as the input, last stride
+            1, no memory shared with an input, and no gradient.
 
         Raises
         ------
         TypeError, ValueError
-            If q or k is not floating, does not end in ``head_dim``, or lies on
-            another device than its partner; if positions do not fit; if q and k
-            differ in length and no pair of positions says where each token is; if a
-            position is so far from ``xpos_origin`` that its scale leaves the dtype
-            (NaN where the position is known only on a GPU or inside a graph); if
-            norms are no pair of modules, or out does not fit.
+            If q or k is not floating or not ``head_dim`` wide, if their devices differ,
+            or their lengths without a pair of positions; if positions, norms or out do
+            not fit; if a position is so far from ``xpos_origin`` that its scale leaves
+            the dtype (NaN where only a GPU or a graph knows the position).
         """
         self._check(q, k)
         if tables is None:
@@ -417,10 +394,10 @@ class RotaryEmbedding(nn.Module):
                 from rope_teach.ops import norm  # loaded only when norms are given
 
                 cos, sin = (
-                    lay_out(t, self._layout, q.ndim) for t in tables.of_queries()
+                    lay_out(t, self.layout, q.ndim) for t in tables.of_queries()
                 )
                 turned = norm.normalise_and_rotate(
-                    q, k, norms, cos, sin, self._pairing, self._layout
+                    q, k, norms, cos, sin, self.pairing, self.layout
                 )
                 if turned is not None:
                     return turned
@@ -449,7 +426,7 @@ class RotaryEmbedding(nn.Module):
 
         ``role``, ``"query"`` or ``"key"``, matters to xPos alone, which needs it.
         """
-        check_head("x", x, self.head_dim, self._layout)
+        check_head("x", x, self.head_dim, self.layout)
         if self.xpos_scale_base is not None and role not in ("query", "key"):
             raise ValueError(
                 "xPos scales queries and keys differently: role must be 'query' or "
@@ -494,7 +471,7 @@ class RotaryEmbedding(nn.Module):
             device = found[0].device if found else self._rows.device
         like = torch.empty(0, dtype=dtype, device=device)
         size = None, None if isinstance(positions, (tuple, list)) else seq
-        return self._tables_for(positions, start, pad_len, (size, size), like)
+        return self._tables(like, like, positions, start, pad_len, (size, size))
 
     def shares_tables(self, other: object) -> bool:
         """Whether ``tables`` of this module serve the other one as well. Lesson 09."""
@@ -516,36 +493,23 @@ class RotaryEmbedding(nn.Module):
         positions: Tensor | tuple[Tensor, Tensor] | None,
         start: int | Tensor,
         pad_len: Tensor | None,
+        sizes: tuple[Size, Size] | None = None,
     ) -> Tables:
-        """The tables for the tokens of ``q`` and ``k``."""
-        sizes = q_size, k_size = self._size(q), self._size(k)
-        if q_size[1] != k_size[1] and not isinstance(positions, (tuple, list)):
-            check_one_length(q_size[1], k_size[1], self._layout)
+        """The tables for the tokens of ``q`` and ``k``, if not for others ``sizes``."""
+        q_size, k_size = sizes or (self._size(q), self._size(k))
         like = q if q.dtype == torch.float64 else k
         if self.xpos_scale_base is not None and q.dtype == torch.float16:
             like = q  # the smallest range decides
-        return self._tables_for(positions, start, pad_len, sizes, like)
-
-    def _tables_for(
-        self,
-        positions: Tensor | tuple[Tensor, Tensor] | None,
-        start: int | Tensor,
-        pad_len: Tensor | None,
-        sizes: tuple[Size, Size],
-        like: Tensor,
-    ) -> Tables:
-        """One table for q and k, or two where their positions or sizes differ."""
         pair: tuple[Tensor | None, Tensor | None]
         if isinstance(positions, (tuple, list)):
             pair = check_pair(positions)
-        elif sizes[0] == sizes[1]:
-            return self._one_table(positions, start, pad_len, sizes[0], like)
+        elif q_size == k_size:
+            return self._one_table(positions, start, pad_len, q_size, like)
         else:
+            check_one_length(q_size[1], k_size[1], self.layout)
             pair = positions, positions
-        queries, keys = (
-            self._one_table(p, start, pad_len, size, like)
-            for p, size in zip(pair, sizes, strict=True)
-        )
+        queries = self._one_table(pair[0], start, pad_len, q_size, like)
+        keys = self._one_table(pair[1], start, pad_len, k_size, like)
         return Tables(*queries.of_queries(), *keys.of_keys())
 
     def _one_table(
@@ -577,7 +541,7 @@ class RotaryEmbedding(nn.Module):
             given, first, sign = _starts(start, pad_len, batch, device)
             if device.type == "cuda" and self._fewest and like.dtype != torch.float64:
                 both = ops.cos_sin(
-                    given, self._frequencies(like), self._factor,
+                    given, self._frequencies(like), self.attention_factor,
                     first=first, sign=sign, count=seq,
                 )  # fmt: skip
                 return Tables(*both.unbind(-2))
@@ -603,8 +567,8 @@ class RotaryEmbedding(nn.Module):
         inv_freq = self._frequencies(like)
         if wide or (inv_freq.requires_grad and torch.is_grad_enabled()):
             dtype = torch.float64 if wide else torch.float32
-            return cos_sin(positions, inv_freq, dtype, self._factor)
-        return ops.cos_sin(positions, inv_freq, self._factor).unbind(-2)
+            return cos_sin(positions, inv_freq, dtype, self.attention_factor)
+        return ops.cos_sin(positions, inv_freq, self.attention_factor).unbind(-2)
 
     def _kept(self, start: int, end: int, like: Tensor) -> Tensor | None:
         """Kept rows that reach from ``start`` to ``end``, or None."""
@@ -644,7 +608,7 @@ class RotaryEmbedding(nn.Module):
     def _rows_on(self, device: torch.device, length: int) -> SharedRows:
         """The rows on a device, at least ``length``: a move loses none."""
         length = max(length, self._fewest) if self._fewest else 0
-        return SharedRows.of(self._values, self._factor, device, length)
+        return SharedRows.of(self._values, self.attention_factor, device, length)
 
     def _fade(self, positions: Tensor, dtype: torch.dtype, scale_base: float) -> Tensor:
         """What xPos multiplies the table of a query by; see :func:`xpos_scale`."""
@@ -670,7 +634,7 @@ class RotaryEmbedding(nn.Module):
         out: tuple[Tensor | None, ...] | None = None,
     ) -> Sequence[Tensor]:
         """Rotate what has the same tokens, into new tensors or those of ``out``."""
-        pairing, layout = self._pairing, self._layout
+        pairing, layout = self.pairing, self.layout
         if cos.ndim > 2 or layout != "bhsd":
             cos, sin = (lay_out(table, layout, xs[0].ndim) for table in (cos, sin))
         if out is not None and all(into is None for into in out):
@@ -693,29 +657,16 @@ class RotaryEmbedding(nn.Module):
             into[..., :rest] = x[..., :rest]
         return out
 
-    def _by_rule(self) -> tuple[Tensor, float]:
-        """Frequencies by ``base``, ``scaling`` and ``axes``, and attention factor."""
-        if self.rotary_dim % (2 * self.axes):
-            raise ValueError(
-                f"rotary_dim={self.rotary_dim} does not divide into pairs for "
-                f"axes={self.axes}"
-            )
-        share = self.rotary_dim // self.axes
-        inv_freq, factor = scaled_frequencies(share, self._base, self._scaling)
-        if self.axes > 1:
-            inv_freq = axial_frequencies(*[inv_freq] * self.axes)
-        return inv_freq, factor
-
     def _size(self, x: Tensor) -> tuple[int, int]:
         """Batch (-1 where there is no such axis) and seq of an input."""
         shape = x.shape
-        batch_axis, _, seq_axis = axes_of(len(shape), self._layout)
+        batch_axis, _, seq_axis = axes_of(len(shape), self.layout)
         return shape[batch_axis] if len(shape) == 4 else -1, shape[seq_axis]
 
     def _check(self, q: Tensor, k: Tensor) -> None:
         """Raise unless q and k are heads of this size on one device."""
-        check_head("q", q, self.head_dim, self._layout)
-        check_head("k", k, self.head_dim, self._layout)
+        check_head("q", q, self.head_dim, self.layout)
+        check_head("k", k, self.head_dim, self.layout)
         if q.device != k.device:
             raise ValueError(
                 f"q and k must be on one device, got {q.device} and {k.device}"
@@ -751,6 +702,27 @@ class RotaryEmbedding(nn.Module):
         if device.type != "meta" and device != self._rows.device:
             self._rows = self._rows_on(device, len(self._rows.table))
         return self
+
+
+def _frequencies_of(
+    rotary_dim: int,
+    base: float,
+    axes: int,
+    scaling: Scaling | None,
+    given: Tensor | None,
+) -> tuple[list[list[float]], float]:
+    """Inverse frequencies, a row for each axis, and the attention factor of a rule."""
+    if given is not None:
+        inv_freq, factor = check_inv_freq(given, rotary_dim // 2, axes), 1.0
+    elif rotary_dim % (2 * axes):
+        raise ValueError(
+            f"rotary_dim={rotary_dim} does not divide into pairs for axes={axes}"
+        )
+    else:
+        inv_freq, factor = scaled_frequencies(rotary_dim // axes, base, scaling)
+        inv_freq = axial_frequencies(*[inv_freq] * axes) if axes > 1 else inv_freq
+    rows: list[list[float]] = inv_freq.reshape(-1, rotary_dim // 2).tolist()
+    return rows, factor
 
 
 def _starts(
