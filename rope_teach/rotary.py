@@ -35,6 +35,7 @@ from rope_teach.checks import (
     check_table,
     fit_positions,
     lay_out,
+    wrong_type,
 )
 from rope_teach.frequencies import Scaling, scaled_frequencies
 from rope_teach.tables import cos_sin, held_scale, xpos_scale
@@ -261,7 +262,7 @@ class RotaryEmbedding(nn.Module):
         asked = rotary_dim, self.base, axes, scaling, inv_freq
         if type(torch.empty(0)) is Tensor:
             rows, factor = _frequencies_of(*asked)
-        else:  # FakeTensorMode has no values, but is not there in another thread
+        else:  # FakeTensorMode hides values, in its own thread only
             with ThreadPoolExecutor(1) as pool:
                 rows, factor = pool.submit(_frequencies_of, *asked).result()
         self.axes = len(rows)
@@ -270,9 +271,7 @@ class RotaryEmbedding(nn.Module):
         )
         # Where one bank of frequencies is dealt out to the axes (M-RoPE), text may have
         # one position, which counts on every axis.
-        dealt = all(
-            sum(x != 0 for x in column) <= 1 for column in zip(*rows, strict=True)
-        )
+        dealt = all(sum(map(bool, pair)) <= 1 for pair in zip(*rows, strict=True))
         self._takes_text = self._given and self.axes > 1 and dealt
         # Python numbers: no move, cast or fake tensor can change them.
         signed = tuple(tuple(-x if clockwise else x for x in row) for row in rows)
@@ -283,8 +282,7 @@ class RotaryEmbedding(nn.Module):
                 raise ValueError(f"xPos needs one axis, got axes={self.axes}")
         self.register_parameter("frequencies", None)
         if learned:
-            shape = self._initial().shape
-            self.frequencies = nn.Parameter(torch.empty(shape).float())
+            self.frequencies = nn.Parameter(torch.empty(self._initial().shape).float())
             self.reset_parameters()
         kept = self.axes == 1 and not learned and xpos_scale_base is None
         self._fewest = SMALLEST_TABLE if kept else 0  # rows that are kept
@@ -478,8 +476,7 @@ class RotaryEmbedding(nn.Module):
         return (
             isinstance(other, RotaryEmbedding)
             and self._rows is other._rows
-            and self.frequencies is None
-            and other.frequencies is None
+            and self.frequencies is other.frequencies is None
             and self.xpos_scale_base == other.xpos_scale_base
             and self.xpos_origin == other.xpos_origin
         )
@@ -487,15 +484,11 @@ class RotaryEmbedding(nn.Module):
     # ------------------------------------------------------------------ tables
 
     def _tables(
-        self,
-        q: Tensor,
-        k: Tensor,
-        positions: Tensor | tuple[Tensor, Tensor] | None,
-        start: int | Tensor,
-        pad_len: Tensor | None,
+        self, q: Tensor, k: Tensor, positions: Tensor | tuple[Tensor, Tensor] | None,
+        start: int | Tensor, pad_len: Tensor | None,
         sizes: tuple[Size, Size] | None = None,
-    ) -> Tables:
-        """The tables for the tokens of ``q`` and ``k``, if not for others ``sizes``."""
+    ) -> Tables:  # fmt: skip
+        """The tables for the tokens of ``q`` and ``k``; ``sizes`` if not theirs."""
         q_size, k_size = sizes or (self._size(q), self._size(k))
         like = q if q.dtype == torch.float64 else k
         if self.xpos_scale_base is not None and q.dtype == torch.float16:
@@ -513,14 +506,10 @@ class RotaryEmbedding(nn.Module):
         return Tables(*queries.of_queries(), *keys.of_keys())
 
     def _one_table(
-        self,
-        positions: Tensor | None,
-        start: int | Tensor,
-        pad_len: Tensor | None,
-        size: Size,
-        like: Tensor,
-    ) -> Tables:
-        """The table of tokens that q and k share, two with xPos."""
+        self, positions: Tensor | None, start: int | Tensor, pad_len: Tensor | None,
+        size: Size, like: Tensor,
+    ) -> Tables:  # fmt: skip
+        """The table of tokens that q and k share, or two with xPos."""
         (batch, seq), device = size, like.device
         if positions is not None:
             if pad_len is not None or isinstance(start, Tensor) or start != 0:
@@ -558,12 +547,12 @@ class RotaryEmbedding(nn.Module):
 
     def _cos_sin(self, positions: Tensor, like: Tensor) -> Sequence[Tensor]:
         """Rows for any positions: looked up, or computed."""
-        wide, rows = like.dtype == torch.float64, None
-        if self._fewest and like.is_cpu and not wide:
-            kept = None if torch.compiler.is_compiling() else self._rows_for(like)
-            rows = None if kept is None else kept.at(positions)
-        if rows is not None:
-            return rows.unbind(-2)
+        wide = like.dtype == torch.float64
+        if self._fewest and like.is_cpu and not (wide or torch.compiler.is_compiling()):
+            kept = self._rows_for(like)
+            found = None if kept is None else kept.at(positions)
+            if found is not None:
+                return found.unbind(-2)
         inv_freq = self._frequencies(like)
         if wide or (inv_freq.requires_grad and torch.is_grad_enabled()):
             dtype = torch.float64 if wide else torch.float32
@@ -575,8 +564,10 @@ class RotaryEmbedding(nn.Module):
         if not self._fewest or start < 0 or end > LARGEST_TABLE:
             return None
         rows = None if like.dtype == torch.float64 else self._rows_for(like)
-        if rows is None or not torch.compiler.is_compiling():
-            return None if rows is None else rows.reach(end)
+        if rows is None:
+            return None
+        if not torch.compiler.is_compiling():
+            return rows.reach(end)
         # An exported program computes its rows: it may be called with any length.
         exports = KNOWS_EXPORTS and torch.compiler.is_exporting()
         fits = rows.device == like.device and end <= rows.table.shape[0]
@@ -627,12 +618,9 @@ class RotaryEmbedding(nn.Module):
     # ------------------------------------------------------------------ the rest
 
     def _turn(
-        self,
-        xs: tuple[Tensor, ...],
-        cos: Tensor,
-        sin: Tensor,
+        self, xs: tuple[Tensor, ...], cos: Tensor, sin: Tensor,
         out: tuple[Tensor | None, ...] | None = None,
-    ) -> Sequence[Tensor]:
+    ) -> Sequence[Tensor]:  # fmt: skip
         """Rotate what has the same tokens, into new tensors or those of ``out``."""
         pairing, layout = self.pairing, self.layout
         if cos.ndim > 2 or layout != "bhsd":
@@ -674,10 +662,7 @@ class RotaryEmbedding(nn.Module):
 
     def _check_tables(self, tables: Tables, q: Tensor, k: Tensor) -> None:
         if not isinstance(tables, Tables):
-            raise TypeError(
-                "tables must come from RotaryEmbedding.tables, got "
-                f"{type(tables).__name__}"
-            )
+            raise wrong_type("tables", "made by RotaryEmbedding.tables", tables)
         check_table(tables.cos, q, self.rotary_dim, *self._size(q))
         if tables.key_cos is not None or k.shape != q.shape:
             check_table(tables.of_keys()[0], k, self.rotary_dim, *self._size(k))
