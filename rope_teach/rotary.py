@@ -48,6 +48,11 @@ Size = tuple[int | None, int | None]  # batch and seq, None if unknown
 SMALLEST_TABLE = 2_048
 LARGEST_TABLE = 131_072  # positions; beyond, rows are computed when they are needed
 
+OPTIONS = frozenset([
+    "head_dim", "base", "rotary_dim", "trailing", "pairing", "layout", "scaling",
+    "attention_factor", "axes", "clockwise", "xpos_scale_base", "xpos_origin",
+])  # fmt: skip
+
 # Up to torch 2.11 a compiler is told that it exports, whatever it does.
 KNOWS_EXPORTS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 12)
 
@@ -213,14 +218,9 @@ class RotaryEmbedding(nn.Module):
     >>> q, k = rope(q, k, grid_positions(2, 5))
     """
 
-    FIXED: ClassVar[frozenset[str]] = frozenset([
-        "head_dim", "base", "rotary_dim", "trailing", "pairing", "layout", "scaling",
-        "attention_factor", "axes", "clockwise", "xpos_scale_base", "xpos_origin",
-    ])  # fmt: skip
-
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set it once: rows are kept and shared, so a change would be half obeyed."""
-        if name in self.FIXED and name in self.__dict__:
+        """Set an option once: rows are kept, so a change would be half obeyed."""
+        if name in OPTIONS and name in self.__dict__:
             raise AttributeError(f"{name} cannot change: make another RotaryEmbedding")
         super().__setattr__(name, value)
 
@@ -690,12 +690,9 @@ class RotaryEmbedding(nn.Module):
 
 
 def _frequencies_of(
-    rotary_dim: int,
-    base: float,
-    axes: int,
-    scaling: Scaling | None,
+    rotary_dim: int, base: float, axes: int, scaling: Scaling | None,
     given: Tensor | None,
-) -> tuple[list[list[float]], float]:
+) -> tuple[list[list[float]], float]:  # fmt: skip
     """Inverse frequencies, a row for each axis, and the attention factor of a rule."""
     if given is not None:
         inv_freq, factor = check_inv_freq(given, rotary_dim // 2, axes), 1.0
