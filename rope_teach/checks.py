@@ -238,7 +238,7 @@ def check_head(name: str, x: Tensor, head_dim: int, layout: Layout) -> None:
         raise wrong_shape(name, f"{axes} layout={layout!r} with head_dim={head_dim}", x)
 
 
-def check_one_length(q_seq: int, k_seq: int, layout: Layout) -> None:
+def check_one_length(q_seq: int | None, k_seq: int | None, layout: Layout) -> None:
     """Raise unless q and k have as many tokens."""
     if q_seq != k_seq:
         other = "bshd" if layout == "bhsd" else "bhsd"
@@ -287,9 +287,14 @@ def check_inv_freq(inv_freq: Tensor, pairs: int, axes: int) -> Tensor:
     if not found or inv_freq.shape[-1] != pairs or axes not in (1, found):
         expected = f"(r/2,) or (axes, r/2) with r/2 = {pairs} and axes={axes}"
         raise wrong_shape("inv_freq", expected, inv_freq)
-    if inv_freq.is_meta:
-        raise ValueError("inv_freq must have values, got a tensor on meta")
-    if not inv_freq.isfinite().all():
+    try:
+        finite = bool(inv_freq.isfinite().all())
+    except RuntimeError:  # on meta, or a fake
+        raise ValueError(
+            "inv_freq must have values, got a tensor on "
+            f"{inv_freq.device} ({type(inv_freq).__name__})"
+        ) from None
+    if not finite:
         raise ValueError("inv_freq must be finite")
     kept = inv_freq.detach().to(device="cpu", dtype=torch.float64)
     return kept.flatten() if found == 1 else kept

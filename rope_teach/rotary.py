@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, Literal, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -34,18 +35,26 @@ from rope_teach.checks import (
     check_table,
     fit_positions,
     lay_out,
+    wrong_type,
 )
 from rope_teach.frequencies import Scaling, scaled_frequencies
 from rope_teach.tables import cos_sin, held_scale, xpos_scale
 
 __all__ = ["RotaryEmbedding", "Tables"]
 
-Role = Literal["query", "key"]
-Norms = tuple[nn.Module, nn.Module]
 Values = tuple[float, ...] | tuple[tuple[float, ...], ...]  # an axis: one tuple
+Size = tuple[int | None, int | None]  # batch and seq, None if unknown
 
 SMALLEST_TABLE = 2_048
 LARGEST_TABLE = 131_072  # positions; beyond, rows are computed when they are needed
+
+OPTIONS = frozenset([
+    "head_dim", "base", "rotary_dim", "trailing", "pairing", "layout", "scaling",
+    "attention_factor", "axes", "clockwise", "xpos_scale_base", "xpos_origin",
+])  # fmt: skip
+
+# Up to torch 2.11 a compiler is told that it exports, whatever it does.
+KNOWS_EXPORTS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 12)
 
 
 class Tables(NamedTuple):
@@ -87,6 +96,7 @@ class SharedRows:
         with torch.inference_mode(False), torch.no_grad():
             self.inv_freq = torch.tensor(values, dtype=torch.float64, device=device)
             self.table = torch.empty(0, 2, self.inv_freq.shape[-1], device=device)
+        self.is_real = _is_real(self.inv_freq)
 
     @classmethod
     def of(
@@ -97,7 +107,7 @@ class SharedRows:
         found = cls._all.get(key)
         if found is None:
             found = cls(values, factor, device)
-            if _is_real(found.inv_freq):
+            if found.is_real:
                 cls._all[key] = found
         found.reach(rows)
         return found
@@ -106,6 +116,8 @@ class SharedRows:
         """At least ``end`` rows, ``(rows, 2, r/2)``, or None where none can be kept."""
         if end <= self.table.shape[0]:
             return self.table
+        if not self.is_real:
+            return None
         on_gpu = self.device.type == "cuda"
         if on_gpu and torch.cuda.is_current_stream_capturing():
             return None  # what a graph computes is there only after its replay
@@ -153,27 +165,24 @@ class RotaryEmbedding(nn.Module):
     base
         Sets the lowest frequency; configurations call it ``rope_theta``.
     rotary_dim
-        How many features are rotated (default: all); even. The leading ones, or the
-        last ones with ``trailing=True``.
+        How many features are rotated, an even number (default: all): the leading ones,
+        or the last ones with ``trailing=True``.
     pairing
         ``"interleaved"``: pairs (0, 1)(2, 3)..., as RoFormer, GPT-J, Meta's Llama.
         ``"half"``: pairs (0, r/2)(1, r/2 + 1)..., as GPT-NeoX, Hugging Face's Llama.
         It must be the one that the weights were trained with.
     layout
-        ``"bhsd"``: tensors are ``(batch, heads, seq, head_dim)``, as PyTorch's
-        attention wants them; ``"bshd"``: ``(batch, seq, heads, head_dim)``; ``"sbhd"``:
-        ``(seq, batch, heads, head_dim)``.
+        ``"bhsd"``, as PyTorch's attention wants tensors: ``(batch, heads, seq,
+        head_dim)``; or the same letters in another order, ``"bshd"`` or ``"sbhd"``.
     scaling
         A rule for longer context: ``(rotary_dim, base)`` to inverse frequencies and
         attention factor, such as ``partial(yarn, factor=4, trained_length=4096)``.
     inv_freq, attention_factor
-        Frequencies of your own in place of ``base`` and ``scaling``, in radians per
-        token: ``(r/2,)``, or ``(axes, r/2)`` when positions have several coordinates;
-        and the factor that cos and sin are multiplied by.
+        In place of ``base`` and ``scaling``: radians per token, ``(r/2,)`` or
+        ``(axes, r/2)``, and the factor that cos and sin are multiplied by.
     axes
-        How many coordinates a position has, 2 for images: each gets an equal share
-        of the pairs, by ``base`` and ``scaling``. ``rotary_dim`` must divide by
-        ``2 * axes``, and every call needs ``positions``. See :mod:`rope_teach.axes`.
+        How many coordinates a position has, 2 for images. Each gets an equal share of
+        the pairs, and every call needs ``positions``. See :mod:`rope_teach.axes`.
     learned
         Make the frequencies a parameter, ``frequencies``. It stays float32.
     clockwise
@@ -181,16 +190,15 @@ class RotaryEmbedding(nn.Module):
     xpos_scale_base
         Tokens over which xPos lets scores fade; 512 in its paper. Past
         ``xpos_origin``, in tokens, queries shrink and keys grow, before it the
-        reverse. The origin is one for the life of the module, so cached keys stay
-        valid. For causal attention only.
+        reverse. For causal attention only.
 
     Notes
     -----
-    Unless ``learned``, there are no parameters; there are never buffers. Angles are
-    computed in float64, and tables are float32 (float64 for float64 inputs) whatever
-    ``.half()``, ``.bfloat16()`` or autocast surrounds them. Rows already computed are
-    kept, up to 131,072 positions, and shared by all modules that rotate alike; they can
-    never change a result. Rows for several axes, learned frequencies and xPos are
+    Unless ``learned``, there are no parameters; there are never buffers. Options cannot
+    change later, so cached keys stay valid. Angles are computed in float64, and tables
+    are float32 (float64 for float64 inputs) whatever ``.half()``, ``.bfloat16()`` or
+    autocast surrounds them. Rows are kept, up to 131,072 positions, and shared by all
+    modules that rotate alike. With several axes, learned frequencies or xPos, they are
     computed on each call: share them among layers with :meth:`tables`.
 
     Source: Su et al., RoFormer (2104.09864). Built in lessons 04 to 08; scaling in
@@ -209,6 +217,12 @@ class RotaryEmbedding(nn.Module):
     >>> rope = RotaryEmbedding(64, axes=2, base=100)
     >>> q, k = rope(q, k, grid_positions(2, 5))
     """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an option once: rows are kept, so a change would be half obeyed."""
+        if name in OPTIONS and name in self.__dict__:
+            raise AttributeError(f"{name} cannot change: make another RotaryEmbedding")
+        super().__setattr__(name, value)
 
     def __init__(
         self,
@@ -234,71 +248,51 @@ class RotaryEmbedding(nn.Module):
         check_count("axes", axes)
         check_choice("pairing", pairing, ("interleaved", "half"))
         check_choice("layout", layout, tuple(AXES))
-        self.head_dim, self._base, self.rotary_dim = head_dim, float(base), rotary_dim
-        self._pairing, self._layout, self._scaling = pairing, layout, scaling
-        self.trailing, self.clockwise, self.axes = trailing, clockwise, axes
+        self.head_dim, self.rotary_dim, self.base = head_dim, rotary_dim, float(base)
+        self.pairing, self.layout, self.trailing = pairing, layout, trailing
+        self.scaling, self.clockwise = scaling, clockwise
         self.xpos_scale_base, self.xpos_origin = xpos_scale_base, xpos_origin
         self._given = inv_freq is not None
-        if inv_freq is None:
-            inv_freq, factor = self._by_rule()
-        elif scaling is not None:
+        if self._given and scaling is not None:
             raise ValueError("give inv_freq or scaling, not both")
-        else:
-            inv_freq, factor = check_inv_freq(inv_freq, rotary_dim // 2, axes), 1.0
-            self.axes = 1 if inv_freq.ndim == 1 else len(inv_freq)
         if attention_factor is not None and not self._given:
             raise ValueError(
                 "attention_factor goes with inv_freq; a scaling rule has its own"
             )
-        self._factor = factor if attention_factor is None else float(attention_factor)
+        asked = rotary_dim, self.base, axes, scaling, inv_freq
+        if type(torch.empty(0)) is Tensor:
+            rows, factor = _frequencies_of(*asked)
+        else:  # FakeTensorMode hides values, in its own thread only
+            with ThreadPoolExecutor(1) as pool:
+                rows, factor = pool.submit(_frequencies_of, *asked).result()
+        self.axes = len(rows)
+        self.attention_factor = float(
+            factor if attention_factor is None else attention_factor
+        )
+        # Where one bank of frequencies is dealt out to the axes (M-RoPE), text may have
+        # one position, which counts on every axis.
+        dealt = all(sum(map(bool, pair)) <= 1 for pair in zip(*rows, strict=True))
+        self._takes_text = self._given and self.axes > 1 and dealt
+        # Python numbers: no move, cast or fake tensor can change them.
+        signed = tuple(tuple(-x if clockwise else x for x in row) for row in rows)
+        self._values: Values = signed if self.axes > 1 else signed[0]
         if xpos_scale_base is not None:
             xpos_scale(torch.zeros(1, device="cpu"), rotary_dim, xpos_scale_base)
             if self.axes > 1:
                 raise ValueError(f"xPos needs one axis, got axes={self.axes}")
-        # Where one bank of frequencies is dealt out to the axes (M-RoPE), text may have
-        # one position, which counts on every axis.
-        dealt = inv_freq.ndim > 1 and bool(((inv_freq != 0).sum(0) <= 1).all())
-        self._takes_text = self._given and dealt
-        # Python numbers: no move, cast or fake tensor can change them.
-        signed = -inv_freq if clockwise else inv_freq
-        self._values: Values = tuple(
-            row if self.axes == 1 else tuple(row) for row in signed.tolist()
-        )
         self.register_parameter("frequencies", None)
         if learned:
-            self.frequencies = nn.Parameter(torch.empty(inv_freq.shape).float())
+            self.frequencies = nn.Parameter(torch.empty(self._initial().shape).float())
             self.reset_parameters()
         kept = self.axes == 1 and not learned and xpos_scale_base is None
         self._fewest = SMALLEST_TABLE if kept else 0  # rows that are kept
-        self._rows = self._rows_on(torch.empty(0).device)
+        self._rows = self._rows_on(torch.empty(0).device, self._fewest)
 
     def reset_parameters(self) -> None:
         """Set learned frequencies to what the module was made with."""
         if self.frequencies is not None:
             with torch.no_grad():
-                self.frequencies.copy_(self._constant("cpu"))
-
-    # ------------------------------------------------------------------ what it is
-
-    @property
-    def base(self) -> float:
-        """As given; rows are kept, so another base needs another module."""
-        return self._base
-
-    @property
-    def pairing(self) -> Pairing:
-        """As given."""
-        return self._pairing
-
-    @property
-    def layout(self) -> Layout:
-        """As given."""
-        return self._layout
-
-    @property
-    def scaling(self) -> Scaling | None:
-        """As given; the rule is evaluated once, then cached."""
-        return self._scaling
+                self.frequencies.copy_(self._initial())
 
     @property
     def inv_freq(self) -> Tensor:
@@ -308,19 +302,14 @@ class RotaryEmbedding(nn.Module):
         """
         if self.frequencies is not None:
             return self.frequencies.double()
-        return self._constant("cpu")
+        return self._initial()
 
-    def _constant(self, device: torch.device | str) -> Tensor:
-        inv_freq = torch.tensor(self._values, dtype=torch.float64, device=device)
+    def _initial(self) -> Tensor:
+        inv_freq = torch.tensor(self._values, dtype=torch.float64, device="cpu")
         return -inv_freq if self.clockwise else inv_freq
 
-    @property
-    def attention_factor(self) -> float:
-        """What cos and sin are multiplied by: 1, except for some ``scaling`` rules."""
-        return self._factor
-
     def extra_repr(self) -> str:
-        factor = self._factor
+        factor = self.attention_factor
         said = {
             "head_dim": self.head_dim,
             "rotary_dim": self.rotary_dim,
@@ -349,7 +338,7 @@ class RotaryEmbedding(nn.Module):
         start: int | Tensor = 0,
         pad_len: Tensor | None = None,
         tables: Tables | None = None,
-        norms: Norms | None = None,
+        norms: tuple[nn.Module, nn.Module] | None = None,
         out: tuple[Tensor | None, Tensor | None] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Rotate queries and keys; both in their own dtype, as new tensors.
@@ -360,37 +349,34 @@ class RotaryEmbedding(nn.Module):
             In the module's layout; the numbers of heads may differ.
         positions
             ``(seq,)`` or ``(batch, seq)``, in tokens: integers or floats, negative
-            allowed. With several axes ``(seq, axes)`` or ``(batch, seq, axes)``, or
-            ``(axes, batch, seq)`` as transformers has them; text in a model for images
-            (M-RoPE) may leave the axes out. A pair ``(q_positions, k_positions)`` when
-            q and k have different positions. Default: ``start``, ``start + 1``, ...
+            allowed. With several axes ``(seq, axes)``, ``(batch, seq, axes)`` or, as in
+            transformers, ``(axes, batch, seq)``; text in a model for images (M-RoPE)
+            may leave the axes out. A pair ``(q_positions, k_positions)`` if q and k
+            differ. Default: ``start``, ``start + 1``, ...
         start
             Position of the first token: an int, or ``(batch,)``, one for each sequence.
         pad_len
-            ``(batch,)``: the number of padding tokens left of each sequence. Its
-            first real token then has position ``start``.
+            ``(batch,)``: padding tokens to the left of each sequence, whose first real
+            token then has position ``start``.
         tables
-            From :meth:`tables`, in place of all the positions above: layers that share
-            them compute them once.
+            From :meth:`tables`, in place of positions, so that layers share them.
         norms
-            Two modules that q and k go through first, for models that normalise each
-            head: ``(q_norm, k_norm)``. On a CUDA device two ``torch.nn.RMSNorm`` and
-            the rotation are one kernel, which rounds once (lesson 18), where heads are
-            a power of two wide and rotated whole, by one table for q and k.
+            ``(q_norm, k_norm)``, which q and k go through first. On a CUDA device two
+            ``torch.nn.RMSNorm`` and the rotation are one kernel, which rounds once
+            (lesson 18), where heads are a power of two wide and rotated whole, by one
+            table for q and k.
         out
             ``(q_out, k_out)``, either of them None: where to write, such as a slot of a
-            preallocated cache. Same shape, dtype and device as what is rotated, a last
-            stride of 1, no memory shared with an input. It takes no gradient.
+            preallocated cache. Same shape, dtype and device as the input, last stride
+            1, no memory shared with an input, and no gradient.
 
         Raises
         ------
         TypeError, ValueError
-            If q or k is not floating, does not end in ``head_dim``, or lies on
-            another device than its partner; if positions do not fit; if q and k
-            differ in length and no pair of positions says where each token is; if a
-            position is so far from ``xpos_origin`` that its scale leaves the dtype
-            (NaN where the position is known only on a GPU or inside a graph); if
-            norms are no pair of modules, or out does not fit.
+            If q or k is not floating or not ``head_dim`` wide, if their devices differ,
+            or their lengths without a pair of positions; if positions, norms or out do
+            not fit; if a position is so far from ``xpos_origin`` that its scale leaves
+            the dtype (NaN where only a GPU or a graph knows the position).
         """
         self._check(q, k)
         if tables is None:
@@ -406,10 +392,10 @@ class RotaryEmbedding(nn.Module):
                 from rope_teach.ops import norm  # loaded only when norms are given
 
                 cos, sin = (
-                    lay_out(t, self._layout, q.ndim) for t in tables.of_queries()
+                    lay_out(t, self.layout, q.ndim) for t in tables.of_queries()
                 )
                 turned = norm.normalise_and_rotate(
-                    q, k, norms, cos, sin, self._pairing, self._layout
+                    q, k, norms, cos, sin, self.pairing, self.layout
                 )
                 if turned is not None:
                     return turned
@@ -432,13 +418,13 @@ class RotaryEmbedding(nn.Module):
         start: int | Tensor = 0,
         pad_len: Tensor | None = None,
         tables: Tables | None = None,
-        role: Role | None = None,
+        role: Literal["query", "key"] | None = None,
     ) -> Tensor:
         """Rotate one tensor, as :meth:`forward` rotates each of its two.
 
         ``role``, ``"query"`` or ``"key"``, matters to xPos alone, which needs it.
         """
-        check_head("x", x, self.head_dim, self._layout)
+        check_head("x", x, self.head_dim, self.layout)
         if self.xpos_scale_base is not None and role not in ("query", "key"):
             raise ValueError(
                 "xPos scales queries and keys differently: role must be 'query' or "
@@ -482,21 +468,15 @@ class RotaryEmbedding(nn.Module):
             found = [x for x in (*given, start, pad_len) if isinstance(x, Tensor)]
             device = found[0].device if found else self._rows.device
         like = torch.empty(0, dtype=dtype, device=device)
-        if not isinstance(positions, (tuple, list)):
-            return self._tables_for(positions, start, pad_len, (None, seq), like)
-        queries, keys = (
-            self._tables_for(p, start, pad_len, (None, None), like)
-            for p in check_pair(positions)
-        )
-        return Tables(*queries.of_queries(), *keys.of_keys())
+        size = None, None if isinstance(positions, (tuple, list)) else seq
+        return self._tables(like, like, positions, start, pad_len, (size, size))
 
     def shares_tables(self, other: object) -> bool:
         """Whether ``tables`` of this module serve the other one as well. Lesson 09."""
         return (
             isinstance(other, RotaryEmbedding)
             and self._rows is other._rows
-            and self.frequencies is None
-            and other.frequencies is None
+            and self.frequencies is other.frequencies is None
             and self.xpos_scale_base == other.xpos_scale_base
             and self.xpos_origin == other.xpos_origin
         )
@@ -504,44 +484,37 @@ class RotaryEmbedding(nn.Module):
     # ------------------------------------------------------------------ tables
 
     def _tables(
-        self,
-        q: Tensor,
-        k: Tensor,
-        positions: Tensor | tuple[Tensor, Tensor] | None,
-        start: int | Tensor,
-        pad_len: Tensor | None,
-    ) -> Tables:
-        """The tables for the tokens of ``q`` and ``k``."""
-        sizes = self._sizes(q), self._sizes(k)
+        self, q: Tensor, k: Tensor, positions: Tensor | tuple[Tensor, Tensor] | None,
+        start: int | Tensor, pad_len: Tensor | None,
+        sizes: tuple[Size, Size] | None = None,
+    ) -> Tables:  # fmt: skip
+        """The tables for the tokens of ``q`` and ``k``; ``sizes`` if not theirs."""
+        q_size, k_size = sizes or (self._size(q), self._size(k))
         like = q if q.dtype == torch.float64 else k
         if self.xpos_scale_base is not None and q.dtype == torch.float16:
             like = q  # the smallest range decides
         pair: tuple[Tensor | None, Tensor | None]
         if isinstance(positions, (tuple, list)):
             pair = check_pair(positions)
+        elif q_size == k_size:
+            return self._one_table(positions, start, pad_len, q_size, like)
         else:
-            if sizes[0][1] != sizes[1][1]:
-                check_one_length(sizes[0][1], sizes[1][1], self._layout)
-            if sizes[0] == sizes[1]:
-                return self._tables_for(positions, start, pad_len, sizes[0], like)
+            check_one_length(q_size[1], k_size[1], self.layout)
             pair = positions, positions
-        queries, keys = (
-            self._tables_for(p, start, pad_len, size, like)
-            for p, size in zip(pair, sizes, strict=True)
-        )
+        queries = self._one_table(pair[0], start, pad_len, q_size, like)
+        keys = self._one_table(pair[1], start, pad_len, k_size, like)
         return Tables(*queries.of_queries(), *keys.of_keys())
 
-    def _tables_for(
-        self,
-        positions: Tensor | None,
-        start: int | Tensor,
-        pad_len: Tensor | None,
-        sizes: tuple[int | None, int | None],
-        like: Tensor,
-    ) -> Tables:
-        """The tables of ``(batch, seq)`` tokens, of which None is not known."""
-        (batch, seq), device = sizes, like.device
-        if positions is None and pad_len is None and not isinstance(start, Tensor):
+    def _one_table(
+        self, positions: Tensor | None, start: int | Tensor, pad_len: Tensor | None,
+        size: Size, like: Tensor,
+    ) -> Tables:  # fmt: skip
+        """The table of tokens that q and k share, or two with xPos."""
+        (batch, seq), device = size, like.device
+        if positions is not None:
+            if pad_len is not None or isinstance(start, Tensor) or start != 0:
+                raise ValueError("give positions, or start and pad_len, not both")
+        elif pad_len is None and not isinstance(start, Tensor):
             check_start("start", start, "an int or a (batch,) tensor")
             assert seq is not None
             rows = self._kept(start, start + seq, like)
@@ -553,18 +526,16 @@ class RotaryEmbedding(nn.Module):
                     "(seq, axes), as from rope_teach.axes.grid_positions"
                 )
             positions = torch.arange(start, start + seq, device=device)
-        elif positions is None:
+        else:
             given, first, sign = _starts(start, pad_len, batch, device)
             if device.type == "cuda" and self._fewest and like.dtype != torch.float64:
                 both = ops.cos_sin(
-                    given, self._frequencies(like), self._factor,
+                    given, self._frequencies(like), self.attention_factor,
                     first=first, sign=sign, count=seq,
                 )  # fmt: skip
                 return Tables(*both.unbind(-2))
             tokens = torch.arange(seq or 0, device=device)
             positions = first + sign * given.unsqueeze(-1) + tokens
-        elif pad_len is not None or isinstance(start, Tensor) or start != 0:
-            raise ValueError("give positions, or start and pad_len, not both")
         positions = fit_positions(
             positions, seq, batch, self.axes, self._takes_text, device
         )
@@ -576,44 +547,32 @@ class RotaryEmbedding(nn.Module):
 
     def _cos_sin(self, positions: Tensor, like: Tensor) -> Sequence[Tensor]:
         """Rows for any positions: looked up, or computed."""
-        inv_freq, wide = self._frequencies(like), like.dtype == torch.float64
+        wide = like.dtype == torch.float64
+        if self._fewest and like.is_cpu and not (wide or torch.compiler.is_compiling()):
+            kept = self._rows_for(like)
+            found = None if kept is None else kept.at(positions)
+            if found is not None:
+                return found.unbind(-2)
+        inv_freq = self._frequencies(like)
         if wide or (inv_freq.requires_grad and torch.is_grad_enabled()):
             dtype = torch.float64 if wide else torch.float32
-            return cos_sin(positions, inv_freq, dtype, self._factor)
-        rows = None
-        if self._fewest and like.is_cpu and type(like) in ops.PLAIN:
-            rows = None if torch.compiler.is_compiling() else self._rows.at(positions)
-        if rows is None:
-            rows = ops.cos_sin(positions, inv_freq, self._factor)
-        return rows.unbind(-2)
+            return cos_sin(positions, inv_freq, dtype, self.attention_factor)
+        return ops.cos_sin(positions, inv_freq, self.attention_factor).unbind(-2)
 
     def _kept(self, start: int, end: int, like: Tensor) -> Tensor | None:
         """Kept rows that reach from ``start`` to ``end``, or None."""
         if not self._fewest or start < 0 or end > LARGEST_TABLE:
             return None
-        if like.dtype == torch.float64 or not self._takes_rows(like):
+        rows = None if like.dtype == torch.float64 else self._rows_for(like)
+        if rows is None:
             return None
-        device = like.device
-        if torch.compiler.is_compiling():
-            # An exported program computes its rows: it may be called with any length.
-            exports = KNOWS_EXPORTS and torch.compiler.is_exporting()
-            table = self._rows.table
-            fits = table.device == device and end <= table.shape[0]
-            usable = torch.compiler.is_dynamo_compiling() and not exports
-            return table if usable and fits else None
-        if self._rows.device != device:
-            self._rows = self._rows_on(device)
-        return self._rows.reach(end)
-
-    def _takes_rows(self, like: Tensor) -> bool:
-        """Whether real rows may meet ``like``: a fake tensor mixes with fakes alone."""
-        return type(like) in ops.PLAIN and not like.is_meta
-
-    def _rows_on(self, device: torch.device) -> SharedRows:
-        fewest = self._fewest
-        if fewest and hasattr(self, "_rows"):  # a move loses no rows
-            fewest = max(fewest, self._rows.table.shape[0])
-        return SharedRows.of(self._values, self._factor, device, fewest)
+        if not torch.compiler.is_compiling():
+            return rows.reach(end)
+        # An exported program computes its rows: it may be called with any length.
+        exports = KNOWS_EXPORTS and torch.compiler.is_exporting()
+        fits = rows.device == like.device and end <= rows.table.shape[0]
+        usable = torch.compiler.is_dynamo_compiling() and not exports
+        return rows.table if usable and fits else None
 
     def _frequencies(self, like: Tensor) -> Tensor:
         """What a position is multiplied by, in float64, where ``like`` is."""
@@ -621,13 +580,26 @@ class RotaryEmbedding(nn.Module):
             check_learned(self.frequencies)
             inv_freq = self.frequencies.to(device=like.device, dtype=torch.float64)
             return -inv_freq if self.clockwise else inv_freq
-        if torch.compiler.is_dynamo_compiling():
-            return self._rows.inv_freq.to(like.device)
-        if not self._takes_rows(like):
+        rows = self._rows_for(like)
+        if rows is None:
             return torch.tensor(self._values, dtype=torch.float64, device=like.device)
-        if self._rows.device != like.device:
-            self._rows = self._rows_on(like.device)
-        return self._rows.inv_freq
+        return rows.inv_freq.to(like.device)
+
+    def _rows_for(self, like: Tensor) -> SharedRows | None:
+        """The rows where ``like`` is, or None: a fake tensor mixes with fakes alone."""
+        if type(like) not in ops.PLAIN or like.is_meta:
+            return None
+        rows = self._rows
+        if torch.compiler.is_compiling():
+            return rows if rows.is_real else None
+        if rows.device != like.device or not rows.is_real:
+            self._rows = self._rows_on(like.device, len(rows.table))
+        return self._rows
+
+    def _rows_on(self, device: torch.device, length: int) -> SharedRows:
+        """The rows on a device, at least ``length``: a move loses none."""
+        length = max(length, self._fewest) if self._fewest else 0
+        return SharedRows.of(self._values, self.attention_factor, device, length)
 
     def _fade(self, positions: Tensor, dtype: torch.dtype, scale_base: float) -> Tensor:
         """What xPos multiplies the table of a query by; see :func:`xpos_scale`."""
@@ -646,14 +618,11 @@ class RotaryEmbedding(nn.Module):
     # ------------------------------------------------------------------ the rest
 
     def _turn(
-        self,
-        xs: tuple[Tensor, ...],
-        cos: Tensor,
-        sin: Tensor,
+        self, xs: tuple[Tensor, ...], cos: Tensor, sin: Tensor,
         out: tuple[Tensor | None, ...] | None = None,
-    ) -> Sequence[Tensor]:
+    ) -> Sequence[Tensor]:  # fmt: skip
         """Rotate what has the same tokens, into new tensors or those of ``out``."""
-        pairing, layout = self._pairing, self._layout
+        pairing, layout = self.pairing, self.layout
         if cos.ndim > 2 or layout != "bhsd":
             cos, sin = (lay_out(table, layout, xs[0].ndim) for table in (cos, sin))
         if out is not None and all(into is None for into in out):
@@ -667,46 +636,25 @@ class RotaryEmbedding(nn.Module):
             return ops.rotate_together(xs, cos, sin, pairing, layout, out)
         rest = self.head_dim - self.rotary_dim
         last = [x[..., rest:] for x in xs]
+        into_last = None if out is None else [into[..., rest:] for into in out]
+        turned = ops.rotate_together(last, cos, sin, pairing, layout, into_last)
         if out is None:
-            turned = ops.rotate_together(last, cos, sin, pairing, layout)
             both = zip(xs, turned, strict=True)
             return [torch.cat([x[..., :rest], part], dim=-1) for x, part in both]
         for x, into in zip(xs, out, strict=True):
             into[..., :rest] = x[..., :rest]
-        into_last = [into[..., rest:] for into in out]
-        ops.rotate_together(last, cos, sin, pairing, layout, into_last)
         return out
 
-    def _by_rule(self) -> tuple[Tensor, float]:
-        """Frequencies by ``base``, ``scaling`` and ``axes``, and attention factor."""
-        if self.rotary_dim % (2 * self.axes):
-            raise ValueError(
-                f"rotary_dim={self.rotary_dim} does not divide into pairs for "
-                f"axes={self.axes}"
-            )
-        share = self.rotary_dim // self.axes
-        inv_freq, factor = scaled_frequencies(share, self._base, self._scaling)
-        if self.axes > 1:
-            inv_freq = axial_frequencies(*[inv_freq] * self.axes)
-        return inv_freq, factor
-
-    def _sizes(self, x: Tensor) -> tuple[int, int]:
+    def _size(self, x: Tensor) -> tuple[int, int]:
         """Batch (-1 where there is no such axis) and seq of an input."""
         shape = x.shape
-        batch_axis, _, seq_axis = axes_of(len(shape), self._layout)
+        batch_axis, _, seq_axis = axes_of(len(shape), self.layout)
         return shape[batch_axis] if len(shape) == 4 else -1, shape[seq_axis]
 
     def _check(self, q: Tensor, k: Tensor) -> None:
         """Raise unless q and k are heads of this size on one device."""
-        for name, x in (("q", q), ("k", k)):
-            if (
-                not isinstance(x, Tensor)
-                or not x.is_floating_point()
-                or x.ndim not in (3, 4)
-                or x.shape[-1] != self.head_dim
-                or x.dtype.itemsize < 2
-            ):
-                check_head(name, x, self.head_dim, self._layout)
+        check_head("q", q, self.head_dim, self.layout)
+        check_head("k", k, self.head_dim, self.layout)
         if q.device != k.device:
             raise ValueError(
                 f"q and k must be on one device, got {q.device} and {k.device}"
@@ -714,22 +662,18 @@ class RotaryEmbedding(nn.Module):
 
     def _check_tables(self, tables: Tables, q: Tensor, k: Tensor) -> None:
         if not isinstance(tables, Tables):
-            raise TypeError(
-                "tables must come from RotaryEmbedding.tables, got "
-                f"{type(tables).__name__}"
-            )
-        check_table(tables.cos, q, self.rotary_dim, *self._sizes(q))
+            raise wrong_type("tables", "made by RotaryEmbedding.tables", tables)
+        check_table(tables.cos, q, self.rotary_dim, *self._size(q))
         if tables.key_cos is not None or k.shape != q.shape:
-            check_table(tables.of_keys()[0], k, self.rotary_dim, *self._sizes(k))
+            check_table(tables.of_keys()[0], k, self.rotary_dim, *self._size(k))
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the rows out of files and copies: they are computed when needed."""
         return {**self.__dict__, "_rows": self._rows.device}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        device = state["_rows"]
-        super().__setstate__({**state, "_rows": None})  # type: ignore[no-untyped-call]
-        self._rows = SharedRows.of(self._values, self._factor, device, self._fewest)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._rows = self._rows_on(state["_rows"], 0)
 
     def _apply(self, fn: Any, recurse: bool = True) -> RotaryEmbedding:
         """Follow ``.to(device)``; a change of dtype never touches the frequencies."""
@@ -741,12 +685,26 @@ class RotaryEmbedding(nn.Module):
         super()._apply(move, recurse)  # type: ignore[no-untyped-call]
         device = fn(torch.empty(0)).device
         if device.type != "meta" and device != self._rows.device:
-            self._rows = self._rows_on(device)
+            self._rows = self._rows_on(device, len(self._rows.table))
         return self
 
 
-# Up to torch 2.11 a compiler is told that it exports, whatever it does.
-KNOWS_EXPORTS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 12)
+def _frequencies_of(
+    rotary_dim: int, base: float, axes: int, scaling: Scaling | None,
+    given: Tensor | None,
+) -> tuple[list[list[float]], float]:  # fmt: skip
+    """Inverse frequencies, a row for each axis, and the attention factor of a rule."""
+    if given is not None:
+        inv_freq, factor = check_inv_freq(given, rotary_dim // 2, axes), 1.0
+    elif rotary_dim % (2 * axes):
+        raise ValueError(
+            f"rotary_dim={rotary_dim} does not divide into pairs for axes={axes}"
+        )
+    else:
+        inv_freq, factor = scaled_frequencies(rotary_dim // axes, base, scaling)
+        inv_freq = axial_frequencies(*[inv_freq] * axes) if axes > 1 else inv_freq
+    rows: list[list[float]] = inv_freq.reshape(-1, rotary_dim // 2).tolist()
+    return rows, factor
 
 
 def _starts(

@@ -74,12 +74,21 @@ def test_positions_of_every_kind(way, rotary_dim, pairing):
         close(x.transpose(1, 2), exact)
 
 
-@pytest.mark.parametrize("name", ["base", "scaling", "pairing", "layout"])
+OPTIONS = [
+    "head_dim", "base", "rotary_dim", "trailing", "pairing", "layout", "scaling",
+    "attention_factor", "axes", "clockwise", "xpos_scale_base", "xpos_origin",
+    "inv_freq",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPTIONS)
 def test_what_a_module_is_cannot_be_changed_later(name):
     """Rows are kept and shared: another value would be half obeyed."""
     rope = RotaryEmbedding(8)
-    with pytest.raises(AttributeError):
-        setattr(rope, name, getattr(RotaryEmbedding(8, base=5, pairing="half"), name))
+    for one in (rope, copy.deepcopy(rope), pickle.loads(pickle.dumps(rope))):
+        with pytest.raises(AttributeError, match=name):
+            setattr(one, name, getattr(RotaryEmbedding(4, base=5), name))
+        assert repr(one) == repr(rope)
 
 
 def test_the_base_is_used_with_and_without_the_cache():

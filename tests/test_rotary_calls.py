@@ -3,6 +3,8 @@
 import copy
 import pickle
 import threading
+from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -547,3 +549,53 @@ def test_no_rows_are_kept_of_what_is_not_real():
     assert all(SharedRows._all[key].table.device.type != "meta" for key in fresh)
     x = sample(1, 2, 5, 8)
     close(made.rotate(x), oracle(x, STEPS, base=2_223))
+
+
+MADE = {
+    "plain": {},
+    "a rule": {"scaling": partial(yarn, factor=4, trained_length=4096)},
+    "several axes": {"axes": 2},
+    "its own": {"inv_freq": torch.tensor([0.3, 0.2, 0.1, 0.05])},
+    "clockwise": {"clockwise": True},
+    "xPos": {"xpos_scale_base": 512},
+}
+
+
+@pytest.mark.parametrize("options", MADE.values(), ids=MADE)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_module_made_of_fakes_serves_fakes_and_real_tensors(options, device):
+    places = torch.tensor([[2, 7, 1], [8, 2, 8]]).mT if "axes" in options else STEPS[:3]
+    with FakeTensorMode(), torch.device(device):
+        made, x = RotaryEmbedding(8, base=3_331, **options), torch.empty(1, 2, 3, 8)
+        fake = made(x, x, torch.zeros(places.shape))
+        assert all(y.shape == x.shape and y.device == x.device for y in fake)
+        copied = copy.deepcopy(made)
+    q, k = sample(2, 1, 2, 3, 8).unbind()
+    expected = RotaryEmbedding(8, base=3_331, **options)(q, k, places)
+    for rope in (made, copied):
+        assert all(map(torch.equal, rope(q, k, places), expected))
+    if "axes" not in options:
+        plain = RotaryEmbedding(8, base=3_331, **options)
+        assert all(map(torch.equal, made(q, k, start=4), plain(q, k, start=4)))
+
+
+@pytest.mark.parametrize("mode", [FakeTensorMode, lambda: torch.device("meta")])
+def test_a_module_without_rows_may_be_compiled_at_once(mode):
+    """As when a model is made on meta and its weights are assigned."""
+    torch.compiler.reset()
+    with mode():
+        rope = RotaryEmbedding(8, base=3_332)
+    call, x = torch.compile(rope, backend="eager", fullgraph=True), sample(1, 2, 5, 8)
+    for where in ({"start": 3}, {"positions": STEPS + 3}):
+        close(call(x, x, **where)[0], oracle(x, STEPS + 3, base=3_332))
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_frequencies_that_are_fakes_have_no_values(inside, refuses):
+    with FakeTensorMode():
+        inv_freq = torch.ones(4)
+    with FakeTensorMode() if inside else nullcontext():
+        refuses(
+            lambda: RotaryEmbedding(8, inv_freq=inv_freq),
+            "ValueError: inv_freq must have values, got ... FakeTensor",
+        )

@@ -96,7 +96,7 @@ def rotary_embedding(
         pairing=pairing,
     )
     rope = RotaryEmbedding(head_dim, layout=layout, **options)
-    rope.notes = tuple(notes)  # type: ignore[assignment]
+    rope.notes = tuple(notes)
     for note in notes:
         warnings.warn(note, ConfigurationWarning, stacklevel=2)
     return rope
