@@ -49,10 +49,11 @@ first_row: every sequence of {which} is turned by the first one's positions
 other_row: every sequence of {which} is turned by the positions of another
   > one row of positions a sequence, in the order of the sequences
 # every_token_by_itself
-tokens_mixed: changing token 3 changes tokens {tokens}: two axes are swapped or
+tokens_mixed: changing token 3 changes tokens [{tokens}]: two axes are swapped or
     flattened
   > transpose swaps axes; view and reshape never do
-token_moved: token 3 comes out as token {to}: the output is shifted along the sequence
+token_moved: token 3 comes out as token {tokens}: the output is shifted along the
+    sequence
   > leave the order of tokens alone; shift positions instead
 # same_at_any_length
 one_token: a single token comes out wrong where there are several sequences, as when
@@ -242,7 +243,8 @@ class Broken(Exception):
 
     def __init__(self, name: str, **values: Any) -> None:
         self.name, fault = name, FAULTS[name]
-        self.fault = fault._replace(cause=fault.cause.format(**values))
+        cause = fault.cause.format(**values).replace("torch.", "")  # of a dtype
+        self.fault = fault._replace(cause=cause)
         super().__init__(f"{self.fault.law}: {self.fault.cause}")
 
 

@@ -157,13 +157,9 @@ class Probe:
         made = replace(self, **changes)
         return replace(made, function=made.subject.fresh(), faults=set())
 
-    def rows(self, x: Tensor, start: int = 0) -> tuple[Tensor, ...]:
-        """Rotate ``x`` ``(seq, head_dim)``, whose first row stands at ``start``.
-
-        One float64 tensor of that shape for each output: of x, or of q and of k. Only
-        a function that ``takes_positions`` can start elsewhere than at 0.
-        """
-        outputs = self.run([x[None, None]] * 2, torch.arange(start, start + len(x)))
+    def rows(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Rotate ``x`` ``(seq, head_dim)`` at 0, 1, ...; its shape for each output."""
+        outputs = self.run([x[None, None]] * 2, torch.arange(len(x)))
         return tuple(out[0, 0] for out in outputs)
 
     def run(

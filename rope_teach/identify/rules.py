@@ -250,8 +250,7 @@ def _cast(speeds: Tensor, rotary_dim: int, head_dim: int, slack: float) -> Rule 
                 break
         else:
             base = None
-        values = {"dtype": str(dtype).removeprefix("torch.")}
-        return Rule(speeds, base, fault="frequencies_cast", values=values)
+        return Rule(speeds, base, fault="frequencies_cast", values={"dtype": dtype})
     return None
 
 
