@@ -206,12 +206,10 @@ def _kinds(subject: Subject, layers: list[_Layer]) -> list[Subject]:
     return [replace(each, name=subject.name) for each in subjects]
 
 
-def _equal(a: Any, b: Any) -> bool:
+def _equal(a: Sequence[Tensor] | None, b: Sequence[Tensor] | None) -> bool:
     if a is None or b is None:
         return a is b
-    return all(
-        x.shape == y.shape and torch.equal(x, y) for x, y in zip(a, b, strict=True)
-    )
+    return all(map(torch.equal, a, b))
 
 
 def _first_look(
@@ -302,17 +300,20 @@ def _attention(
     module = whole.get_submodule(layer.path)
     rotary = _rotary_of(module) if "position_embeddings" in parameters else None
     projections = [getattr(module, name) for name in layer.names]
-    _idle(whole)
+    for each in whole.modules():
+        if type(each) is nn.Linear:  # it costs, and says nothing
+            each.forward = partial(_zeros, each.out_features)  # type: ignore
     weight = next(p for p in module.parameters() if p.ndim == 2)
     now: dict[str, Any] = {}
-
-    def put(which: int, output: Tensor) -> Tensor:
-        return _projected(layer, which, now["q"], now["k"], output)
 
     for which, projection in enumerate(projections):
         hooks += [
             projection.register_forward_pre_hook(_one_token),
-            projection.register_forward_hook(lambda m, i, out, n=which: put(n, out)),
+            projection.register_forward_hook(
+                lambda module, given, out, which=which: _projected(
+                    layer, which, now["q"], now["k"], out
+                )
+            ),
         ]
     hooks += [  # norms of queries and keys are no part of the rotation
         norm.register_forward_hook(lambda module, given, out: given[0])
@@ -323,7 +324,8 @@ def _attention(
     def rotation(q: Tensor, k: Tensor, *given: Tensor, **named: Tensor) -> Any:
         batch, _, seq, head_dim = q.shape
         now.update(q=q, k=k, inside=False)
-        hidden = weight.new_zeros(batch, seq, _hidden_size(whole, weight))
+        width = getattr(getattr(whole, "config", None), "hidden_size", weight.shape[-1])
+        hidden = weight.new_zeros(batch, seq, width)
         values = dict(zip(places, given, strict=False)) | named
         arguments = _arguments(parameters, hidden, values, rotary)
         try:
@@ -376,24 +378,12 @@ def _as_given(x: Tensor, own: int | None, like: Tensor) -> Tensor:
     return x[:, torch.arange(like.shape[1]) % x.shape[1]]
 
 
-def _hidden_size(whole: nn.Module, weight: Tensor) -> int:
-    said = getattr(getattr(whole, "config", None), "hidden_size", None)
-    return said if isinstance(said, int) else weight.shape[-1]
-
-
-def _idle(whole: nn.Module) -> None:
-    """Let the linear maps of a copy return zeros: they cost, and say nothing."""
-    for module in whole.modules():
-        if type(module) is nn.Linear:
-            module.forward = partial(_zeros, module.out_features)  # type: ignore
-
-
 def _zeros(width: int, x: Tensor) -> Tensor:
     return x.new_zeros(*x.shape[:-1], width)
 
 
 def _one_token(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """A hook: what is replaced by ``put`` need not be computed for every token."""
+    """A hook: what is replaced need not be computed for every token."""
     return (inputs[0][:, :1], *inputs[1:])
 
 

@@ -187,7 +187,9 @@ class Probe:
         self, given: list[Tensor], positions: Tensor, view: Maker
     ) -> tuple[Tensor, ...]:
         dtype, device = self.subject.dtype, self.subject.device
-        laid = [view(self._laid_out(x).to(device, dtype).clone()) for x in given]
+        # An axis of bhsd that the layout lacks is of length 1.
+        laid = [torch.einsum(f"bhsd->{self.layout}", x).contiguous() for x in given]
+        laid = [view(x.to(device, dtype, copy=True)) for x in laid]
         values = self._values(laid[0], positions)
         values |= {"x": laid[0], "q": laid[0], "k": laid[-1], "v": laid[-1].clone()}
         if len(self.inputs) == 2 and laid[0] is laid[-1]:
@@ -212,22 +214,13 @@ class Probe:
                 f"it must return {len(wanted)} of shape {said}, it returned "
                 f"{shapes or type(result).__name__}"
             )
-        return tuple(self._taken_up(out.to("cpu", torch.float64)) for out in outputs)
-
-    def _laid_out(self, x: Tensor) -> Tensor:
-        """``(batch, heads, seq, head_dim)`` in the layout; what it lacks must be 1."""
-        drop = [i for i, axis in enumerate("bhsd") if axis not in self.layout]
-        kept = [axis for axis in "bhsd" if axis in self.layout]
-        x = x.squeeze(drop) if drop else x
-        return x.permute([kept.index(axis) for axis in self.layout]).contiguous()
-
-    def _taken_up(self, out: Tensor) -> Tensor:
-        """The way back from the layout, and to the order of the inputs."""
-        kept = [axis for axis in "bhsd" if axis in self.layout]
-        out = out.permute([self.layout.index(axis) for axis in kept])
-        for i, axis in enumerate("bhsd"):
-            out = out if axis in self.layout else out.unsqueeze(i)
-        return out if self.order is None else out[..., self.order]
+        back = "".join(axis for axis in "bhsd" if axis in self.layout)
+        outputs = [
+            torch.einsum(f"{self.layout}->{back}", out.to("cpu", torch.float64))
+            for out in outputs
+        ]
+        same = [out.reshape(x.shape) for out, x in zip(outputs, given, strict=False)]
+        return tuple(x if self.order is None else x[..., self.order] for x in same)
 
     def _values(self, x: Tensor, positions: Tensor) -> dict[str, Any]:
         """A value for the roles that say where tokens are."""
@@ -263,9 +256,7 @@ class Probe:
         table = table if table.ndim == 3 else table[None]
         if self.table_axes == 3:
             return table
-        kept = [axis for axis in "bsd" if axis in self.layout]
-        table = table if "b" in self.layout else table[0]
-        table = table.permute([kept.index(axis) for axis in self.layout if axis != "h"])
+        table = torch.einsum("bsd->" + self.layout.replace("h", ""), table)
         return table.unsqueeze(self.layout.index("h")) if "h" in self.layout else table
 
 
