@@ -106,7 +106,10 @@ def read_pairs(probe: Probe) -> tuple[Probe, Tensor, float]:
         matrices = [matrix[:, order] for matrix in matrices]
     found = []
     for matrix in matrices:
-        _check_nothing_is_lost(matrix)
+        lost = (matrix.abs().amax((0, 1)) < 1e-6).nonzero().flatten().tolist()
+        if lost:
+            said = ", ".join(map(str, lost[:4])) + ", ..." * (len(lost) > 4)
+            raise Broken("lost", features=said)
         pairs = _partners(matrix)
         if pairs is None:
             raise _moved_or_mixed(matrix)
@@ -276,13 +279,6 @@ def _common_order(matrices: list[Tensor]) -> Tensor | None:
     return back if paired else None
 
 
-def _check_nothing_is_lost(matrix: Tensor) -> None:
-    lost = (matrix.abs().amax((0, 1)) < 1e-6).nonzero().flatten().tolist()
-    if lost:
-        said = ", ".join(map(str, lost[:4])) + (", ..." if len(lost) > 4 else "")
-        raise Broken("lost", features=said)
-
-
 def _partners(matrix: Tensor) -> Tensor | None:
     """Pairs by what is not zero off the diagonal, or None if they overlap."""
     for least in (1e-14, 1e-6):  # a dense product leaves rounding where zeros should be
@@ -398,9 +394,16 @@ def _check_counted(seen: Tensor, probe: Probe) -> None:
     """Positions must not be those of the heads, or of the sequences, repeated."""
     step = wrap(seen[1] - seen[0])
     for kind, count in zip(("sequences", "heads"), probe.sizes, strict=True):
-        again = torch.arange(SEQ)[:, None] % count
-        if count > 1 and wrap(seen - seen[0] - again * step).abs().max() < 0.02:
+        places = torch.arange(SEQ)[:, None] % count
+        if count > 1 and _stand_at(places, seen - seen[0], step, 0.02):
             raise Broken("counted_elsewhere", kind=kind)
+
+
+def _stand_at(
+    places: Tensor | int, angles: Tensor, speeds: Tensor, allowed: float
+) -> bool:
+    """Whether hands of these speeds stand at ``places``."""
+    return bool(wrap(angles - places * speeds).abs().max() <= allowed)
 
 
 def _longest(probe: Probe, pairs: Tensor) -> list[Tensor]:
@@ -440,12 +443,11 @@ def _why_length_matters(short: Tensor, long: Tensor) -> str:
     if (steps[0] - steps[1]).abs().max() > 1e-3:
         return "length_sets_speed"
     speeds = steps[0].mean(0)
-
-    def stands_at(seen: Tensor, place: int) -> bool:
-        return bool(wrap(seen[0] - place * speeds).abs().max() < 1e-2 * len(seen))
-
-    at = [stands_at(short, 1 - len(short)), stands_at(long, 1 - len(long))]
-    return "reversed" if all(at) else "length_moves_tokens"
+    counted_back = all(
+        _stand_at(1 - len(seen), seen[0], speeds, 1e-2 * len(seen))
+        for seen in (short, long)
+    )
+    return "reversed" if counted_back else "length_moves_tokens"
 
 
 def _growth(lengths: Tensor) -> Tensor:
@@ -512,9 +514,8 @@ def _uneven_steps(seen: Tensor, speeds: Tensor, first: int, noise: float) -> Bro
     seen = seen[: max(4 * first, 4 * SEQ)]
     position = torch.arange(len(seen), dtype=torch.float64)[:, None]
 
-    def like(position: Tensor) -> bool:
-        gap = wrap(seen - speeds * position).abs()
-        return bool((gap <= 0.05 + 16 * noise).all())
+    def like(places: Tensor) -> bool:
+        return _stand_at(places, seen, speeds, 0.05 + 16 * noise)
 
     if first >= SEQ and like(position.clamp(max=first - 1)):
         return Broken("clamped", last=first - 1, rows=first)
