@@ -43,7 +43,7 @@ from torch import Tensor
 
 from rope_teach import laws
 from rope_teach.identify.convert import Conversion, conversion
-from rope_teach.identify.faults import FAULTS, Broken
+from rope_teach.identify.faults import DOUBTFUL, FAULTS, Broken
 from rope_teach.identify.isolate import as_before
 from rope_teach.identify.layers import as_subjects
 from rope_teach.identify.probe import SEQ, CannotProbe, Probe, Subject, find
@@ -61,14 +61,6 @@ from rope_teach.identify.trials import try_hard
 __all__ = ["FAULTS", "CannotProbe", "Conversion", "Report", "conversion", "identify"]
 
 READINGS = 48  # of one function, each with another call or layout
-# Faults that a wrong guess of the call, of the layout or of a table's form looks like.
-DOUBTFUL = {
-    "across_heads", "added", "cat_after_interleaved", "cos_without_sin", "lost",
-    "minus_missing", "mirror", "normalised", "not_finite", "nothing_turns",
-    "one_of_two", "other_pairs", "over_d", "pairs_overlap", "reordered",
-    "rest_changed", "stack_after_half", "swapped", "table_half", "table_interleaved",
-    "tokens_mixed", "turned_at_zero", "two_angles", "uneven",
-}  # fmt: skip
 
 
 def identify(
@@ -130,9 +122,8 @@ def _answer_or_still(subject: Subject, said: dict[str, Any]) -> Report:
     try:
         return _answer(subject, said)
     except CannotProbe as error:
-        head_dim, notes = subject.head_dim or 0, (str(error),)
-        still = Report(subject.name, "q, k", head_dim, "bhsd", notes=notes)
-        return replace(still, layers=subject.layers)
+        still = Report(subject.name, "q, k", subject.head_dim or 0, "bhsd")
+        return replace(still, notes=(str(error),), layers=subject.layers)
 
 
 def _answer(subject: Subject, said: dict[str, Any]) -> Report:
@@ -178,7 +169,7 @@ def _answer(subject: Subject, said: dict[str, Any]) -> Report:
 
 def _ways(subject: Subject, said: dict[str, Any]) -> Iterator[Probe]:
     """Every way to call the function, or what else may be meant by it."""
-    first: CannotProbe | None = None
+    errors: list[CannotProbe] = []
     found = False
     for meant in (subject, *subject.alternatives):
         try:
@@ -186,9 +177,9 @@ def _ways(subject: Subject, said: dict[str, Any]) -> Iterator[Probe]:
                 found = True
                 yield probe
         except CannotProbe as error:
-            first = first or error
-    if first is not None and not found:
-        raise first
+            errors.append(error)
+    if not found:
+        raise errors[0]
 
 
 def _report(probe: Probe, said: dict[str, Any]) -> Report:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from rope_teach import laws
 
-__all__ = ["FAULTS", "Broken", "Fault", "meaning"]
+__all__ = ["DOUBTFUL", "FAULTS", "Broken", "Fault", "meaning"]
 
 LAWS_IN_USE = {
     "frequencies_of_a_rule": "The hands' speeds are powers of a base, fastest first.",
@@ -20,10 +20,12 @@ LAWS_IN_USE = {
     "same_at_any_length": "A token turns alike whatever else is in the call.",
 }
 
-# Under each law, the faults that break it: "name: cause", and after > the mend.
+# Under each law, the faults that break it: "name: cause", and after > the mend. Those
+# with a ? are doubtful: a wrong guess of the call, of the layout or of a table's form
+# looks like them.
 LIST = """
 # same_for_every_head
-across_heads: rotated across heads: positions run over axes {axes} of {layout}
+across_heads?: rotated across heads: positions run over axes {axes} of {layout}
   > view(b, s, h, d) and transpose(1, 2) before the product; cos and sin along s
 left_out: {kind} {which} come out as they went in, and the others turn
   > loop over, or broadcast to, all of them: k may have fewer heads than q
@@ -49,7 +51,7 @@ first_row: every sequence of {which} is turned by the first one's positions
 other_row: every sequence of {which} is turned by the positions of another
   > one row of positions a sequence, in the order of the sequences
 # every_token_by_itself
-tokens_mixed: changing token 3 changes tokens [{tokens}]: two axes are swapped or
+tokens_mixed?: changing token 3 changes tokens [{tokens}]: two axes are swapped or
     flattened
   > transpose swaps axes; view and reshape never do
 token_moved: token 3 comes out as token {tokens}: the output is shifted along the
@@ -84,7 +86,7 @@ one_for_both: {which} is computed from {other}: {other} is rotated and returned 
   > look for a q that should be a k
 crossed: parts of q and of k are joined crosswise
   > join q's two halves, and k's two halves
-other_pairs: q and k are paired differently
+other_pairs?: q and k are paired differently
   > rotate both with one function
 other_speeds: q and k turn at different speeds
   > one table for both
@@ -94,33 +96,33 @@ off_by_one: k stands {tokens:+g} tokens from q at one position: off by one, or a
 other_lengths: q and k are multiplied by different factors
   > one table for both
 # norm_is_kept
-not_finite: the output has NaN or infinity in it
+not_finite?: the output has NaN or infinity in it
   > look for a division by zero or a 16-bit overflow in the tables
 overwritten: a feature is overwritten in place and read again, already turned
   > write to a new tensor, or clone both features of a pair first
-pairs_overlap: features are mixed with more than one other: cos and sin use different
+pairs_overlap?: features are mixed with more than one other: cos and sin use different
     pairs
   > rotate_half with a table made by cat, or rotate_every_two with repeat_interleave
-lost: features {features} are lost: nothing of them comes out
+lost?: features {features} are lost: nothing of them comes out
   > put the features that do not turn back where they were
-rest_changed: the features that do not turn are multiplied by {factors}
+rest_changed?: the features that do not turn are multiplied by {factors}
   > leave them as they are
-minus_missing: a minus is missing: both features of a pair get + sin
+minus_missing?: a minus is missing: both features of a pair get + sin
   > rotate_half is cat([-b, a], -1)
-mirror: a minus too many: the block is a mirror, [[c, s], [s, -c]]
+mirror?: a minus too many: the block is a mirror, [[c, s], [s, -c]]
   > (a cos - b sin, a sin + b cos)
-one_of_two: one feature of each pair is turned and the other is not
+one_of_two?: one feature of each pair is turned and the other is not
   > both: (a cos - b sin, a sin + b cos)
-table_interleaved: the table repeats as interleaved pairs do, and the rotation pairs
+table_interleaved?: the table repeats as interleaved pairs do, and the rotation pairs
     halves
   > cat([angle, angle], -1) in place of repeat_interleave(2, -1)
-table_half: the table repeats as halves do, and the rotation is interleaved
+table_half?: the table repeats as halves do, and the rotation is interleaved
   > repeat_interleave(2, -1) in place of cat([angle, angle], -1)
-over_d: the frequencies run over d instead of d/2: each feature has its own
+over_d?: the frequencies run over d instead of d/2: each feature has its own
   > arange(0, d, 2) / d in the exponent, then repeat the table
-two_angles: the two features of a pair get different angles
+two_angles?: the two features of a pair get different angles
   > one angle a pair, repeated as the pairing wants it
-cos_without_sin: cos and sin do not belong together: other positions, bases or lengths
+cos_without_sin?: cos and sin do not belong together: other positions, bases or lengths
   > make both from one table of angles
 table_ends: from position {first} on lengths change: the table of cos or of sin repeats
     or ends
@@ -132,21 +134,21 @@ scaled: every pair is {factor:.5g} times as long as it was, and no rule asks for
 yarn_twice: YaRN's attention factor {factor:.4f} is applied twice
   > multiply cos and sin by it once, and leave the softmax scale alone
 # is_linear
-added: something is added to the features, as sinusoidal encodings are
+added?: something is added to the features, as sinusoidal encodings are
   > multiply: (a cos - b sin, a sin + b cos)
-normalised: the features are scaled by their own size: a norm inside?
+normalised?: the features are scaled by their own size: a norm inside?
   > normalise before the rotation, or not at all
 # identity_at_zero
-cat_after_interleaved: features are reordered: interleaved pairs go in, cat puts all
+cat_after_interleaved?: features are reordered: interleaved pairs go in, cat puts all
     firsts in front
   > stack([first, second], -1).flatten(-2) in place of cat
-stack_after_half: features are reordered: halves go in, stack puts them side by side
+stack_after_half?: features are reordered: halves go in, stack puts them side by side
   > cat([first, second], -1) in place of stack and flatten
-reordered: features are reordered: from place {first} on they come out as {order}, ...
+reordered?: features are reordered: from place {first} on they come out as {order}, ...
   > put each feature back where it came from
-swapped: cos and sin are swapped: at position 0 every pair is a quarter turn ahead
+swapped?: cos and sin are swapped: at position 0 every pair is a quarter turn ahead
   > look at the order of the arguments
-turned_at_zero: at the first token the pairs are turned by angles that no position
+turned_at_zero?: at the first token the pairs are turned by angles that no position
     explains
   > at position 0 every angle must be 0
 positions_unused: the given {given} is not used{missed}: a token at 5 is turned as one
@@ -155,7 +157,7 @@ positions_unused: the given {given} is not used{missed}: a token at 5 is turned 
 counted: {which} is turned by 0, 1, 2, ... whatever its positions are
   > use the positions that are given
 # every_pair_turns
-nothing_turns: features are scaled, and none turns into another: the sine is missing
+nothing_turns?: features are scaled, and none turns into another: the sine is missing
   > (a cos - b sin, a sin + b cos)
 # only_the_difference_counts
 part_rounded: the {part} is of angles rounded to {dtype}, and its partner is not
@@ -211,7 +213,7 @@ offset_twice: the offset is counted twice for {which}: token s stands at 2 start
   > row s stands at start + s: add the start in one place
 other_places: {which} with positions {given} is turned as at {at}
   > look up each token's own position
-uneven: the angle is not proportional to the position, from position {first} on
+uneven?: the angle is not proportional to the position, from position {first} on
   > angle = position * inv_freq, with one inv_freq for all positions
 """
 
@@ -231,11 +233,12 @@ def _read(text: str) -> dict[str, Fault]:
         for fault in re.split(r"\n(?=\w)", listed.strip()):
             said, mend = " ".join(fault.split()).split(" > ")
             name, cause = said.split(": ", 1)
-            faults[name] = Fault(law, cause, mend)
+            faults[name.rstrip("?")] = Fault(law, cause, mend)
     return faults
 
 
 FAULTS = _read(LIST)
+DOUBTFUL = set(re.findall(r"^(\w+)\?:", LIST, re.M))
 
 
 class Broken(Exception):

@@ -24,13 +24,8 @@ from rope_teach.identify.rules import BASES, too_fast
 from rope_teach.pairing import half_to_interleaved, interleaved_to_half
 
 __all__ = [
-    "Hands",
-    "follow_hands",
-    "read_pairs",
-    "rounded_by_bfloat16",
-    "turns",
-    "wrap",
-]
+    "Hands", "follow_hands", "read_pairs", "rounded_by_bfloat16", "turns", "wrap",
+]  # fmt: skip
 
 PATIENCE = 0.5  # seconds of work for one call, before no longer one is tried
 
@@ -458,10 +453,11 @@ def _check_lengths(seen: Tensor, probe: Probe) -> float:
     """Lengths may be constant, or grow evenly as xPos does; return their rounding."""
     lengths = seen.abs()
     position = torch.arange(len(lengths))[:, None]
-    uneven = ((lengths / lengths[0]).log() - _growth(lengths) * position).abs()
+    uneven = (lengths / lengths[0]).log() - _growth(lengths) * position
+    worst = float(uneven.abs().max())
     allowed = 0.01 + 8 * probe.noise  # tables in 16 bits are off by so much
-    if uneven.max() <= allowed:
-        return float(uneven.max()) if float(uneven.max()) > 1e-5 else 0.0
+    if worst <= allowed:
+        return worst if worst > 1e-5 else 0.0
     wrong = (lengths / lengths[0] - 1).abs() > allowed
     first = int(wrong.any(1).nonzero()[0])
     _check_parts(seen / lengths[0])
@@ -476,15 +472,11 @@ def _check_parts(seen: Tensor) -> None:
     position = torch.arange(len(seen), dtype=torch.float64)[:, None]
     for base, dtype in product(BASES, (torch.bfloat16, torch.float16)):
         angle = position * inverse_frequencies(2 * seen.shape[1], base)
-        exact, cast = (
-            torch.polar(torch.ones_like(a), a) - seen
-            for a in (angle, angle.to(dtype).double())
-        )
-        for part, off in (
-            ("sine", torch.complex(exact.real, cast.imag)),
-            ("cosine", torch.complex(cast.real, exact.imag)),
-        ):
-            if off.abs().max() < 0.01:
+        cast = angle.to(dtype).double()
+        of_sine = torch.complex(angle.cos(), cast.sin())
+        of_cosine = torch.complex(cast.cos(), angle.sin())
+        for part, made in (("sine", of_sine), ("cosine", of_cosine)):
+            if _near(made, seen, 0.01):
                 raise Broken("part_rounded", part=part, dtype=dtype)
 
 
