@@ -157,11 +157,6 @@ class Probe:
         made = replace(self, **changes)
         return replace(made, function=made.subject.fresh(), faults=set())
 
-    def rows(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Rotate ``x`` ``(seq, head_dim)`` at 0, 1, ...; its shape for each output."""
-        outputs = self.run([x[None, None]] * 2, torch.arange(len(x)))
-        return tuple(out[0, 0] for out in outputs)
-
     def run(
         self, given: list[Tensor], positions: Tensor, view: Maker = lambda x: x
     ) -> tuple[Tensor, ...]:
@@ -199,8 +194,7 @@ class Probe:
         plain = [values[role] for role, keyword in self.roles if keyword is None]
         named = {keyword: values[role] for role, keyword in self.roles if keyword}
         result = self.function(*plain, **named)
-        overwritten = not all(map(torch.equal, inputs, before))
-        if overwritten:
+        if not all(map(torch.equal, inputs, before)):
             self.faults.add("overwritten")
         if result is None and "overwritten" in self.faults:
             result = inputs
@@ -236,18 +230,16 @@ class Probe:
         wide = table
         if self.table in ("half", "interleaved"):
             wide = full_table(table, self.table)  # type: ignore[arg-type]
-        shaped = self._table_shape
-        cos, sin = (shaped(part).to(x.dtype) for part in (wide.cos(), wide.sin()))
-        return values | {
-            "cos": cos,
-            "sin": sin,
-            "cos_sin": shaped(torch.cat([table.cos(), table.sin()], -1)).to(x.dtype),
-            "sin_cos": shaped(torch.cat([table.sin(), table.cos()], -1)).to(x.dtype),
-            "phases": shaped(
-                torch.polar(torch.ones_like(table), table).to(torch.complex64)
-            ),
-            "freqs": shaped(wide),
+        made = {
+            "cos": wide.cos(),
+            "sin": wide.sin(),
+            "cos_sin": torch.cat([table.cos(), table.sin()], -1),
+            "sin_cos": torch.cat([table.sin(), table.cos()], -1),
         }
+        made = {name: part.to(x.dtype) for name, part in made.items()}
+        made["phases"] = torch.polar(torch.ones_like(table), table).to(torch.complex64)
+        made["freqs"] = wide
+        return values | {name: self._table_shape(part) for name, part in made.items()}
 
     def _table_shape(self, table: Tensor) -> Tensor:
         """``(seq, r)`` or ``(batch, seq, r)``, with as many axes as it takes."""

@@ -215,7 +215,9 @@ def _check_by_laws(probe: Probe) -> None:
 
         def rotate(x: Tensor, positions: Tensor, i: int = i) -> Tensor:
             whole = torch.zeros(int(positions.max()) + 1, x.shape[-1])
-            return probe.rows(whole.index_copy(0, positions, x.float()))[i][positions]
+            whole = whole.index_copy(0, positions, x.float())[None, None]
+            outputs = probe.run([whole, whole], torch.arange(whole.shape[2]))
+            return outputs[i][0, 0, positions]
 
         zero = rotate(torch.zeros(SEQ, probe.head_dim), torch.arange(SEQ))
         if zero.abs().max() > 1e-3:
