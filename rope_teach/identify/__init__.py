@@ -43,7 +43,7 @@ from torch import Tensor
 
 from rope_teach import laws
 from rope_teach.identify.convert import Conversion, conversion
-from rope_teach.identify.faults import FAULTS, Broken
+from rope_teach.identify.faults import DOUBTFUL, FAULTS, Broken
 from rope_teach.identify.isolate import as_before
 from rope_teach.identify.layers import as_subjects
 from rope_teach.identify.probe import SEQ, CannotProbe, Probe, Subject, find
@@ -61,14 +61,6 @@ from rope_teach.identify.trials import try_hard
 __all__ = ["FAULTS", "CannotProbe", "Conversion", "Report", "conversion", "identify"]
 
 READINGS = 48  # of one function, each with another call or layout
-# Faults that a wrong guess of the call, of the layout or of a table's form looks like.
-DOUBTFUL = {
-    "across_heads", "added", "cat_after_interleaved", "cos_without_sin", "lost",
-    "minus_missing", "mirror", "normalised", "not_finite", "nothing_turns",
-    "one_of_two", "other_pairs", "over_d", "pairs_overlap", "reordered",
-    "rest_changed", "stack_after_half", "swapped", "table_half", "table_interleaved",
-    "tokens_mixed", "turned_at_zero", "two_angles", "uneven",
-}  # fmt: skip
 
 
 def identify(
@@ -131,8 +123,7 @@ def _answer_or_still(subject: Subject, said: dict[str, Any]) -> Report:
         return _answer(subject, said)
     except CannotProbe as error:
         still = Report(subject.name, "q, k", subject.head_dim or 0, "bhsd")
-        still.note(str(error))
-        return replace(still, layers=subject.layers)
+        return replace(still, notes=(str(error),), layers=subject.layers)
 
 
 def _answer(subject: Subject, said: dict[str, Any]) -> Report:
@@ -153,35 +144,32 @@ def _answer(subject: Subject, said: dict[str, Any]) -> Report:
         except CannotProbe as wrong:
             error = error or (wrong if broken is None else None)
             continue
-        if report.correct and report.base is not None and report.base < 2:
+        if not report.correct:
+            broken = broken or report
+            if report.fault not in DOUBTFUL:
+                return report
+        elif report.base is not None and report.base < 2:
             strange = strange or report  # are angles taken for positions?
-            continue
-        if report.correct:
+        else:
             if broken is not None:
-                report.note(_rather(report, broken))
+                ways = (
+                    f'call="{r.call}", layout="{r.layout}"' for r in (report, broken)
+                )
+                report.note(
+                    f"read with {next(ways)}; with {next(ways)} it breaks "
+                    f"{broken.law}: say which is meant"
+                )
             return report
-        broken = broken or report
-        if report.fault not in DOUBTFUL:
-            return report
-    if strange is not None:
-        return strange
-    if error is not None:  # it came before any fault: the likeliest way to call it
+    if strange is None and error is not None:  # it came before any fault
         raise error
-    assert broken is not None
-    return broken
-
-
-def _rather(report: Report, broken: Report) -> str:
-    return (
-        f'read with call="{report.call}", layout="{report.layout}"; with '
-        f'call="{broken.call}", layout="{broken.layout}" it breaks {broken.law}: say '
-        "which is meant"
-    )
+    answer = strange or broken
+    assert answer is not None
+    return answer
 
 
 def _ways(subject: Subject, said: dict[str, Any]) -> Iterator[Probe]:
     """Every way to call the function, or what else may be meant by it."""
-    errors = []
+    errors: list[CannotProbe] = []
     found = False
     for meant in (subject, *subject.alternatives):
         try:
@@ -322,12 +310,11 @@ def _offset(hands: Hands, speeds: Tensor) -> float:
     if (start.abs() <= 8 * hands.noise).all():
         return 0.0
     places = torch.arange(-8192, 8193, dtype=torch.float64) / 2
-    places = places[places.abs().argsort(stable=True)]
     allowed = 8 * hands.noise + 1e-6 * places.abs()[:, None] * speeds.abs()
-    fits = (wrap(start - places[:, None] * speeds).abs() <= allowed).all(1).nonzero()
-    if not len(fits):
+    fits = (wrap(start - places[:, None] * speeds).abs() <= allowed).all(1)
+    if not fits.any():
         raise Broken("turned_at_zero")
-    return float(places[fits[0, 0]])
+    return float(min(places[fits].tolist(), key=abs))
 
 
 def _name_lengths(probe: Probe, hands: Hands, width: int, report: Report) -> None:
@@ -359,13 +346,14 @@ def _name_yarn_factor(factor: float, report: Report) -> None:
     usual = 0.1 * scale + 1
     if math.isclose(factor, usual**2, rel_tol=1e-4):
         raise Broken("yarn_twice", factor=usual)
+    if math.isclose(factor, usual, rel_tol=1e-4):
+        return
+    note = f"the attention factor {factor:.5g} is not YaRN's {usual:.5g}"
     if math.isclose(factor, 0.1 * usual * scale + 1, rel_tol=1e-4):
-        report.note(
-            f"the attention factor {factor:.5g} is not YaRN's {usual:.5g}, which is "
-            "put twice in its own logarithm: 0.1 * factor * ln(scale) + 1"
+        note += (
+            ", which is put twice in its own logarithm: 0.1 * factor * ln(scale) + 1"
         )
-    elif not math.isclose(factor, usual, rel_tol=1e-4):
-        report.note(f"the attention factor {factor:.5g} is not YaRN's {usual:.5g}")
+    report.note(note)
 
 
 def _name_xpos(hands: Hands, width: int, report: Report) -> None:

@@ -12,7 +12,6 @@ import inspect
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,8 @@ __all__ = ["add_arguments", "run"]
 STATUS = """exit status: 0 a correct RoPE, or A's weights can be brought to B; 1 a law
 is broken, or there is no way from A to B; 2 no answer"""
 PROJECTIONS = (
-    "q_proj",
-    "k_proj",
-    "q_b_proj",
-    "query_key_value",
-    "qkv_proj",
-    "wq",
-    "wk",
-)
+    "q_proj", "k_proj", "q_b_proj", "query_key_value", "qkv_proj", "wq", "wk",
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,32 +58,26 @@ def run(given: argparse.Namespace) -> int:
         try:
             answers.append(_answer(target, given))
         except Exception as error:  # whatever a stranger's code may raise
-            said = str(error) or type(error).__name__
-            print(f"cannot identify {target}: {said}", file=sys.stderr)
+            why = str(error) or type(error).__name__
+            print(f"cannot identify {target}: {why}", file=sys.stderr)
             return 2
     if len(given.target) > 2:
         print("cannot identify more than two targets at once", file=sys.stderr)
         return 2
     if len(answers) == 2:
-        return _from_one_to_the_other(*answers, as_json=given.json)
-    (answer,) = answers
+        (a, _), (b, _) = answers
+        return _from_one_to_the_other(a, b, given.json)
+    report, said = answers[0]
     if given.json:
-        more = {"checkpoint": answer.said} if answer.said else {}
-        print(json.dumps(answer.report.as_dict() | more, indent=2))
+        more = {"checkpoint": said} if said else {}
+        print(json.dumps(report.as_dict() | more, indent=2))
     else:
-        print("\n".join([*answer.said, str(answer.report)]))
-    return 0 if answer.report.correct else 1
+        print("\n".join([*said, str(report)]))
+    return 0 if report.correct else 1
 
 
-@dataclass(frozen=True)
-class _Answer:
+def _answer(target: str, given: argparse.Namespace) -> tuple[Report, list[str]]:
     """A report, and what a configuration or the files of a checkpoint say beside it."""
-
-    report: Report
-    said: list[str]
-
-
-def _answer(target: str, given: argparse.Namespace) -> _Answer:
     said: list[str] = []
     path = Path(target)
     if path.is_dir():
@@ -99,23 +86,22 @@ def _answer(target: str, given: argparse.Namespace) -> _Answer:
         if not path.is_file():
             raise ValueError(f"the folder has no config.json: {target}")
     if path.suffix == ".json":
-        thing: Any = _of_config(_json(path))
-        said.append(f"{path.name}: {_model_type(path)}, read as our RotaryEmbedding")
+        from rope_teach.dialects.hugging_face import rotary_embedding
+
+        data = _json(path)
+        thing: Any = rotary_embedding(data)
+        kind = data.get("model_type", "no model_type")
+        said.append(f"{path.name}: {kind}, read as our RotaryEmbedding")
     else:
         thing = _load(target, given.head_dim, given.config)
-    report = identify(
-        thing,
-        call=given.call,
-        head_dim=given.head_dim,
-        layout=given.layout,
-        dtype=getattr(torch, given.dtype) if given.dtype else None,
-    )
-    return _Answer(report, said)
+    dtype = getattr(torch, given.dtype) if given.dtype else None
+    options = {"call": given.call, "head_dim": given.head_dim, "layout": given.layout}
+    return identify(thing, dtype=dtype, **options), said
 
 
-def _from_one_to_the_other(a: _Answer, b: _Answer, *, as_json: bool) -> int:
+def _from_one_to_the_other(a: Report, b: Report, as_json: bool) -> int:
     """How to bring weights of q and k from A to B, or why they cannot be brought."""
-    way = conversion(a.report, b.report)
+    way = conversion(a, b)
     if as_json:
         data = {"permutation": way.permutation, "reason": way.reason}
         print(json.dumps(data, indent=2))
@@ -131,8 +117,7 @@ def _from_one_to_the_other(a: _Answer, b: _Answer, *, as_json: bool) -> int:
             "identify(B)).projection(weight, heads) does it"
         )
     if not as_json:
-        for name, answer in (("A", a), ("B", b)):
-            print(f"\n{name}: {answer.report}")
+        print(f"\nA: {a}\n\nB: {b}")
     return 0 if way.permutation is not None else 1
 
 
@@ -182,16 +167,6 @@ def _configuration(found: Callable[..., Any], data: dict[str, Any]) -> Any:
 
     data = dict(data)
     return AutoConfig.for_model(data.pop("model_type"), **data)
-
-
-def _of_config(data: dict[str, Any]) -> Any:
-    from rope_teach.dialects.hugging_face import rotary_embedding
-
-    return rotary_embedding(data)
-
-
-def _model_type(path: Path) -> str:
-    return str(_json(path).get("model_type", "no model_type"))
 
 
 def _json(path: Path) -> dict[str, Any]:

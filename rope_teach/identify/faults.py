@@ -6,11 +6,12 @@ The list is also worth reading before one writes a rotation. The laws are those 
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 from rope_teach import laws
 
-__all__ = ["FAULTS", "Broken", "Fault", "meaning"]
+__all__ = ["DOUBTFUL", "FAULTS", "Broken", "Fault", "meaning"]
 
 LAWS_IN_USE = {
     "frequencies_of_a_rule": "The hands' speeds are powers of a base, fastest first.",
@@ -18,6 +19,203 @@ LAWS_IN_USE = {
     "same_for_every_head": "All heads and sequences turn alike at one position.",
     "same_at_any_length": "A token turns alike whatever else is in the call.",
 }
+
+# Under each law, the faults that break it: "name: cause", and after > the mend. Those
+# with a ? are doubtful: a wrong guess of the call, of the layout or of a table's form
+# looks like them.
+LIST = """
+# same_for_every_head
+across_heads?: rotated across heads: positions run over axes {axes} of {layout}
+  > view(b, s, h, d) and transpose(1, 2) before the product; cos and sin along s
+left_out: {kind} {which} come out as they went in, and the others turn
+  > loop over, or broadcast to, all of them: k may have fewer heads than q
+heads_shifted: each head starts one position later than the one before: the head's
+    number is added to the position
+  > one position a token, the same in all its heads
+counted_elsewhere: positions are counted over the {kind}, and repeated along the
+    sequence
+  > the length is that of the sequence's axis: x.shape[-2] of bhsd
+one_head: one head of one sequence alone is left as it is; {n} heads turn
+  > take no shortcut for an axis of length 1
+heads_count: one head of one sequence alone turns otherwise than {n} heads do
+  > find axes by their place, never by their length
+inputs_mixed: it is right while all heads, sequences, q and k are equal, and wrong where
+    they differ
+  > look at what is read from another head, sequence or tensor
+strides_ignored: {memory} is read as if it were contiguous
+  > use the strides of the input, or .contiguous() first
+rows_not_followed: positions of their own for each sequence come out wrong
+  > one row of positions a sequence: (batch, seq)
+first_row: every sequence of {which} is turned by the first one's positions
+  > index cos and sin by sequence as well: (batch, seq, r)
+other_row: every sequence of {which} is turned by the positions of another
+  > one row of positions a sequence, in the order of the sequences
+# every_token_by_itself
+tokens_mixed?: changing token 3 changes tokens [{tokens}]: two axes are swapped or
+    flattened
+  > transpose swaps axes; view and reshape never do
+token_moved: token 3 comes out as token {tokens}: the output is shifted along the
+    sequence
+  > leave the order of tokens alone; shift positions instead
+# same_at_any_length
+one_token: a single token comes out wrong where there are several sequences, as when
+    decoding
+  > try (batch, heads, 1, head_dim): a kernel's grid may have no rows left over
+history: what comes out depends on earlier calls: longer ones changed what is kept
+  > cache tables by all that made them, and never change the frequencies in place
+positions_not_followed: positions in any other order than 0, 1, 2, ... come out wrong
+  > look up each token's own position
+first_position: {which} uses the first position alone and counts on from there
+  > look up each token's own position: padded and packed tokens do not count on
+length_moves_tokens: where the first token stands depends on the length of the call
+  > row s stands at start + s, whatever the length
+length_sets_speed: the speeds depend on the length or the largest position of the call
+    (dynamic NTK, LongRoPE, positions divided by the length): cached keys do not fit
+  > fix the length in the rule before the first token, or rotate keys anew
+length_sets_scale: xPos counts from the middle of the current sequence: cached keys do
+    not fit
+  > one fixed origin, whatever the length
+# same_for_q_and_k
+fewer_keys: k with fewer heads than q comes out wrong
+  > take the number of heads from each tensor
+one_forgotten: {which} comes out as it went in; only {other} turns
+  > rotate both
+q_and_k_swapped: the rotated k is returned as q, and the rotated q as k
+  > return (q, k), in this order
+one_for_both: {which} is computed from {other}: {other} is rotated and returned twice
+  > look for a q that should be a k
+crossed: parts of q and of k are joined crosswise
+  > join q's two halves, and k's two halves
+other_pairs?: q and k are paired differently
+  > rotate both with one function
+other_speeds: q and k turn at different speeds
+  > one table for both
+off_by_one: k stands {tokens:+g} tokens from q at one position: off by one, or an offset
+    that one of them lacks
+  > give q and k of one token the same position
+other_lengths: q and k are multiplied by different factors
+  > one table for both
+# norm_is_kept
+not_finite?: the output has NaN or infinity in it
+  > look for a division by zero or a 16-bit overflow in the tables
+overwritten: a feature is overwritten in place and read again, already turned
+  > write to a new tensor, or clone both features of a pair first
+pairs_overlap?: features are mixed with more than one other: cos and sin use different
+    pairs
+  > rotate_half with a table made by cat, or rotate_every_two with repeat_interleave
+lost?: features {features} are lost: nothing of them comes out
+  > put the features that do not turn back where they were
+rest_changed?: the features that do not turn are multiplied by {factors}
+  > leave them as they are
+minus_missing?: a minus is missing: both features of a pair get + sin
+  > rotate_half is cat([-b, a], -1)
+mirror?: a minus too many: the block is a mirror, [[c, s], [s, -c]]
+  > (a cos - b sin, a sin + b cos)
+one_of_two?: one feature of each pair is turned and the other is not
+  > both: (a cos - b sin, a sin + b cos)
+table_interleaved?: the table repeats as interleaved pairs do, and the rotation pairs
+    halves
+  > cat([angle, angle], -1) in place of repeat_interleave(2, -1)
+table_half?: the table repeats as halves do, and the rotation is interleaved
+  > repeat_interleave(2, -1) in place of cat([angle, angle], -1)
+over_d?: the frequencies run over d instead of d/2: each feature has its own
+  > arange(0, d, 2) / d in the exponent, then repeat the table
+two_angles?: the two features of a pair get different angles
+  > one angle a pair, repeated as the pairing wants it
+cos_without_sin?: cos and sin do not belong together: other positions, bases or lengths
+  > make both from one table of angles
+table_ends: from position {first} on lengths change: the table of cos or of sin repeats
+    or ends
+  > make both from one table of angles, long enough for all positions
+token_scaled: each token is scaled by its position, and not as xPos does
+  > leave cos and sin as they are
+scaled: every pair is {factor:.5g} times as long as it was, and no rule asks for that
+  > leave cos and sin as they are
+yarn_twice: YaRN's attention factor {factor:.4f} is applied twice
+  > multiply cos and sin by it once, and leave the softmax scale alone
+# is_linear
+added?: something is added to the features, as sinusoidal encodings are
+  > multiply: (a cos - b sin, a sin + b cos)
+normalised?: the features are scaled by their own size: a norm inside?
+  > normalise before the rotation, or not at all
+# identity_at_zero
+cat_after_interleaved?: features are reordered: interleaved pairs go in, cat puts all
+    firsts in front
+  > stack([first, second], -1).flatten(-2) in place of cat
+stack_after_half?: features are reordered: halves go in, stack puts them side by side
+  > cat([first, second], -1) in place of stack and flatten
+reordered?: features are reordered: from place {first} on they come out as {order}, ...
+  > put each feature back where it came from
+swapped?: cos and sin are swapped: at position 0 every pair is a quarter turn ahead
+  > look at the order of the arguments
+turned_at_zero?: at the first token the pairs are turned by angles that no position
+    explains
+  > at position 0 every angle must be 0
+positions_unused: the given {given} is not used{missed}: a token at 5 is turned as one
+    at 0. Is the offset forgotten, or missing in a cache's key?
+  > row s stands at start + s; cache tables by all that made them
+counted: {which} is turned by 0, 1, 2, ... whatever its positions are
+  > use the positions that are given
+# every_pair_turns
+nothing_turns?: features are scaled, and none turns into another: the sine is missing
+  > (a cos - b sin, a sin + b cos)
+# only_the_difference_counts
+part_rounded: the {part} is of angles rounded to {dtype}, and its partner is not
+  > angles in float32 or float64; cast cos and sin alone
+stuck: positions {at} and {next} are turned alike: clamped to the end of a table, or
+    rounded
+  > grow the table, or refuse positions past its end; positions in int64
+reversed: positions run from the last token to the first, so that tokens move when the
+    sequence grows
+  > count from the first token on
+positions_rounded: positions or angles are in {dtype}, which cannot tell {whole} from
+    {after}
+  > positions in int64, the product in float64 or float32; cast cos and sin alone
+clamped: positions past {last} are turned as {last}: the table has {rows} rows
+  > grow the table, or refuse positions past its end
+restarted: positions restart every {rows} tokens: do chunks count from 0?
+  > add the number of tokens before the chunk
+other_signs: q and k turn in opposite directions, so that scores depend on m + n
+  > one sign for both: their product takes the difference by itself
+xpos_not_inverted: xPos scales keys as it scales queries
+  > multiply q by the scale, and divide k by it
+# frequencies_of_a_rule
+degrees: angles are converted between degrees and radians, a factor of 57.3
+  > drop the conversion: cos and sin take radians
+rotated_twice: every hand turns twice as far as it should: the rotation is applied twice
+  > rotate in one place, in the module or in the attention
+multiplied: every hand turns {factor:g} times as fast as base {base:g} says:
+    interpolation divides positions by its factor, and this multiplies
+  > positions / factor, or inv_freq / factor
+upside_down: the fast hands of base {base:g} are slowed by {factor:.4g} and the slow
+    ones are kept: a comparison of wavelengths is the wrong way round
+  > divide the frequencies of wavelengths longer than the trained length
+positive_power: the hands get faster from pair to pair: the base has a positive power
+  > base ** (-2i / rotary_dim)
+frequencies_cast: the inverse frequencies are rounded to {dtype}: .to(dtype) casts
+    buffers too
+  > compute them where they are used, or keep them out of the buffers
+for_pixels: the hands turn by more than a third of a turn a token, and by no known rule:
+    are the frequencies for positions from -1 to 1, as of pixels?
+  > base ** (-2i / rotary_dim) for tokens, or such positions
+signs_differ: hands {hands} turn the other way than the others
+  > one sign for all pairs
+# opposite_turn_undoes
+negative_mirrored: negative positions of {which} are turned as positive ones
+  > turn them the other way, or refuse them
+negative_clamped: negative positions of {which} are turned as 0
+  > turn them the other way, or refuse them
+negative_wrapped: negative positions are not turned the other way: do they index a table
+    from its end?
+  > turn them the other way, or refuse them
+# turns_add_up
+offset_twice: the offset is counted twice for {which}: token s stands at 2 start + s
+  > row s stands at start + s: add the start in one place
+other_places: {which} with positions {given} is turned as at {at}
+  > look up each token's own position
+uneven?: the angle is not proportional to the position, from position {first} on
+  > angle = position * inv_freq, with one inv_freq for all positions
+"""
 
 
 class Fault(NamedTuple):
@@ -28,431 +226,31 @@ class Fault(NamedTuple):
     mend: str
 
 
+def _read(text: str) -> dict[str, Fault]:
+    faults = {}
+    for part in text.split("\n# ")[1:]:
+        law, _, listed = part.partition("\n")
+        for fault in re.split(r"\n(?=\w)", listed.strip()):
+            said, mend = " ".join(fault.split()).split(" > ")
+            name, cause = said.split(": ", 1)
+            faults[name.rstrip("?")] = Fault(law, cause, mend)
+    return faults
+
+
+FAULTS = _read(LIST)
+DOUBTFUL = set(re.findall(r"^(\w+)\?:", LIST, re.M))
+
+
 class Broken(Exception):
     """A law is broken: ``Broken("off_by_one", tokens=1)``."""
 
     def __init__(self, name: str, **values: Any) -> None:
         self.name, fault = name, FAULTS[name]
-        self.fault = fault._replace(cause=fault.cause.format(**values))
+        cause = fault.cause.format(**values).replace("torch.", "")  # of a dtype
+        self.fault = fault._replace(cause=cause)
         super().__init__(f"{self.fault.law}: {self.fault.cause}")
 
 
 def meaning(law: str) -> str:
     """The law in one sentence."""
     return LAWS_IN_USE.get(law) or str(laws.LAWS[law].__doc__).strip()
-
-
-FAULTS = {
-    # ------------------------------------------------------------- axes and tokens
-    "across_heads": Fault(
-        "same_for_every_head",
-        "rotated across heads: positions run over axes {axes} of {layout}",
-        "view(b, s, h, d) and transpose(1, 2) before the product; cos and sin along s",
-    ),
-    "tokens_mixed": Fault(
-        "every_token_by_itself",
-        "changing token 3 changes tokens {tokens}: two axes are swapped or flattened",
-        "transpose swaps axes; view and reshape never do",
-    ),
-    "token_moved": Fault(
-        "every_token_by_itself",
-        "token 3 comes out as token {to}: the output is shifted along the sequence",
-        "leave the order of tokens alone; shift positions instead",
-    ),
-    "left_out": Fault(
-        "same_for_every_head",
-        "{kind} {which} come out as they went in, and the others turn",
-        "loop over, or broadcast to, all of them: k may have fewer heads than q",
-    ),
-    "heads_shifted": Fault(
-        "same_for_every_head",
-        "each head starts one position later than the one before: the head's number is "
-        "added to the position",
-        "one position a token, the same in all its heads",
-    ),
-    "counted_elsewhere": Fault(
-        "same_for_every_head",
-        "positions are counted over the {kind}, and repeated along the sequence",
-        "the length is that of the sequence's axis: x.shape[-2] of bhsd",
-    ),
-    "one_head": Fault(
-        "same_for_every_head",
-        "one head of one sequence alone is left as it is; {n} heads turn",
-        "take no shortcut for an axis of length 1",
-    ),
-    "heads_count": Fault(
-        "same_for_every_head",
-        "one head of one sequence alone turns otherwise than {n} heads do",
-        "find axes by their place, never by their length",
-    ),
-    "inputs_mixed": Fault(
-        "same_for_every_head",
-        "it is right while all heads, sequences, q and k are equal, and wrong where "
-        "they differ",
-        "look at what is read from another head, sequence or tensor",
-    ),
-    "one_token": Fault(
-        "same_at_any_length",
-        "a single token comes out wrong where there are several sequences, as when "
-        "decoding",
-        "try (batch, heads, 1, head_dim): a kernel's grid may have no rows left over",
-    ),
-    "strides_ignored": Fault(
-        "same_for_every_head",
-        "{memory} is read as if it were contiguous",
-        "use the strides of the input, or .contiguous() first",
-    ),
-    "history": Fault(
-        "same_at_any_length",
-        "what comes out depends on earlier calls: longer ones changed what is kept",
-        "cache tables by all that made them, and never change the frequencies in place",
-    ),
-    "fewer_keys": Fault(
-        "same_for_q_and_k",
-        "k with fewer heads than q comes out wrong",
-        "take the number of heads from each tensor",
-    ),
-    # -------------------------------------------------------------------- no rotation
-    "not_finite": Fault(
-        "norm_is_kept",
-        "the output has NaN or infinity in it",
-        "look for a division by zero or a 16-bit overflow in the tables",
-    ),
-    "added": Fault(
-        "is_linear",
-        "something is added to the features, as sinusoidal encodings are",
-        "multiply: (a cos - b sin, a sin + b cos)",
-    ),
-    "normalised": Fault(
-        "is_linear",
-        "the features are scaled by their own size: a norm inside?",
-        "normalise before the rotation, or not at all",
-    ),
-    "overwritten": Fault(
-        "norm_is_kept",
-        "a feature is overwritten in place and read again, already turned",
-        "write to a new tensor, or clone both features of a pair first",
-    ),
-    # ------------------------------------------------------------------ pairs and signs
-    "pairs_overlap": Fault(
-        "norm_is_kept",
-        "features are mixed with more than one other: cos and sin use different pairs",
-        "rotate_half with a table made by cat, or rotate_every_two with "
-        "repeat_interleave",
-    ),
-    "cat_after_interleaved": Fault(
-        "identity_at_zero",
-        "features are reordered: interleaved pairs go in, cat puts all firsts in front",
-        "stack([first, second], -1).flatten(-2) in place of cat",
-    ),
-    "lost": Fault(
-        "norm_is_kept",
-        "features {features} are lost: nothing of them comes out",
-        "put the features that do not turn back where they were",
-    ),
-    "rest_changed": Fault(
-        "norm_is_kept",
-        "the features that do not turn are multiplied by {factors}",
-        "leave them as they are",
-    ),
-    "stack_after_half": Fault(
-        "identity_at_zero",
-        "features are reordered: halves go in, stack puts them side by side",
-        "cat([first, second], -1) in place of stack and flatten",
-    ),
-    "reordered": Fault(
-        "identity_at_zero",
-        "features are reordered: from place {first} on they come out as {order}, ...",
-        "put each feature back where it came from",
-    ),
-    "nothing_turns": Fault(
-        "every_pair_turns",
-        "features are scaled, and none turns into another: the sine is missing",
-        "(a cos - b sin, a sin + b cos)",
-    ),
-    "minus_missing": Fault(
-        "norm_is_kept",
-        "a minus is missing: both features of a pair get + sin",
-        "rotate_half is cat([-b, a], -1)",
-    ),
-    "mirror": Fault(
-        "norm_is_kept",
-        "a minus too many: the block is a mirror, [[c, s], [s, -c]]",
-        "(a cos - b sin, a sin + b cos)",
-    ),
-    "one_of_two": Fault(
-        "norm_is_kept",
-        "one feature of each pair is turned and the other is not",
-        "both: (a cos - b sin, a sin + b cos)",
-    ),
-    "swapped": Fault(
-        "identity_at_zero",
-        "cos and sin are swapped: at position 0 every pair is a quarter turn ahead",
-        "look at the order of the arguments",
-    ),
-    "turned_at_zero": Fault(
-        "identity_at_zero",
-        "at the first token the pairs are turned by angles that no position explains",
-        "at position 0 every angle must be 0",
-    ),
-    # -------------------------------------------------------------------------- tables
-    "table_interleaved": Fault(
-        "norm_is_kept",
-        "the table repeats as interleaved pairs do, and the rotation pairs halves",
-        "cat([angle, angle], -1) in place of repeat_interleave(2, -1)",
-    ),
-    "table_half": Fault(
-        "norm_is_kept",
-        "the table repeats as halves do, and the rotation is interleaved",
-        "repeat_interleave(2, -1) in place of cat([angle, angle], -1)",
-    ),
-    "over_d": Fault(
-        "norm_is_kept",
-        "the frequencies run over d instead of d/2: each feature has its own",
-        "arange(0, d, 2) / d in the exponent, then repeat the table",
-    ),
-    "two_angles": Fault(
-        "norm_is_kept",
-        "the two features of a pair get different angles",
-        "one angle a pair, repeated as the pairing wants it",
-    ),
-    "cos_without_sin": Fault(
-        "norm_is_kept",
-        "cos and sin do not belong together: other positions, bases or lengths",
-        "make both from one table of angles",
-    ),
-    "part_rounded": Fault(
-        "only_the_difference_counts",
-        "the {part} is of angles rounded to {dtype}, and its partner is not",
-        "angles in float32 or float64; cast cos and sin alone",
-    ),
-    "table_ends": Fault(
-        "norm_is_kept",
-        "from position {first} on lengths change: the table of cos or of sin repeats "
-        "or ends",
-        "make both from one table of angles, long enough for all positions",
-    ),
-    # ------------------------------------------------------------------------- lengths
-    "token_scaled": Fault(
-        "norm_is_kept",
-        "each token is scaled by its position, and not as xPos does",
-        "leave cos and sin as they are",
-    ),
-    "scaled": Fault(
-        "norm_is_kept",
-        "every pair is {factor:.5g} times as long as it was, and no rule asks for that",
-        "leave cos and sin as they are",
-    ),
-    "yarn_twice": Fault(
-        "norm_is_kept",
-        "YaRN's attention factor {factor:.4f} is applied twice",
-        "multiply cos and sin by it once, and leave the softmax scale alone",
-    ),
-    # --------------------------------------------------------------------- frequencies
-    "degrees": Fault(
-        "frequencies_of_a_rule",
-        "angles are converted between degrees and radians, a factor of 57.3",
-        "drop the conversion: cos and sin take radians",
-    ),
-    "rotated_twice": Fault(
-        "frequencies_of_a_rule",
-        "every hand turns twice as far as it should: the rotation is applied twice",
-        "rotate in one place, in the module or in the attention",
-    ),
-    "multiplied": Fault(
-        "frequencies_of_a_rule",
-        "every hand turns {factor:g} times as fast as base {base:g} says: "
-        "interpolation divides positions by its factor, and this multiplies",
-        "positions / factor, or inv_freq / factor",
-    ),
-    "upside_down": Fault(
-        "frequencies_of_a_rule",
-        "the fast hands of base {base:g} are slowed by {factor:.4g} and the slow ones "
-        "are kept: a comparison of wavelengths is the wrong way round",
-        "divide the frequencies of wavelengths longer than the trained length",
-    ),
-    "positive_power": Fault(
-        "frequencies_of_a_rule",
-        "the hands get faster from pair to pair: the base has a positive power",
-        "base ** (-2i / rotary_dim)",
-    ),
-    "frequencies_cast": Fault(
-        "frequencies_of_a_rule",
-        "the inverse frequencies are rounded to {dtype}: .to(dtype) casts buffers too",
-        "compute them where they are used, or keep them out of the buffers",
-    ),
-    "for_pixels": Fault(
-        "frequencies_of_a_rule",
-        "the hands turn by more than a third of a turn a token, and by no known rule: "
-        "are the frequencies for positions from -1 to 1, as of pixels?",
-        "base ** (-2i / rotary_dim) for tokens, or such positions",
-    ),
-    "signs_differ": Fault(
-        "frequencies_of_a_rule",
-        "hands {hands} turn the other way than the others",
-        "one sign for all pairs",
-    ),
-    # ----------------------------------------------------------------------- positions
-    "positions_unused": Fault(
-        "identity_at_zero",
-        "the given {given} is not used{missed}: a token at 5 is turned as one at 0. Is "
-        "the offset forgotten, or missing in a cache's key?",
-        "row s stands at start + s; cache tables by all that made them",
-    ),
-    "positions_not_followed": Fault(
-        "same_at_any_length",
-        "positions in any other order than 0, 1, 2, ... come out wrong",
-        "look up each token's own position",
-    ),
-    "rows_not_followed": Fault(
-        "same_for_every_head",
-        "positions of their own for each sequence come out wrong",
-        "one row of positions a sequence: (batch, seq)",
-    ),
-    "first_row": Fault(
-        "same_for_every_head",
-        "every sequence of {which} is turned by the first one's positions",
-        "index cos and sin by sequence as well: (batch, seq, r)",
-    ),
-    "other_row": Fault(
-        "same_for_every_head",
-        "every sequence of {which} is turned by the positions of another",
-        "one row of positions a sequence, in the order of the sequences",
-    ),
-    "stuck": Fault(
-        "only_the_difference_counts",
-        "positions {at} and {next} are turned alike: clamped to the end of a table, or "
-        "rounded",
-        "grow the table, or refuse positions past its end; positions in int64",
-    ),
-    "negative_mirrored": Fault(
-        "opposite_turn_undoes",
-        "negative positions of {which} are turned as positive ones",
-        "turn them the other way, or refuse them",
-    ),
-    "first_position": Fault(
-        "same_at_any_length",
-        "{which} uses the first position alone and counts on from there",
-        "look up each token's own position: padded and packed tokens do not count on",
-    ),
-    "counted": Fault(
-        "identity_at_zero",
-        "{which} is turned by 0, 1, 2, ... whatever its positions are",
-        "use the positions that are given",
-    ),
-    "offset_twice": Fault(
-        "turns_add_up",
-        "the offset is counted twice for {which}: token s stands at 2 start + s",
-        "row s stands at start + s: add the start in one place",
-    ),
-    "other_places": Fault(
-        "turns_add_up",
-        "{which} with positions {given} is turned as at {at}",
-        "look up each token's own position",
-    ),
-    "negative_clamped": Fault(
-        "opposite_turn_undoes",
-        "negative positions of {which} are turned as 0",
-        "turn them the other way, or refuse them",
-    ),
-    "negative_wrapped": Fault(
-        "opposite_turn_undoes",
-        "negative positions are not turned the other way: do they index a table from "
-        "its end?",
-        "turn them the other way, or refuse them",
-    ),
-    "reversed": Fault(
-        "only_the_difference_counts",
-        "positions run from the last token to the first, so that tokens move when the "
-        "sequence grows",
-        "count from the first token on",
-    ),
-    "length_moves_tokens": Fault(
-        "same_at_any_length",
-        "where the first token stands depends on the length of the call",
-        "row s stands at start + s, whatever the length",
-    ),
-    "positions_rounded": Fault(
-        "only_the_difference_counts",
-        "positions or angles are in {dtype}, which cannot tell {whole} from {after}",
-        "positions in int64, the product in float64 or float32; cast cos and sin alone",
-    ),
-    "clamped": Fault(
-        "only_the_difference_counts",
-        "positions past {last} are turned as {last}: the table has {rows} rows",
-        "grow the table, or refuse positions past its end",
-    ),
-    "restarted": Fault(
-        "only_the_difference_counts",
-        "positions restart every {rows} tokens: do chunks count from 0?",
-        "add the number of tokens before the chunk",
-    ),
-    "uneven": Fault(
-        "turns_add_up",
-        "the angle is not proportional to the position, from position {first} on",
-        "angle = position * inv_freq, with one inv_freq for all positions",
-    ),
-    "length_sets_speed": Fault(
-        "same_at_any_length",
-        "the speeds depend on the length or the largest position of the call (dynamic "
-        "NTK, LongRoPE, positions divided by the length): cached keys do not fit",
-        "fix the length in the rule before the first token, or rotate keys anew",
-    ),
-    "length_sets_scale": Fault(
-        "same_at_any_length",
-        "xPos counts from the middle of the current sequence: cached keys do not fit",
-        "one fixed origin, whatever the length",
-    ),
-    # --------------------------------------------------------------- queries and keys
-    "one_forgotten": Fault(
-        "same_for_q_and_k",
-        "{which} comes out as it went in; only {other} turns",
-        "rotate both",
-    ),
-    "q_and_k_swapped": Fault(
-        "same_for_q_and_k",
-        "the rotated k is returned as q, and the rotated q as k",
-        "return (q, k), in this order",
-    ),
-    "one_for_both": Fault(
-        "same_for_q_and_k",
-        "{which} is computed from {other}: {other} is rotated and returned twice",
-        "look for a q that should be a k",
-    ),
-    "crossed": Fault(
-        "same_for_q_and_k",
-        "parts of q and of k are joined crosswise",
-        "join q's two halves, and k's two halves",
-    ),
-    "other_pairs": Fault(
-        "same_for_q_and_k",
-        "q and k are paired differently",
-        "rotate both with one function",
-    ),
-    "other_speeds": Fault(
-        "same_for_q_and_k",
-        "q and k turn at different speeds",
-        "one table for both",
-    ),
-    "other_signs": Fault(
-        "only_the_difference_counts",
-        "q and k turn in opposite directions, so that scores depend on m + n",
-        "one sign for both: their product takes the difference by itself",
-    ),
-    "off_by_one": Fault(
-        "same_for_q_and_k",
-        "k stands {tokens:+g} tokens from q at one position: off by one, or an offset "
-        "that one of them lacks",
-        "give q and k of one token the same position",
-    ),
-    "other_lengths": Fault(
-        "same_for_q_and_k",
-        "q and k are multiplied by different factors",
-        "one table for both",
-    ),
-    "xpos_not_inverted": Fault(
-        "only_the_difference_counts",
-        "xPos scales keys as it scales queries",
-        "multiply q by the scale, and divide k by it",
-    ),
-}

@@ -82,45 +82,47 @@ def _inside(thing: Any, seen: set[int]) -> Iterator[Tensor]:
     seen.add(id(thing))
     if isinstance(thing, Tensor):
         yield thing
-    elif isinstance(thing, (list, tuple, set)):
-        for part in thing:
-            yield from _inside(part, seen)
-    else:
-        parts = thing if isinstance(thing, dict) else getattr(thing, "__dict__", {})
-        for part in list(parts.values()):
-            yield from _inside(part, seen)
+        return
+    parts = thing
+    if not isinstance(thing, (list, tuple, set)):
+        named = thing if isinstance(thing, dict) else getattr(thing, "__dict__", {})
+        parts = list(named.values())
+    for part in parts:
+        yield from _inside(part, seen)
 
 
 def _function(function: types.FunctionType, memo: dict[int, Any]) -> Any:
     """The same code over copies of all that it reaches."""
     memo[id(function)] = function  # should it call itself
     named = _names(function.__code__) & set(function.__globals__)
-    reached: dict[str, dict[Any, Any]] = {
-        "cells": dict(enumerate(map(_content, function.__closure__ or ()))),
-        "globals": {name: function.__globals__[name] for name in sorted(named)},
-        "defaults": dict(enumerate(function.__defaults__ or ())),
-        "keywords": function.__kwdefaults__ or {},
-        "attributes": dict(vars(function)),
-    }
-    copies = {
-        kind: {name: isolated(value, memo) for name, value in values.items()}
-        for kind, values in reached.items()
-    }
-    if not any(
-        copies[kind][name] is not value
-        for kind, values in reached.items() for name, value in values.items()
-    ):  # fmt: skip
+    reached: list[dict[Any, Any]] = [
+        dict(enumerate(map(_content, function.__closure__ or ()))),
+        {name: function.__globals__[name] for name in sorted(named)},
+        dict(enumerate(function.__defaults__ or ())),
+        function.__kwdefaults__ or {},
+        dict(vars(function)),
+    ]
+    copies = [
+        {name: isolated(value, memo) for name, value in part.items()}
+        for part in reached
+    ]
+    if all(
+        copied[name] is value
+        for copied, part in zip(copies, reached, strict=True)
+        for name, value in part.items()
+    ):
         return function
+    cells, names, defaults, keywords, attributes = copies
     made = types.FunctionType(
         function.__code__,
-        {**function.__globals__, **copies["globals"]},
+        {**function.__globals__, **names},
         function.__name__,
-        tuple(copies["defaults"].values()) or None,
-        tuple(map(types.CellType, copies["cells"].values())) or None,
+        tuple(defaults.values()) or None,
+        tuple(map(types.CellType, cells.values())) or None,
     )
-    made.__kwdefaults__ = copies["keywords"] or None
+    made.__kwdefaults__ = keywords or None
     made.__qualname__, made.__module__ = function.__qualname__, function.__module__
-    made.__dict__.update(copies["attributes"])
+    made.__dict__.update(attributes)
     memo[id(function)] = made
     return made
 

@@ -132,43 +132,35 @@ def _layers(model: nn.Module) -> Iterator[_Layer]:
     for path, module in model.named_modules():
         for names in sorted(PROJECTIONS, key=len, reverse=True):
             found = [getattr(module, name, None) for name in names]
-            if not all(isinstance(each, nn.Module) for each in found):
-                continue
-            yield (
-                _latent(path, module, names)
-                if names[1:] == LATENT
-                else _plain(path, module, names)
-            )
-            break
+            if all(isinstance(each, nn.Module) for each in found):
+                yield _layer(path, module, names, [_outputs(each) for each in found])
+                break
 
 
-def _latent(path: str, module: nn.Module, names: tuple[str, ...]) -> _Layer:
-    """DeepSeek's: q and k of a still part and one that turns, the same for all k."""
-    parts = ("qk_nope_head_dim", "qk_rope_head_dim", "kv_lora_rank")
-    still, turning, rank = (_int(module, part) or 0 for part in parts)
-    heads = _outputs(getattr(module, names[0])) // (still + turning)
-    return _Layer(path, names, still + turning, (heads, 1), (still, turning, rank))
-
-
-def _plain(path: str, module: nn.Module, names: tuple[str, ...]) -> _Layer:
-    """Projections of q and of k, or fused ones, of which no head is known."""
-    dim = _int(module, "head_dim", "head_size", "attention_head_size")
-    sizes = [_outputs(getattr(module, name)) for name in names]
-    if not dim or len(names) != 2 or any(size % dim for size in sizes):
-        return _Layer(path, names, dim, None)
+def _layer(
+    path: str, module: nn.Module, names: tuple[str, ...], sizes: list[int]
+) -> _Layer:
+    """A layer, and the heads of its q and k where they are projected apart."""
+    if names[1:] == LATENT:
+        parts = ("qk_nope_head_dim", "qk_rope_head_dim", "kv_lora_rank")
+        still, turning, rank = (_int(module, part) or 0 for part in parts)
+        dim = still + turning  # one turning part of k for all heads
+        return _Layer(path, names, dim, (sizes[0] // dim, 1), (still, turning, rank))
+    size = _int(module, "head_dim", "head_size", "attention_head_size")
+    if not size or len(names) != 2 or any(width % size for width in sizes):
+        return _Layer(path, names, size, None)
     out = getattr(module, "o_proj", None)
     gated = isinstance(out, nn.Linear) and sizes[0] == 2 * out.in_features
     # Gated: each head's queries, and as many gates.
-    queries = sizes[0] // dim // (2 if gated else 1)
-    return _Layer(path, names, dim, (queries, sizes[1] // dim))
+    queries = sizes[0] // size // (2 if gated else 1)
+    return _Layer(path, names, size, (queries, sizes[1] // size))
 
 
 def _outputs(projection: Any) -> int:
     """How many features come out; 0 if it does not say."""
     weight = getattr(projection, "weight", None)
-    return _int(projection, "out_features", "nf") or (
-        0 if weight is None else len(weight)
-    )
+    size = _int(projection, "out_features", "nf")
+    return size or (0 if weight is None else len(weight))
 
 
 def _kinds(subject: Subject, layers: list[_Layer]) -> list[Subject]:
@@ -176,47 +168,32 @@ def _kinds(subject: Subject, layers: list[_Layer]) -> list[Subject]:
     places = _places(inspect.signature(subject.thing.forward).parameters)
     roles = ["q", "k", *(role_of(place) or "" for place in places)]
 
-    def of(layers: list[_Layer]) -> Subject:
-        layer = layers[0]
+    def of(first: _Layer, numbers: tuple[str, ...]) -> Subject:
         return replace(
             subject,
-            name=f"{subject.name}.{layer.path}".rstrip("."),
-            build=lambda model: _attention(model, layer),
-            head_dim=layer.head_dim,
+            build=lambda model: _attention(model, first),
+            head_dim=first.head_dim,
             layout="bhsd",
-            heads=layer.heads,
-            alike=layer.heads is None,
+            heads=first.heads,
+            alike=first.heads is None,
             call=", ".join(roles),
-            layers=tuple(each.number for each in layers),
+            layers=numbers,
         )
 
     if len(layers) == 1:
-        return [replace(of(layers), layers=())]
-    kinds: list[tuple[list[_Layer], Any]] = []
+        name = f"{subject.name}.{layers[0].path}".rstrip(".")
+        return [replace(of(layers[0], ()), name=name)]
+    kinds: dict[Any, list[_Layer]] = {}
     copy = isolated(subject.thing)
     for layer in layers:
-        seen = _first_look(subject, copy, layer)
-        for members, same in kinds:
-            if _equal(seen, same) and members[0].heads == layer.heads:
-                members.append(layer)
-                break
-        else:
-            kinds.append(([layer], seen))
-    subjects = [of(members) for members, _ in kinds]
-    return [replace(each, name=subject.name) for each in subjects]
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if a is None or b is None:
-        return a is b
-    return all(
-        x.shape == y.shape and torch.equal(x, y) for x, y in zip(a, b, strict=True)
-    )
+        seen = layer.heads, _first_look(subject, copy, layer)
+        kinds.setdefault(seen, []).append(layer)
+    return [of(kind[0], tuple(each.number for each in kind)) for kind in kinds.values()]
 
 
 def _first_look(
     subject: Subject, copy: nn.Module, layer: _Layer
-) -> tuple[Tensor, ...] | None:
+) -> tuple[float, ...] | None:
     """What a layer makes of one x at a few positions, or None if it says nothing."""
     dim = layer.head_dim or 64
     x = torch.randn(1, 1, LOOK, dim, generator=torch.Generator().manual_seed(0))
@@ -226,7 +203,8 @@ def _first_look(
     rows = torch.arange(LOOK, device=x.device)[None]
     takes = "positions" in map(role_of, inspect.signature(function).parameters)
     try:
-        return tuple(out.double().cpu() for out in function(x, x, *[rows][:takes]))
+        outputs = function(x, x, *[rows][:takes])
+        return tuple(torch.cat([out.flatten() for out in outputs]).tolist())
     except Exception:  # whatever a stranger's model may raise
         return None
     finally:
@@ -302,17 +280,22 @@ def _attention(
     module = whole.get_submodule(layer.path)
     rotary = _rotary_of(module) if "position_embeddings" in parameters else None
     projections = [getattr(module, name) for name in layer.names]
-    _idle(whole)
+    for each in whole.modules():
+        if type(each) is nn.Linear:  # it costs, and says nothing
+            each.forward = partial(_zeros, each.out_features)  # type: ignore
     weight = next(p for p in module.parameters() if p.ndim == 2)
     now: dict[str, Any] = {}
 
-    def put(which: int, output: Tensor) -> Tensor:
-        return _projected(layer, which, now["q"], now["k"], output)
-
     for which, projection in enumerate(projections):
         hooks += [
-            projection.register_forward_pre_hook(_one_token),
-            projection.register_forward_hook(lambda m, i, out, n=which: put(n, out)),
+            projection.register_forward_pre_hook(  # the others need no computing
+                lambda module, given: (given[0][:, :1], *given[1:])
+            ),
+            projection.register_forward_hook(
+                lambda module, given, out, which=which: _projected(
+                    layer, which, now["q"], now["k"], out
+                )
+            ),
         ]
     hooks += [  # norms of queries and keys are no part of the rotation
         norm.register_forward_hook(lambda module, given, out: given[0])
@@ -323,7 +306,8 @@ def _attention(
     def rotation(q: Tensor, k: Tensor, *given: Tensor, **named: Tensor) -> Any:
         batch, _, seq, head_dim = q.shape
         now.update(q=q, k=k, inside=False)
-        hidden = weight.new_zeros(batch, seq, _hidden_size(whole, weight))
+        width = getattr(getattr(whole, "config", None), "hidden_size", weight.shape[-1])
+        hidden = weight.new_zeros(batch, seq, width)
         values = dict(zip(places, given, strict=False)) | named
         arguments = _arguments(parameters, hidden, values, rotary)
         try:
@@ -376,37 +360,19 @@ def _as_given(x: Tensor, own: int | None, like: Tensor) -> Tensor:
     return x[:, torch.arange(like.shape[1]) % x.shape[1]]
 
 
-def _hidden_size(whole: nn.Module, weight: Tensor) -> int:
-    said = getattr(getattr(whole, "config", None), "hidden_size", None)
-    return said if isinstance(said, int) else weight.shape[-1]
-
-
-def _idle(whole: nn.Module) -> None:
-    """Let the linear maps of a copy return zeros: they cost, and say nothing."""
-    for module in whole.modules():
-        if type(module) is nn.Linear:
-            module.forward = partial(_zeros, module.out_features)  # type: ignore
-
-
 def _zeros(width: int, x: Tensor) -> Tensor:
     return x.new_zeros(*x.shape[:-1], width)
 
 
-def _one_token(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """A hook: what is replaced by ``put`` need not be computed for every token."""
-    return (inputs[0][:, :1], *inputs[1:])
-
-
 def _places(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
     """The arguments that say where tokens are: required tables, or positions."""
+    if "position_embeddings" in parameters:
+        return ["position_ids"]
     tables = [
         name for name, parameter in parameters.items()
         if role_of(name) in TABLES and parameter.default is parameter.empty
     ]  # fmt: skip
-    positions = [name for name in parameters if role_of(name) == "positions"]
-    if "position_embeddings" in parameters:
-        return ["position_ids"]
-    return tables or positions[:1]
+    return tables or [name for name in parameters if role_of(name) == "positions"][:1]
 
 
 def _arguments(
@@ -422,15 +388,14 @@ def _arguments(
         and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
     )  # fmt: skip
     known: dict[str, Any] = dict.fromkeys(("hidden_states", "x", "y"), hidden)
-    for name, value in places.items():
-        known[name] = value
-        if role_of(name) == "positions":
-            known[name] = value.expand(len(hidden), -1)
     if "inputs_embeds" in parameters:
         known["inputs_embeds"] = hidden
     else:
         tokens = hidden.new_zeros(hidden.shape[:2], dtype=torch.long)
-        known |= dict.fromkeys(("input_ids", "tokens"), tokens)
+        known |= {"input_ids": tokens, "tokens": tokens}
+    for name, value in places.items():
+        rows = role_of(name) == "positions"
+        known[name] = value.expand(len(hidden), -1) if rows else value
     if rotary is not None:
         known["position_embeddings"] = rotary(hidden, known["position_ids"])
     return given | {name: value for name, value in known.items() if name in parameters}
@@ -438,14 +403,13 @@ def _arguments(
 
 def _rotary_of(layer: Any) -> Callable[..., Any]:
     """The layer's rotary embedding, made as its model would make it."""
-    beside = sys.modules[type(layer).__module__]
-    for name in dir(beside):
-        if name.endswith("RotaryEmbedding"):
-            made = getattr(beside, name)(config=layer.config)
-            kinds = getattr(layer.config, "layer_types", None)
-            if "layer_type" in inspect.signature(made.forward).parameters and kinds:
-                return partial(made, layer_type=kinds[layer.layer_idx])
-            return made
+    beside = vars(sys.modules[type(layer).__module__])
+    for name in sorted(name for name in beside if name.endswith("RotaryEmbedding")):
+        made = beside[name](config=layer.config)
+        kinds = getattr(layer.config, "layer_types", None)
+        if "layer_type" in inspect.signature(made.forward).parameters and kinds:
+            return partial(made, layer_type=kinds[layer.layer_idx])
+        return made
     raise CannotProbe(
         f"{type(layer).__name__} wants position_embeddings, and no RotaryEmbedding "
         "stands beside it: probe the whole model"

@@ -157,15 +157,6 @@ class Probe:
         made = replace(self, **changes)
         return replace(made, function=made.subject.fresh(), faults=set())
 
-    def rows(self, x: Tensor, start: int = 0) -> tuple[Tensor, ...]:
-        """Rotate ``x`` ``(seq, head_dim)``, whose first row stands at ``start``.
-
-        One float64 tensor of that shape for each output: of x, or of q and of k. Only
-        a function that ``takes_positions`` can start elsewhere than at 0.
-        """
-        outputs = self.run([x[None, None]] * 2, torch.arange(start, start + len(x)))
-        return tuple(out[0, 0] for out in outputs)
-
     def run(
         self, given: list[Tensor], positions: Tensor, view: Maker = lambda x: x
     ) -> tuple[Tensor, ...]:
@@ -191,7 +182,9 @@ class Probe:
         self, given: list[Tensor], positions: Tensor, view: Maker
     ) -> tuple[Tensor, ...]:
         dtype, device = self.subject.dtype, self.subject.device
-        laid = [view(self._laid_out(x).to(device, dtype).clone()) for x in given]
+        # An axis of bhsd that the layout lacks is of length 1.
+        laid = [torch.einsum(f"bhsd->{self.layout}", x).contiguous() for x in given]
+        laid = [view(x.to(device, dtype, copy=True)) for x in laid]
         values = self._values(laid[0], positions)
         values |= {"x": laid[0], "q": laid[0], "k": laid[-1], "v": laid[-1].clone()}
         if len(self.inputs) == 2 and laid[0] is laid[-1]:
@@ -201,8 +194,7 @@ class Probe:
         plain = [values[role] for role, keyword in self.roles if keyword is None]
         named = {keyword: values[role] for role, keyword in self.roles if keyword}
         result = self.function(*plain, **named)
-        overwritten = not all(map(torch.equal, inputs, before))
-        if overwritten:
+        if not all(map(torch.equal, inputs, before)):
             self.faults.add("overwritten")
         if result is None and "overwritten" in self.faults:
             result = inputs
@@ -216,22 +208,13 @@ class Probe:
                 f"it must return {len(wanted)} of shape {said}, it returned "
                 f"{shapes or type(result).__name__}"
             )
-        return tuple(self._taken_up(out.to("cpu", torch.float64)) for out in outputs)
-
-    def _laid_out(self, x: Tensor) -> Tensor:
-        """``(batch, heads, seq, head_dim)`` in the layout; what it lacks must be 1."""
-        drop = [i for i, axis in enumerate("bhsd") if axis not in self.layout]
-        kept = [axis for axis in "bhsd" if axis in self.layout]
-        x = x.squeeze(drop) if drop else x
-        return x.permute([kept.index(axis) for axis in self.layout]).contiguous()
-
-    def _taken_up(self, out: Tensor) -> Tensor:
-        """The way back from the layout, and to the order of the inputs."""
-        kept = [axis for axis in "bhsd" if axis in self.layout]
-        out = out.permute([self.layout.index(axis) for axis in kept])
-        for i, axis in enumerate("bhsd"):
-            out = out if axis in self.layout else out.unsqueeze(i)
-        return out if self.order is None else out[..., self.order]
+        back = "".join(axis for axis in "bhsd" if axis in self.layout)
+        outputs = [
+            torch.einsum(f"{self.layout}->{back}", out.to("cpu", torch.float64))
+            for out in outputs
+        ]
+        same = [out.reshape(x.shape) for out, x in zip(outputs, given, strict=False)]
+        return tuple(x if self.order is None else x[..., self.order] for x in same)
 
     def _values(self, x: Tensor, positions: Tensor) -> dict[str, Any]:
         """A value for the roles that say where tokens are."""
@@ -247,18 +230,16 @@ class Probe:
         wide = table
         if self.table in ("half", "interleaved"):
             wide = full_table(table, self.table)  # type: ignore[arg-type]
-        shaped = self._table_shape
-        cos, sin = (shaped(part).to(x.dtype) for part in (wide.cos(), wide.sin()))
-        return values | {
-            "cos": cos,
-            "sin": sin,
-            "cos_sin": shaped(torch.cat([table.cos(), table.sin()], -1)).to(x.dtype),
-            "sin_cos": shaped(torch.cat([table.sin(), table.cos()], -1)).to(x.dtype),
-            "phases": shaped(
-                torch.polar(torch.ones_like(table), table).to(torch.complex64)
-            ),
-            "freqs": shaped(wide),
+        made = {
+            "cos": wide.cos(),
+            "sin": wide.sin(),
+            "cos_sin": torch.cat([table.cos(), table.sin()], -1),
+            "sin_cos": torch.cat([table.sin(), table.cos()], -1),
         }
+        made = {name: part.to(x.dtype) for name, part in made.items()}
+        made["phases"] = torch.polar(torch.ones_like(table), table).to(torch.complex64)
+        made["freqs"] = wide
+        return values | {name: self._table_shape(part) for name, part in made.items()}
 
     def _table_shape(self, table: Tensor) -> Tensor:
         """``(seq, r)`` or ``(batch, seq, r)``, with as many axes as it takes."""
@@ -267,9 +248,7 @@ class Probe:
         table = table if table.ndim == 3 else table[None]
         if self.table_axes == 3:
             return table
-        kept = [axis for axis in "bsd" if axis in self.layout]
-        table = table if "b" in self.layout else table[0]
-        table = table.permute([kept.index(axis) for axis in self.layout if axis != "h"])
+        table = torch.einsum("bsd->" + self.layout.replace("h", ""), table)
         return table.unsqueeze(self.layout.index("h")) if "h" in self.layout else table
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -22,9 +23,10 @@ from rope_teach.identify.probe import SEQ, CannotProbe, Probe
 from rope_teach.identify.rules import BASES, too_fast
 from rope_teach.pairing import half_to_interleaved, interleaved_to_half
 
-__all__ = ["Hands", "follow_hands", "read_pairs", "rounded_by_bfloat16", "wrap"]
+__all__ = [
+    "Hands", "follow_hands", "read_pairs", "rounded_by_bfloat16", "turns", "wrap",
+]  # fmt: skip
 
-LONGEST = 8_192  # rows in one call
 PATIENCE = 0.5  # seconds of work for one call, before no longer one is tried
 
 
@@ -76,12 +78,11 @@ class Hands:
 
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
         """What should come out for ``x`` ``(batch, heads, seq, head_dim)``."""
-        a, b = self.pairs.T
-        x, turn = x.double(), self.at(positions)
+        turn = self.at(positions)
         turn = turn[:, None] if positions.ndim == 2 else turn
-        turned = torch.complex(x[..., a], x[..., b]) * turn
-        out = x * self.rest
-        out[..., a], out[..., b] = turned.real, turned.imag
+        turned = turns(x.double(), self.pairs) * turn
+        out = x.double() * self.rest
+        out[..., self.pairs] = torch.view_as_real(turned)
         return out
 
 
@@ -96,11 +97,14 @@ def read_pairs(probe: Probe) -> tuple[Probe, Tensor, float]:
     matrices = _matrices(probe)
     order = _common_order(matrices)
     if order is not None:
-        probe = replace(probe, order=order.argsort())
-        matrices = [matrix[:, order.argsort()] for matrix in matrices]
+        probe = replace(probe, order=order)
+        matrices = [matrix[:, order] for matrix in matrices]
     found = []
     for matrix in matrices:
-        _check_nothing_is_lost(matrix)
+        lost = (matrix.abs().amax((0, 1)) < 1e-6).nonzero().flatten().tolist()
+        if lost:
+            said = ", ".join(map(str, lost[:4])) + ", ..." * (len(lost) > 4)
+            raise Broken("lost", features=said)
         pairs = _partners(matrix)
         if pairs is None:
             raise _moved_or_mixed(matrix)
@@ -115,17 +119,20 @@ def read_pairs(probe: Probe) -> tuple[Probe, Tensor, float]:
 
 def follow_hands(probe: Probe, pairs: Tensor, rest: float) -> list[Hands]:
     """Follow the hands of x, or of q and k, as far as positions go, or ``Broken``."""
-    short = _several(probe, pairs)
+    short = _polar(probe, pairs, SEQ, probe.sizes)
     for out in short:
         _check_counted(out.angle(), probe)
-    _check_one_head(probe, pairs, short)
+    for one, many in zip(_polar(probe, pairs), short, strict=True):
+        if (one - many).abs().max() > 1e-3 + 8 * probe.noise:
+            still = _near(one, one[:1])
+            raise Broken("one_head" if still else "heads_count", n=probe.sizes[1])
     if probe.takes_positions:
         _check_positions_are_used(probe, pairs)
     outputs = zip(short, _longest(probe, pairs), strict=True)
     hands = [_hands(probe, pairs, few, many, rest) for few, many in outputs]
-    for before, after in zip(short, _several(probe, pairs), strict=True):
-        if _differ(before, after, probe):
-            raise Broken("history")
+    after = _polar(probe, pairs, SEQ, probe.sizes)
+    if any(_differ(few, many, probe) for few, many in zip(short, after, strict=True)):
+        raise Broken("history")
     return hands
 
 
@@ -133,8 +140,8 @@ def rounded_by_bfloat16(probe: Probe, hands: Hands) -> bool:
     """Whether bfloat16 inputs make the angles wrong, where float32 inputs do not."""
     seq = min(len(hands.angles), 1024)
     try:
-        subject = replace(probe.subject, dtype=torch.bfloat16)
-        out = _polar(probe.renewed(subject=subject), hands.pairs, seq)[0]
+        probe = probe.renewed(subject=replace(probe.subject, dtype=torch.bfloat16))
+        out = _polar(probe, hands.pairs, seq)[0]
     except CannotProbe:  # it takes no bfloat16
         return False
     return bool(wrap(out.angle() - hands.angles[:seq]).abs().max() > 0.1)
@@ -143,6 +150,19 @@ def rounded_by_bfloat16(probe: Probe, hands: Hands) -> bool:
 def wrap(angles: Tensor) -> Tensor:
     """Angles modulo a turn, from minus half a turn to half a turn."""
     return torch.remainder(angles + math.pi, 2 * math.pi) - math.pi
+
+
+def turns(x: Tensor, pairs: Tensor) -> Tensor:
+    """Each pair of features as one complex number: ``(..., pairs)``."""
+    return torch.view_as_complex(x[..., pairs].contiguous())
+
+
+def _near(a: Tensor, b: Tensor, allowed: float = 1e-3) -> bool:
+    return bool((a - b).abs().max() <= allowed)
+
+
+def _differ(a: Tensor, b: Tensor, probe: Probe) -> bool:
+    return not _near(a, b, 1e-3 * float(a.abs().max()) + 8 * probe.noise)
 
 
 # ------------------------------------------------------------ axes, tokens, linearity
@@ -169,32 +189,23 @@ def _check_axes(probe: Probe) -> None:
 
 def _check_rows_alike(probe: Probe, out: Tensor, token: Tensor) -> bool:
     """Whether tokens turn along the sequence; all heads and sequences must agree."""
-    gap = (out - out[:1, :1]).abs().amax(-1)  # (batch, heads, seq)
-    moving = ((out - out[:, :, :1]).abs().amax((-1, -2)) > 1e-3).squeeze(-1)
-    if gap.max() <= 1e-3:
+    moving = (out - out[:, :, :1]).abs().amax((-1, -2)) > 1e-3  # (batch, heads)
+    if _near(out, out[:1, :1]):
         return bool(moving.any())
-    left = ~moving & ((out - token).abs().amax((-1, -2)) < 1e-3).squeeze(-1)
+    left = ~moving & ((out - token).abs().amax((-1, -2)) < 1e-3)
     if moving.any() and left.any() and (moving | left).all():
-        for axis, kind in ((0, "sequences"), (1, "heads")):
-            whole = left.all(1 - axis)
-            if torch.equal(left, whole.unsqueeze(1 - axis).expand_as(left)):
-                which = whole.nonzero().flatten().tolist()
+        for axis, kind in enumerate(("sequences", "heads")):
+            whole = left.all(1 - axis, keepdim=True)
+            if torch.equal(left, whole.expand_as(left)):
+                which = whole.flatten().nonzero().flatten().tolist()
                 raise Broken("left_out", kind=kind, which=which)
     apart = (out[0, 0, :, None] - out[0, 0]).abs().amax(-1) + torch.eye(SEQ)
     shifts = range(1, out.shape[1]) if apart.min() > 1e-3 else ()
-    if shifts and all(_equal(out[:, h, :-h], out[:, 0, h:]) for h in shifts):
+    if shifts and all(_near(out[:, h, :-h], out[:, 0, h:]) for h in shifts):
         raise Broken("heads_shifted")
-    axes = [a for a in probe.layout if a != "d" and _varies(out, "bhsd".index(a))]
-    places = sorted(probe.layout.index(axis) for axis in axes)
-    raise Broken("across_heads", axes=places, layout=probe.layout)
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return bool((a - b).abs().max() <= 1e-3)
-
-
-def _varies(out: Tensor, axis: int) -> bool:
-    return bool((out - out.narrow(axis, 0, 1)).abs().max() > 1e-3)
+    along = [a for i, a in enumerate("bhs") if not _near(out, out.narrow(i, 0, 1))]
+    axes = sorted(probe.layout.index(axis) for axis in along)
+    raise Broken("across_heads", axes=axes, layout=probe.layout)
 
 
 def _check_by_laws(probe: Probe) -> None:
@@ -204,7 +215,9 @@ def _check_by_laws(probe: Probe) -> None:
 
         def rotate(x: Tensor, positions: Tensor, i: int = i) -> Tensor:
             whole = torch.zeros(int(positions.max()) + 1, x.shape[-1])
-            return probe.rows(whole.index_copy(0, positions, x.float()))[i][positions]
+            whole = whole.index_copy(0, positions, x.float())[None, None]
+            outputs = probe.run([whole, whole], torch.arange(whole.shape[2]))
+            return outputs[i][0, 0, positions]
 
         zero = rotate(torch.zeros(SEQ, probe.head_dim), torch.arange(SEQ))
         if zero.abs().max() > 1e-3:
@@ -216,18 +229,17 @@ def _check_by_laws(probe: Probe) -> None:
         try:
             laws.every_token_by_itself(rotate, probe.head_dim, tolerance / 2)
         except laws.LawBroken as error:
-            tokens = list(error.tokens)
-            if len(tokens) == 1:
-                raise Broken("token_moved", to=tokens[0]) from None
-            raise Broken("tokens_mixed", tokens=tokens) from None
+            tokens = ", ".join(map(str, error.tokens))
+            fault = "token_moved" if len(error.tokens) == 1 else "tokens_mixed"
+            raise Broken(fault, tokens=tokens) from None
 
 
 def _check_positions_are_used(probe: Probe, pairs: Tensor) -> None:
-    x = _firsts(pairs, SEQ, probe.head_dim)
     try:
-        both = zip(probe.inputs, probe.rows(x, 0), probe.rows(x, 5), strict=True)
+        near, far = (_polar(probe, pairs, start=start) for start in (0, 5))
     except CannotProbe:  # its table is shorter than 12 rows
         return
+    both = zip(probe.inputs, near, far, strict=True)
     unused = [which for which, a, b in both if not _differ(a, b, probe)]
     if unused:
         given = "start" if "start" in probe.names else "positions tensor"
@@ -235,54 +247,33 @@ def _check_positions_are_used(probe: Probe, pairs: Tensor) -> None:
         raise Broken("positions_unused", given=given, missed=missed)
 
 
-def _check_one_head(probe: Probe, pairs: Tensor, several: list[Tensor]) -> None:
-    """One sequence and one head must turn as two and three do."""
-    for one, many in zip(_polar(probe, pairs, SEQ), several, strict=True):
-        if (one - many).abs().max() > 1e-3 + 8 * probe.noise:
-            still = (one - one[:1]).abs().max() <= 1e-3
-            raise Broken("one_head" if still else "heads_count", n=probe.sizes[1])
-
-
-def _differ(a: Tensor, b: Tensor, probe: Probe) -> bool:
-    return bool((a - b).abs().max() > 1e-3 * a.abs().max() + 8 * probe.noise)
-
-
 # ---------------------------------------------------------- the matrices, and the pairs
 
 
 def _matrices(probe: Probe) -> list[Tensor]:
     """The matrix at each of a few positions: ``(SEQ, head_dim, head_dim)``."""
-    columns = torch.eye(probe.head_dim)
-    if "b" in probe.layout:  # one sequence for each feature
-        x = columns[:, None, None].expand(-1, probe.sizes[1], SEQ, -1)
+    at_once = probe.head_dim if "b" in probe.layout else 1
+    found = []
+    for features in torch.eye(probe.head_dim).split(at_once):
+        x = features[:, None, None].expand(-1, probe.sizes[1], SEQ, -1)
         outputs = probe.run([x, x], torch.arange(SEQ))
-        return [out[:, -1].permute(1, 2, 0) for out in outputs]
-    rows = [probe.rows(column.expand(SEQ, -1)) for column in columns]
-    return [torch.stack(column, dim=-1) for column in zip(*rows, strict=True)]
+        found.append([out[:, -1].permute(1, 2, 0) for out in outputs])
+    return [torch.cat(parts, dim=-1) for parts in zip(*found, strict=True)]
 
 
 def _common_order(matrices: list[Tensor]) -> Tensor | None:
-    """The order in which features of q and of k come out, if both are moved alike.
+    """What puts the features of q and of k back, if both come out moved alike.
 
     Scores are then right, as in DeepSeek-V3: the dot product has no order.
     """
-    orders = [_reordering(matrix[0]) for matrix in matrices]
-    if len(orders) < 2 or any(order is None for order in orders):
+    first, *others = (_reordering(matrix[0]) for matrix in matrices)
+    if first is None or not others or others[0] is None:
         return None
-    first, second = orders
-    assert first is not None and second is not None
-    moved = not torch.equal(first, torch.arange(len(first)))
-    fits = moved and torch.equal(first, second)
-    if not fits or any(_partners(m[:, first.argsort()]) is None for m in matrices):
-        return None
-    return first
-
-
-def _check_nothing_is_lost(matrix: Tensor) -> None:
-    lost = (matrix.abs().amax((0, 1)) < 1e-6).nonzero().flatten().tolist()
-    if lost:
-        said = ", ".join(map(str, lost[:4])) + (", ..." if len(lost) > 4 else "")
-        raise Broken("lost", features=said)
+    back = first.argsort()
+    moved = not torch.equal(first, back.sort().values)
+    fits = moved and torch.equal(first, others[0])
+    paired = fits and all(_partners(m[:, back]) is not None for m in matrices)
+    return back if paired else None
 
 
 def _partners(matrix: Tensor) -> Tensor | None:
@@ -324,14 +315,13 @@ def _check_blocks(probe: Probe, matrix: Tensor, pairs: Tensor) -> None:
     ba, bb = matrix[:, b, a], matrix[:, b, b]
 
     def equal(x: Tensor, y: Tensor) -> bool:
-        return bool((x - y).abs().max() <= 1e-4 + 4 * probe.noise)
+        return _near(x, y, 1e-4 + 4 * probe.noise)
 
     if equal(aa, bb) and equal(ab, -ba):
         return
     first, second = equal(ba, -ab * aa), equal(ab, -ba * bb)
-    if (first and equal(bb, aa - ab**2)) or (second and equal(aa, bb - ba**2)):
-        raise Broken("overwritten")
-    if "overwritten" in probe.faults:
+    reread = (first and equal(bb, aa - ab**2)) or (second and equal(aa, bb - ba**2))
+    if reread or "overwritten" in probe.faults:
         raise Broken("overwritten")
     if equal(ab, ba):
         raise Broken("minus_missing" if equal(aa, bb) else "mirror")
@@ -367,9 +357,7 @@ def _rest(probe: Probe, matrices: list[Tensor], pairs: Tensor) -> float:
     still[pairs] = False
     if not still.any():
         return 1.0
-    seen = torch.stack(
-        [matrix.diagonal(dim1=1, dim2=2)[:, still] for matrix in matrices]
-    )
+    seen = torch.stack(matrices).diagonal(dim1=2, dim2=3)[..., still]
     factor = seen.flatten()[0]
     turns_by_halves = (seen[:, 1] < 0).any() and (seen[:, 2] > 0).all()
     if torch.allclose(seen.abs(), torch.ones_like(seen)) and turns_by_halves:
@@ -385,40 +373,40 @@ def _rest(probe: Probe, matrices: list[Tensor], pairs: Tensor) -> float:
 # ------------------------------------------------- one vector at thousands of positions
 
 
-def _firsts(pairs: Tensor, seq: int, head_dim: int) -> Tensor:
-    """Rows with 1 at the first feature of each pair: what comes out is cos and sin."""
-    x = torch.zeros(seq, head_dim)
-    x[:, pairs[:, 0]] = 1.0
-    return x
-
-
-def _several(probe: Probe, pairs: Tensor) -> list[Tensor]:
-    """Where the hands of the last head of several point: complex ``(SEQ, pairs)``."""
-    x = _firsts(pairs, SEQ, probe.head_dim).expand(*probe.sizes, -1, -1)
-    outputs = (out[-1, -1] for out in probe.run([x, x], torch.arange(SEQ)))
-    return [torch.complex(out[:, pairs[:, 0]], out[:, pairs[:, 1]]) for out in outputs]
-
-
-def _polar(probe: Probe, pairs: Tensor, seq: int, start: int = 0) -> list[Tensor]:
-    """Where the hands point: complex ``(seq, pairs)`` for each output."""
-    outputs = probe.rows(_firsts(pairs, seq, probe.head_dim), start)
-    return [torch.complex(out[:, pairs[:, 0]], out[:, pairs[:, 1]]) for out in outputs]
+def _polar(
+    probe: Probe,
+    pairs: Tensor,
+    seq: int = SEQ,
+    sizes: tuple[int, int] = (1, 1),
+    start: int = 0,
+) -> list[Tensor]:
+    """Where the hands of the last head point: complex ``(seq, pairs)`` an output."""
+    x = torch.zeros(*sizes, seq, probe.head_dim)
+    x[..., pairs[:, 0]] = 1.0  # what comes out is cos and sin
+    outputs = probe.run([x, x], torch.arange(start, start + seq))
+    return [turns(out[-1, -1], pairs) for out in outputs]
 
 
 def _check_counted(seen: Tensor, probe: Probe) -> None:
     """Positions must not be those of the heads, or of the sequences, repeated."""
     step = wrap(seen[1] - seen[0])
     for kind, count in zip(("sequences", "heads"), probe.sizes, strict=True):
-        again = torch.arange(SEQ)[:, None] % count
-        if count > 1 and wrap(seen - seen[0] - again * step).abs().max() < 0.02:
+        places = torch.arange(SEQ)[:, None] % count
+        if count > 1 and _stand_at(places, seen - seen[0], step, 0.02):
             raise Broken("counted_elsewhere", kind=kind)
+
+
+def _stand_at(
+    places: Tensor | int, angles: Tensor, speeds: Tensor, allowed: float
+) -> bool:
+    """Whether hands of these speeds stand at ``places``."""
+    return bool(wrap(angles - places * speeds).abs().max() <= allowed)
 
 
 def _longest(probe: Probe, pairs: Tensor) -> list[Tensor]:
     """Where the hands point along the longest sequence that the function takes."""
-    long = _polar(probe, pairs, SEQ)
-    seq = 32
-    while seq <= LONGEST:
+    long = _polar(probe, pairs)
+    for seq in (2**power for power in range(5, 14)):
         started = time.process_time()
         try:
             tried = _polar(probe, pairs, seq)
@@ -429,7 +417,6 @@ def _longest(probe: Probe, pairs: Tensor) -> list[Tensor]:
         long = tried
         if time.process_time() - started > PATIENCE:
             break
-        seq *= 2
     return long
 
 
@@ -453,12 +440,11 @@ def _why_length_matters(short: Tensor, long: Tensor) -> str:
     if (steps[0] - steps[1]).abs().max() > 1e-3:
         return "length_sets_speed"
     speeds = steps[0].mean(0)
-
-    def stands_at(seen: Tensor, place: int) -> bool:
-        return bool(wrap(seen[0] - place * speeds).abs().max() < 1e-2 * len(seen))
-
-    at = [stands_at(short, 1 - len(short)), stands_at(long, 1 - len(long))]
-    return "reversed" if all(at) else "length_moves_tokens"
+    counted_back = all(
+        _stand_at(1 - len(seen), seen[0], speeds, 1e-2 * len(seen))
+        for seen in (short, long)
+    )
+    return "reversed" if counted_back else "length_moves_tokens"
 
 
 def _growth(lengths: Tensor) -> Tensor:
@@ -469,10 +455,11 @@ def _check_lengths(seen: Tensor, probe: Probe) -> float:
     """Lengths may be constant, or grow evenly as xPos does; return their rounding."""
     lengths = seen.abs()
     position = torch.arange(len(lengths))[:, None]
-    uneven = ((lengths / lengths[0]).log() - _growth(lengths) * position).abs()
+    uneven = (lengths / lengths[0]).log() - _growth(lengths) * position
+    worst = float(uneven.abs().max())
     allowed = 0.01 + 8 * probe.noise  # tables in 16 bits are off by so much
-    if uneven.max() <= allowed:
-        return float(uneven.max()) if float(uneven.max()) > 1e-5 else 0.0
+    if worst <= allowed:
+        return worst if worst > 1e-5 else 0.0
     wrong = (lengths / lengths[0] - 1).abs() > allowed
     first = int(wrong.any(1).nonzero()[0])
     _check_parts(seen / lengths[0])
@@ -485,18 +472,14 @@ def _check_lengths(seen: Tensor, probe: Probe) -> float:
 def _check_parts(seen: Tensor) -> None:
     """Is one of cosine and sine right, and the other of angles in 16 bits?"""
     position = torch.arange(len(seen), dtype=torch.float64)[:, None]
-    for base in BASES:
+    for base, dtype in product(BASES, (torch.bfloat16, torch.float16)):
         angle = position * inverse_frequencies(2 * seen.shape[1], base)
-        right = {"sine": angle.cos() - seen.real, "cosine": angle.sin() - seen.imag}
-        for part, other in right.items():
-            for dtype in (torch.bfloat16, torch.float16):
-                cast = angle.to(dtype).double()
-                wrong = cast.sin() - seen.imag
-                if part == "cosine":
-                    wrong = cast.cos() - seen.real
-                if max(other.abs().max(), wrong.abs().max()) < 0.01:
-                    name = str(dtype).removeprefix("torch.")
-                    raise Broken("part_rounded", part=part, dtype=name)
+        cast = angle.to(dtype).double()
+        of_sine = torch.complex(angle.cos(), cast.sin())
+        of_cosine = torch.complex(cast.cos(), angle.sin())
+        for part, made in (("sine", of_sine), ("cosine", of_cosine)):
+            if _near(made, seen, 0.01):
+                raise Broken("part_rounded", part=part, dtype=dtype)
 
 
 def _speeds(angles: Tensor, noise: float) -> Tensor:
@@ -525,9 +508,8 @@ def _uneven_steps(seen: Tensor, speeds: Tensor, first: int, noise: float) -> Bro
     seen = seen[: max(4 * first, 4 * SEQ)]
     position = torch.arange(len(seen), dtype=torch.float64)[:, None]
 
-    def like(position: Tensor) -> bool:
-        gap = wrap(seen - speeds * position).abs()
-        return bool((gap <= 0.05 + 16 * noise).all())
+    def like(places: Tensor) -> bool:
+        return _stand_at(places, seen, speeds, 0.05 + 16 * noise)
 
     if first >= SEQ and like(position.clamp(max=first - 1)):
         return Broken("clamped", last=first - 1, rows=first)
@@ -537,6 +519,6 @@ def _uneven_steps(seen: Tensor, speeds: Tensor, first: int, noise: float) -> Bro
     error = (wrap(seen - position * speeds).abs() - 16 * noise) / angle
     for dtype, whole in ((torch.float16, 2048), (torch.bfloat16, 256)):
         if error[SEQ:].numel() and error[SEQ:].max() <= 1.5 * torch.finfo(dtype).eps:
-            name = str(dtype).removeprefix("torch.")
-            return Broken("positions_rounded", dtype=name, whole=whole, after=whole + 1)
+            after = whole + 1
+            return Broken("positions_rounded", dtype=dtype, whole=whole, after=after)
     return Broken("uneven", first=first)

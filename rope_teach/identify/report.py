@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from rope_teach.identify.faults import Broken, meaning
@@ -84,13 +84,14 @@ class Report:
         return json.dumps(self.as_dict(), indent=2)
 
     def __str__(self) -> str:
+        called = f"{self.name}, called with ({self.call})"
         if not self.others:
-            return "\n".join(
-                [f"{self._called()}: {self._verdict()}.", *self._details()]
-            )
+            right = "a correct RoPE" if self.law is None else "it breaks a law"
+            verdict = right if self.rotates else "no rotation"
+            return "\n".join([f"{called}: {verdict}.", *self._details()])
         kinds = [self, *self.others]
         right = "all correct" if self.correct else "not all correct"
-        lines = [f"{self._called()}: {len(kinds)} kinds of layers, {right}."]
+        lines = [f"{called}: {len(kinds)} kinds of layers, {right}."]
         lines += [f"  layers {ranges(kind.layers)}: {kind.brief()}" for kind in kinds]
         for kind in kinds:
             details = kind._details()
@@ -108,76 +109,59 @@ class Report:
         words += [f"base {self.base:.7g}" if self.base else None, self.scaling]
         return ", ".join(word for word in words if word)
 
-    def _called(self) -> str:
-        return f"{self.name}, called with ({self.call})"
-
-    def _verdict(self) -> str:
-        if not self.rotates:
-            return "no rotation"
-        return "a correct RoPE" if self.law is None else "it breaks a law"
-
     def _details(self) -> list[str]:
-        lines = []
+        facts = self._facts()
         if self.law is not None:
-            lines += [
-                f"  law broken      {self.law}: {meaning(self.law)}",
-                f"  likely cause    {self.cause}",
-                f"  mend            {self.mend}",
-            ]
-            lines += [f"  guessed         {self._guesses()}"] if self.guessed else []
-        lines += [f"  {title:<15} {text}" for title, text in self._facts().items()]
+            said = {"call": f'call="{self.call}"', "layout": f'layout="{self.layout}"'}
+            given = " and ".join(said[name] for name in self.guessed)
+            how = "If that is wrong, say how: identify(f, call=..., layout=...)"
+            facts = {
+                "law broken": f"{self.law}: {meaning(self.law)}",
+                "likely cause": self.cause,
+                "mend": self.mend,
+                "guessed": given and f"{given}. {how}",
+                **facts,
+            }
+        lines = [f"  {title:<15} {text}" for title, text in facts.items() if text]
         return [*lines, *(f"  note: {note}." for note in self.notes)]
 
-    def _guesses(self) -> str:
-        said = {"call": f'call="{self.call}"', "layout": f'layout="{self.layout}"'}
-        given = " and ".join(said[name] for name in self.guessed)
-        return f"{given}. If that is wrong, say how: identify(f, call=..., layout=...)"
-
-    def _facts(self) -> dict[str, str]:
-        """The lines of the report that have something to say."""
-        facts: dict[str, str] = {}
+    def _facts(self) -> dict[str, Any]:
+        """The lines of the report; those that have nothing to say are empty."""
+        facts: dict[str, Any] = {}
         if self.pairing is not None and self.rotary_dim is not None:
-            pairs = ", ".join(map(str, self.pairs[:3]))
-            more = ", ..." if len(self.pairs) > 3 else ""
-            first = self.rotary_offset or 0
-            facts["pairing"] = f"{self.pairing}: {pairs}{more}"
+            pairs, first = list(map(str, self.pairs[:3])), self.rotary_offset
+            pairs += ["..."] if len(self.pairs) > 3 else []
+            facts["pairing"] = f"{self.pairing}: {', '.join(pairs)}"
             facts["rotated"] = f"{self.rotary_dim} of {self.head_dim} features"
             facts["rotated"] += f", from feature {first} on" if first else ""
             if self.output_order:
                 shown = ", ".join(map(str, self.output_order[:4]))
                 facts["come out as"] = f"features {shown}, ... of q and k alike"
-            seq = self.layout.index("s")
-            facts["axes of x"] = f"{self.layout}: positions run along axis {seq}"
-        if self.sign is not None:
-            clock = "+, counter-clockwise" if self.sign > 0 else "-, clockwise"
-            facts["sign"] = clock
-        if self.base is not None:
-            facts["base"] = f"{self.base:.7g}"
-        if self.scaling is not None:
-            given = ", ".join(f"{k} {v}" for k, v in self.parameters.items())
-            facts["scaling"] = f"{self.scaling} ({given})" if given else self.scaling
-        if self.attention_factor != 1:
-            facts["cos and sin"] = f"times {self.attention_factor:.5g}"
-        if self.xpos_scale_base is not None:
-            scale, origin = self.xpos_scale_base, self.xpos_origin
-            facts["xPos"] = f"scale base {scale:g}, origin {origin:g}"
-        if self.position_offset is not None:
-            facts["first position"] = f"{self.position_offset:g}"
-        if self.angle_dtype is not None:
-            facts["angles"] = f"{self.angle_dtype}; tried to position {self.longest}"
-        return facts
+            axis = self.layout.index("s")
+            facts["axes of x"] = f"{self.layout}: positions run along axis {axis}"
+        given = ", ".join(f"{k} {v}" for k, v in self.parameters.items())
+        scale, start = self.xpos_scale_base, self.position_offset
+        factor, dtype = self.attention_factor, self.angle_dtype
+        return facts | {
+            "sign": {1: "+, counter-clockwise", -1: "-, clockwise"}.get(self.sign or 0),
+            "base": self.base is not None and f"{self.base:.7g}",
+            "scaling": self.scaling and f"{self.scaling} ({given})".replace(" ()", ""),
+            "cos and sin": factor != 1 and f"times {factor:.5g}",
+            "xPos": scale and f"scale base {scale:g}, origin {self.xpos_origin:g}",
+            "first position": start is not None and f"{start:g}",
+            "angles": dtype and f"{dtype}; tried to position {self.longest}",
+        }
 
 
 def grouped(layers: list[Report]) -> Report:
     """One report of a model: layers that rotate alike together, the commonest first."""
     kinds: list[Report] = []
     for layer in layers:
-        for kind in kinds:
-            if _alike(kind, layer):
-                kind.layers += layer.layers
-                break
-        else:
+        same = next((kind for kind in kinds if _alike(kind, layer)), None)
+        if same is None:
             kinds.append(layer)
+        else:
+            same.layers += layer.layers
     kinds.sort(key=lambda kind: (not kind.rotates, -len(kind.layers)))
     first, *others = kinds
     first.others = tuple(others)
@@ -185,9 +169,8 @@ def grouped(layers: list[Report]) -> Report:
 
 
 def _alike(a: Report, b: Report) -> bool:
-    apart = "name", "layers", "others", "longest"
-    mine = [f.name for f in fields(Report) if f.name not in apart]
-    return all(getattr(a, name) == getattr(b, name) for name in mine)
+    same = {name: getattr(b, name) for name in ("name", "layers", "others", "longest")}
+    return replace(a, **same) == b
 
 
 def ranges(layers: tuple[str, ...]) -> str:

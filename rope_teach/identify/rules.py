@@ -160,25 +160,18 @@ def _other_names(base: float, rotary_dim: int) -> tuple[str, ...]:
         )
     if base > 1e100:
         return (f"base {base:.4g} leaves one hand that turns: look at the exponent",)
+    over = "where 2i/d was meant"
     for common in BASES:
-        if math.isclose(base, 2 ** math.log(common), rel_tol=CLOSE):
-            return (
-                f"base {base:.7g} is 2 ** ln({common:g}): exp2 where exp was meant?",
-            )
-        if math.isclose(base, math.log(common), rel_tol=CLOSE):
-            return (
-                f"base {base:.7g} is ln({common:g}): was its logarithm taken twice?",
-            )
-    if _round_base(base**0.5) in (1e4, 5e5, 1e6) and base > 1e7:
-        return (
-            f"base {base:g} is the square of {base**0.5:g}: does the exponent run over "
-            "4i/d where 2i/d was meant?",
-        )
-    if _round_base(base**2) in BASES:
-        return (
-            f"base {base:g} is the square root of {base**2:g}: do the frequencies run "
-            "over i/d where 2i/d was meant, over d instead of d/2?",
-        )
+        for made, reading in (
+            (2 ** math.log(common), f"2 ** ln({common:g}): exp2 where exp was meant?"),
+            (math.log(common), f"ln({common:g}): was its logarithm taken twice?"),
+            (common**0.5, f"the square root of {common:g}: do the frequencies run over "
+             f"i/d {over}, over d instead of d/2?"),
+            (common**2 if common in (1e4, 5e5, 1e6) else 0, f"the square of "
+             f"{common:g}: does the exponent run over 4i/d {over}?"),
+        ):  # fmt: skip
+            if math.isclose(base, made, rel_tol=3 * CLOSE):
+                return (f"base {base:.7g} is {reading}",)
     for common in BASES if rotary_dim >= 4 and base != float(f"{base:.2g}") else ():
         factor = (base / common) ** ((rotary_dim - 2) / rotary_dim)
         near = round(2 * factor) / 2
@@ -243,15 +236,11 @@ def _cast(speeds: Tensor, rotary_dim: int, head_dim: int, slack: float) -> Rule 
             continue
         guess = math.exp(min(_line(speeds)[1] * rotary_dim / 2, 700))
         near = [float(f"{guess:.{digits}e}") for digits in range(3)]
-        base = None
-        for base in (*BASES, *near):
-            plain = inverse_frequencies(rotary_dim, base)[: len(speeds)].to(dtype)
-            if _equal(plain.double(), speeds, slack):
-                break
-        else:
-            base = None
-        values = {"dtype": str(dtype).removeprefix("torch.")}
-        return Rule(speeds, base, fault="frequencies_cast", values=values)
+        for base in (*BASES, *near, None):
+            of = inverse_frequencies(rotary_dim, base or 1.0)[: len(speeds)]
+            if base is None or _equal(of.to(dtype).double(), speeds, slack):
+                values = {"dtype": dtype}
+                return Rule(speeds, base, fault="frequencies_cast", values=values)
     return None
 
 
