@@ -627,13 +627,13 @@ class RotaryEmbedding(nn.Module):
             cos, sin = (lay_out(table, layout, xs[0].ndim) for table in (cos, sin))
         if out is not None and all(into is None for into in out):
             out = None
+        if not self.trailing:
+            return ops.rotate_together(xs, cos, sin, pairing, layout, out)
         if out is not None:
             out = tuple(
                 torch.empty_like(x) if into is None else into
                 for x, into in zip(xs, out, strict=True)
             )
-        if not self.trailing:
-            return ops.rotate_together(xs, cos, sin, pairing, layout, out)
         rest = self.head_dim - self.rotary_dim
         last = [x[..., rest:] for x in xs]
         into_last = None if out is None else [into[..., rest:] for into in out]

@@ -123,19 +123,20 @@ def rotate_together(
     sin: Tensor,
     pairing: Pairing,
     layout: Layout,
-    out: Sequence[Tensor] | None = None,
+    out: Sequence[Tensor | None] | None = None,
     *,
     inverse: bool = False,
 ) -> Sequence[Tensor]:
     """Rotate one tensor, or q and k, by one table; on CUDA, in one launch.
 
     As :func:`rotate` does, unchecked. The tables broadcast against the pairs of each
-    tensor. ``inverse`` rotates by the opposite angles. ``out`` has a tensor for each
-    result, and takes no gradient.
+    tensor. ``inverse`` rotates by the opposite angles. ``out`` has a tensor or None for
+    each result, and takes no gradient.
     """
     how = pairing, layout, inverse
     compiling = torch.compiler.is_compiling()
-    plain = all(type(x) in PLAIN for x in (*xs, cos))  # a subclass follows each step
+    # A subclass follows each step of the formula.
+    plain = type(cos) in PLAIN and type(xs[0]) in PLAIN and type(xs[-1]) in PLAIN
     learned = ask_for_gradient((cos, sin))
     if ask_for_gradient(xs) or (learned and out is not None):
         if out is not None:
@@ -145,17 +146,22 @@ def rotate_together(
             )
         if not learned and (plain or compiling) and not takes_kernels(xs[0]):
             return _differentiated(xs, cos, sin, how)
-    if learned or not (plain or compiling):
-        return _by_formula(xs, cos, sin, *how, out=out)
-    if compiling:
-        return _compiled(xs, cos, sin, *how, out=out)
-    if _are_on_cpu(xs, cos):  # for a decode step, even the operator's call is a cost
+    eager = plain and not (learned or compiling)
+    if eager and _are_on_cpu(xs, cos):  # for a decode step, an operator's call counts
         return _on_cpu(xs, cos, sin, *how, out=out)
+    into = None
     if out is not None:
-        ROTATE_OUT(xs, cos, sin, *how, out=out)
-        return out
-    turned: list[Tensor] = ROTATE(xs, cos, sin, *how)
-    return turned
+        into = [
+            torch.empty_like(x) if one is None else one
+            for x, one in zip(xs, out, strict=True)
+        ]
+    if eager:
+        if into is None:
+            return list(ROTATE(xs, cos, sin, *how))
+        ROTATE_OUT(xs, cos, sin, *how, out=into)
+        return into
+    road = _compiled if compiling and not learned else _by_formula
+    return road(xs, cos, sin, *how, out=into)
 
 
 def _are_on_cpu(xs: Sequence[Tensor], cos: Tensor) -> bool:
@@ -286,7 +292,7 @@ def _by_formula(
 
 def _on_cpu(
     xs: Sequence[Tensor], cos: Tensor, sin: Tensor, pairing: Pairing, layout: Layout,
-    inverse: bool, *, out: Sequence[Tensor] | None = None,
+    inverse: bool, *, out: Sequence[Tensor | None] | None = None,
 ) -> Sequence[Tensor]:  # fmt: skip
     return cpu.rotate(xs, cos, -sin if inverse else sin, pairing, out)
 

@@ -34,32 +34,32 @@ def rotate(
     cos: Tensor,
     sin: Tensor,
     pairing: Pairing,
-    out: Sequence[Tensor] | None = None,
+    out: Sequence[Tensor | None] | None = None,
 ) -> Sequence[Tensor]:
-    """Rotate each of ``xs`` by one table, into ``out`` where that is given.
+    """Rotate each of ``xs`` by one table, into those of ``out`` that are not None.
 
     Shapes as in ``rotation.rotate_pairs``.
     """
     factors = _factors(xs, cos, sin, pairing)
-    if out is None:
-        return [_rotate(x, factors, cos, sin, pairing) for x in xs]
-    for x, into in zip(xs, out, strict=True):
-        if pairing == "half" or (holds_complex(x) and holds_complex(into)):
-            _rotate_into(into, x, *factors)
-        else:
-            into.copy_(rotate_pairs(x, cos, sin, pairing))
-    return out
+    given = [None] * len(xs) if out is None else out
+    return [
+        _rotate(x, into, factors, cos, sin, pairing)
+        for x, into in zip(xs, given, strict=True)
+    ]
 
 
 def _rotate(
-    x: Tensor, factors: tuple[Tensor, ...], cos: Tensor, sin: Tensor, pairing: Pairing
-) -> Tensor:
-    """Rotate into a new tensor, the way that costs least."""
-    if pairing == "interleaved" and not holds_complex(x):
-        return rotate_pairs(x, cos, sin, pairing)
+    x: Tensor, out: Tensor | None, factors: tuple[Tensor, ...], cos: Tensor,
+    sin: Tensor, pairing: Pairing,
+) -> Tensor:  # fmt: skip
+    """Rotate the way that costs least, into a new tensor where ``out`` is None."""
+    given = [y for y in (x, out) if y is not None]
+    if pairing == "interleaved" and not all(holds_complex(y) for y in given):
+        turned = rotate_pairs(x, cos, sin, pairing)
+        return turned if out is None else out.copy_(turned)
     if x.numel() <= SMALL and x.shape[-1] == 2 * cos.shape[-1]:
-        return _rotate_small(x, *factors)
-    return _rotate_into(torch.empty_like(x), x, *factors)
+        return _rotate_small(x, out, *factors)
+    return _rotate_into(torch.empty_like(x) if out is None else out, x, *factors)
 
 
 def _factors(
@@ -74,20 +74,27 @@ def _factors(
     return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 
-def _rotate_small(x: Tensor, cos: Tensor, sin: Tensor | None = None) -> Tensor:
+def _rotate_small(
+    x: Tensor, out: Tensor | None, cos: Tensor, sin: Tensor | None = None
+) -> Tensor:
     """Few operators; ``cos`` holds the phases where there is no ``sin``."""
     dtype = WIDE[cos.dtype]
-    if x.dtype == dtype:
+    if x.dtype == dtype and out is None:  # the call of a decode step
         if sin is None:
             return (x.view(cos.dtype) * cos).view(dtype)
         return (x * cos).addcmul_(x.roll(x.shape[-1] // 2, -1), sin)
-    wide = x.to(dtype)  # a copy, which may be overwritten
+    wide = x.to(dtype)
+    into = out if wide is x and out is not None else wide  # a copy is written over
+    direct = into is out
     if sin is None:
-        wide.view(cos.dtype).mul_(cos)
+        torch.mul(wide.view(cos.dtype), cos, out=into.view(cos.dtype))
     else:
         swapped = wide.roll(wide.shape[-1] // 2, -1)
-        wide.mul_(cos).addcmul_(swapped, sin)
-    return wide.type_as(x)  # faster than to()
+        into = torch.mul(wide, cos, out=into) if direct else wide.mul_(cos)
+        into.addcmul_(swapped, sin)
+    if direct:
+        return into
+    return into.type_as(x) if out is None else out.copy_(into)  # faster than to()
 
 
 def _rotate_into(out: Tensor, x: Tensor, *factors: Tensor) -> Tensor:
