@@ -227,9 +227,8 @@ def _differentiated(
     xs: Sequence[Tensor], cos: Tensor, sin: Tensor, how: tuple[Any, ...]
 ) -> Sequence[Tensor]:
     """Rotate with a gradient: together where that is one launch, else one by one."""
-    apply: Any = (
-        _CompiledRotation if torch.compiler.is_compiling() else _Rotation
-    ).apply
+    compiling = torch.compiler.is_compiling()
+    apply: Any = (_CompiledRotation if compiling else _Rotation).apply
     if xs[0].device.type == "cuda":
         together: tuple[Tensor, ...] = apply(cos, sin, *how, *xs)
         return together

@@ -178,8 +178,11 @@ class Plan(NamedTuple):
 
 
 class Launch:
-    """One plan's launches. Triton works each one out anew, which takes the host as long
-    as a copy; what it has compiled for aligned tensors can be launched as it is."""
+    """The launches of one plan.
+
+    Triton works each one out anew, which takes the host as long as a copy. What it has
+    compiled for aligned tensors is kept, and launched as it is.
+    """
 
     def __init__(self, plan: Plan, pairing: Pairing, inverse: bool) -> None:
         self.plan = plan
@@ -189,21 +192,20 @@ class Launch:
         self.compiled: dict[int, Any] = {}  # by device
 
     def __call__(self, *tensors: Tensor) -> None:
-        if self.plan.grid[0] * self.plan.grid[1] == 0:
+        grid = self.plan.grid
+        if grid[0] * grid[1] == 0:
             return
         device, places = tensors[0].get_device(), 0
         for x in tensors:
             places |= x.data_ptr()
-        compiled = self.compiled.get(device) if places % 16 == 0 else None
-        if compiled is not None:
-            compiled[self.plan.grid](*tensors, *self.constants)
+        aligned = places % 16 == 0
+        if aligned and device in self.compiled:
+            self.compiled[device][grid](*tensors, *self.constants)
             return
-        compiled = _rotate_token[self.plan.grid](
+        compiled = _rotate_token[grid](
             *tensors, *self.plan.numbers, **self.choices, num_warps=self.plan.warps
         )
-        if (
-            places % 16 == 0 and compiled is not None
-        ):  # the interpreter compiles nothing
+        if aligned and compiled is not None:  # the interpreter compiles nothing
             self.compiled[device] = compiled
 
 
