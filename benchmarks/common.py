@@ -36,7 +36,7 @@ def options() -> argparse.Namespace:
     """What a script that tunes its rates can be told besides."""
     parser = arguments()
     parser.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
-    help_ = "a twentieth of the steps, one seed, and nothing is written"
+    help_ = "a few steps of a few trainings, and nothing is written"
     parser.add_argument("--quick", action="store_true", help=help_)
     return parser.parse_args()
 
@@ -76,14 +76,16 @@ def tuned(
     conditions: Sequence[tuple[Any, ...]],
     rates: Sequence[float],
     seeds: Sequence[int],
+    budgets: Sequence[int] = (),
     **given: Any,
-) -> Callable[[], tuple[list[Run], list[Run]]]:
+) -> Callable[[], tuple[list[Run], list[Run], list[Run]]]:
     """Train each condition with the rate that suits it best; return how to collect.
 
     ``run(*condition, lr, seed, **given)`` is called with each rate and ``TUNING_SEED``,
-    and then with the rate of the lowest ``"validation"`` and each of ``seeds``. Calling
-    what comes back waits for that, and returns the rates tried and the runs. Name the
-    longest conditions first.
+    then with the rate of the lowest ``"validation"`` and each of ``seeds``, and with
+    their first for each of ``budgets``, which are other numbers of steps. Calling what
+    comes back waits for all that, and returns the rates tried, the runs, and those of
+    the other budgets. Name the longest conditions first.
     """
     trying = {
         condition: [
@@ -92,8 +94,8 @@ def tuned(
         for condition in conditions
     }
 
-    def collect() -> tuple[list[Run], list[Run]]:
-        tried, waiting = [], []
+    def collect() -> tuple[list[Run], list[Run], list[Run]]:
+        tried, waiting, others = [], [], []
         for condition, results in trying.items():
             scores = [result.get()["validation"] for result in results]
             found = [score for score in scores if score is not None]  # not diverged
@@ -110,7 +112,14 @@ def tuned(
             waiting += [
                 workers.submit(run, (*condition, best, seed), **given) for seed in seeds
             ]
-        return tried, [result.get() for result in waiting]
+            others += [
+                workers.submit(
+                    run, (*condition, best, seeds[0]), **{**given, "steps": budget}
+                )
+                for budget in budgets
+            ]
+        runs, shorter = ([each.get() for each in part] for part in (waiting, others))
+        return tried, runs, shorter
 
     return collect
 
@@ -130,7 +139,6 @@ def write(
     script: str,
     settings: dict[str, Any],
     runs: list[Run],
-    tried: Sequence[Run] = (),
     device: str = "cpu",
     **facts: Any,
 ) -> None:
@@ -145,8 +153,6 @@ def write(
         "settings": settings,
         **facts,
     }
-    if tried:
-        result["rates_tried"] = tried
     save(RESULTS / f"{script}.json", result, runs)
     print(f"wrote {script}.json after {result['cpu_seconds']} s of one core")
 

@@ -64,6 +64,7 @@ WINDOW = TRAINED // 2  # of a local layer: four of them reach 124 tokens back
 BATCH, BACK, VOCAB = 16, 5, 10
 RATES, SEEDS = (3e-3, 1e-2, 3e-2), (1, 2, 3)
 STEPS = {"text": 600, "mark": 600, "5 back": 200}
+BUDGETS = (150,)
 MODELS = {
     "text": {"vocab": 256, "dim": 64, "layers": 4, "heads": 4},
     "mark": {"vocab": VOCAB + 1, "dim": 32, "layers": 4, "heads": 2},
@@ -187,6 +188,7 @@ def run(
         "relative": relative,
         "lr": lr,
         "seed": seed,
+        "steps": len(losses),
         "validation": round(validation_loss, 4),
         "loss_while_training": in_parts(losses),
         **(text_results(model, device) if task == "text" else {}),
@@ -264,16 +266,20 @@ def table(runs: list[Run]) -> None:
 def main() -> None:
     asked = options()
     conditions = CONDITIONS[13::16] if asked.quick else CONDITIONS
-    seeds = SEEDS[:1] if asked.quick else SEEDS
+    rates, seeds, budgets = RATES, SEEDS, BUDGETS
+    if asked.quick:
+        rates, seeds, budgets = RATES[:2], SEEDS[:1], ()
     with Workers(asked.workers) as workers:
         given = {"device": asked.device, "steps": 20 if asked.quick else None}
-        tried, runs = tuned(workers, run, conditions, RATES, seeds, **given)()
+        collect = tuned(workers, run, conditions, rates, seeds, budgets, **given)
+        tried, runs, shorter = collect()
     table(runs)
     settings = {
         "models": MODELS,
         "relatives": RELATIVES,
         "window": WINDOW,
         "steps": STEPS,
+        "budgets": BUDGETS,
         "batch": BATCH,
         "rates": RATES,
         "tuning_seed": TUNING_SEED,
@@ -284,7 +290,8 @@ def main() -> None:
         "block": TRAINED // 2,
     }
     if not asked.quick:
-        write("relatives", settings, runs, tried, asked.device)
+        facts = {"rates_tried": tried, "shorter_runs": shorter}
+        write("relatives", settings, runs, asked.device, **facts)
 
 
 if __name__ == "__main__":

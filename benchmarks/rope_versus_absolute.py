@@ -180,7 +180,7 @@ def main() -> None:
             workers.submit(run, case, steps=STEPS // shorter, device=asked.device)
             for case in race
         ]
-        tried, runs = collect()
+        tried, runs, _ = collect()
         table(runs)
         runs = [result.get() for result in raced] + runs
     settings = {
@@ -203,7 +203,9 @@ def main() -> None:
         "commonest_so_far": {task: luck(task) for task in TASKS},
     }
     if not asked.quick:
-        write("rope_versus_absolute", settings, runs, tried, asked.device)
+        write(
+            *("rope_versus_absolute", settings, runs, asked.device), rates_tried=tried
+        )
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from rope_teach.course.tasks import (
 from rope_teach.course.training import fit, loss_by_position, seed_everything
 
 TRAINED, MEASURED, BIN = 64, 512, 8
-STEPS, BATCH = 800, 16
+STEPS, BUDGETS, BATCH = 800, (100, 300), 16
 RATES, SEEDS = (3e-3, 1e-2, 3e-2), (1, 2, 3)
 MODEL: dict[str, int] = {"vocab": 256, "dim": 64, "layers": 2, "heads": 4}
 ENCODINGS: dict[str, dict[str, Any]] = {
@@ -73,6 +73,7 @@ def run(
         "encoding": name,
         "lr": lr,
         "seed": seed,
+        "steps": steps,
         "parameters": sum(p.numel() for p in model.parameters()),
         "validation": round(
             measure(text_windows(validation, TRAINED)).mean().item(), 4
@@ -113,16 +114,20 @@ def table(runs: list[Run]) -> None:
 def main() -> None:
     asked = options()
     steps = STEPS // 20 if asked.quick else STEPS
-    seeds = SEEDS[:1] if asked.quick else SEEDS
-    conditions = [(name,) for name in ENCODINGS]
+    conditions = [(name,) for name in ENCODINGS][:: 3 if asked.quick else 1]
+    rates, seeds, budgets = RATES, SEEDS, BUDGETS
+    if asked.quick:
+        rates, seeds, budgets = RATES[:2], SEEDS[:1], ()
     with Workers(asked.workers) as workers:
         given = {"steps": steps, "device": asked.device}
-        tried, runs = tuned(workers, run, conditions, RATES, seeds, **given)()
+        collect = tuned(workers, run, conditions, rates, seeds, budgets, **given)
+        tried, runs, shorter = collect()
     table(runs)
     settings = {
         "model": MODEL,
         "encodings": ENCODINGS,
         "steps": STEPS,
+        "budgets": BUDGETS,
         "batch": BATCH,
         "rates": RATES,
         "tuning_seed": TUNING_SEED,
@@ -131,12 +136,14 @@ def main() -> None:
         "measured_length": MEASURED,
         "positions_in_a_bin": BIN,
     }
-    texts = {
+    facts = {
+        "rates_tried": tried,
+        "shorter_runs": shorter,
         "train_text": text_facts(TRAIN_MODULES),
         "test_text": text_facts(TEST_MODULES),
     }
     if not asked.quick:
-        write("six_encodings", settings, runs, tried, asked.device, **texts)
+        write("six_encodings", settings, runs, asked.device, **facts)
 
 
 if __name__ == "__main__":
