@@ -159,11 +159,20 @@ def write(
 
 def save(path: Path, facts: dict[str, Any], runs: list[Run]) -> None:
     """Write facts and runs, one run a line; the file appears whole or not at all."""
-    lines = ",\n".join(f"  {json.dumps(run)}" for run in runs)
-    text = json.dumps({**facts, "runs": []}, indent=1)
+    entries = [
+        f" {json.dumps(name)}: {in_lines(fact)}"
+        for name, fact in {**facts, "runs": runs}.items()
+    ]
     part = path.with_suffix(".part")
-    part.write_text(text.replace('"runs": []', f'"runs": [\n{lines}\n ]') + "\n")
+    part.write_text("{\n" + ",\n".join(entries) + "\n}\n")
     part.replace(path)
+
+
+def in_lines(fact: Any) -> str:
+    """As JSON; runs, or whatever else is a list of dictionaries, one a line."""
+    if isinstance(fact, list) and fact and all(isinstance(each, dict) for each in fact):
+        return "[\n" + ",\n".join(f"  {json.dumps(each)}" for each in fact) + "\n ]"
+    return json.dumps(fact, indent=1).replace("\n", "\n ")
 
 
 def rounded(x: Tensor) -> list[float]:
