@@ -163,26 +163,29 @@ def table(runs: list[Run]) -> None:
 
 def main() -> None:
     asked = options()
-    conditions, seeds, race, shorter = CONDITIONS, LONG_SEEDS, RACE, 1
+    conditions, rates, seeds, race = CONDITIONS, LONG_RATES, LONG_SEEDS, RACE
+    shorter = 1
     if asked.quick:
-        conditions, seeds, race, shorter = (
-            CONDITIONS[::6],
-            LONG_SEEDS[:1],
-            RACE[::25],
-            20,
+        conditions, rates, seeds, race = (
+            conditions[::12],
+            rates[:2],
+            seeds[:1],
+            race[::33],
         )
+        shorter = 20
     with Workers(asked.workers) as workers:
-        long = {"steps": LONG_STEPS // shorter, "every": LONG_EVERY}
         collect = tuned(
-            workers, run, conditions, LONG_RATES, seeds, **long, device=asked.device
+            *(workers, run, conditions, rates, seeds),
+            steps=LONG_STEPS // shorter,
+            every=LONG_EVERY,
+            device=asked.device,
         )
         raced = [
             workers.submit(run, case, steps=STEPS // shorter, device=asked.device)
             for case in race
         ]
         tried, runs, _ = collect()
-        table(runs)
-        runs = [result.get() for result in raced] + runs
+        raced = [result.get() for result in raced]
     settings = {
         "model": MODEL,
         "steps": STEPS,
@@ -203,9 +206,12 @@ def main() -> None:
         "commonest_so_far": {task: luck(task) for task in TASKS},
     }
     if not asked.quick:
+        every_run = raced + runs
         write(
-            *("rope_versus_absolute", settings, runs, asked.device), rates_tried=tried
+            *("rope_versus_absolute", settings, every_run, asked.device),
+            rates_tried=tried,
         )
+    table(runs)
 
 
 if __name__ == "__main__":

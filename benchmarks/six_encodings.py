@@ -117,12 +117,11 @@ def main() -> None:
     conditions = [(name,) for name in ENCODINGS][:: 3 if asked.quick else 1]
     rates, seeds, budgets = RATES, SEEDS, BUDGETS
     if asked.quick:
-        rates, seeds, budgets = RATES[:2], SEEDS[:1], ()
+        rates, seeds, budgets = RATES[1:2], SEEDS[:1], ()
     with Workers(asked.workers) as workers:
         given = {"steps": steps, "device": asked.device}
         collect = tuned(workers, run, conditions, rates, seeds, budgets, **given)
         tried, runs, shorter = collect()
-    table(runs)
     settings = {
         "model": MODEL,
         "encodings": ENCODINGS,
@@ -144,6 +143,7 @@ def main() -> None:
     }
     if not asked.quick:
         write("six_encodings", settings, runs, asked.device, **facts)
+    table(runs)
 
 
 if __name__ == "__main__":
