@@ -61,6 +61,7 @@ class Workers:
 
     def __exit__(self, *error: object) -> None:
         self.pool.terminate()
+        self.pool.join()
 
 
 def run_all(run: Callable[..., Run], cases: Sequence[tuple[Any, ...]]) -> list[Run]:
