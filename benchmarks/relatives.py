@@ -8,7 +8,7 @@ and some see everything without position. Local layers with clocks in the global
 and local layers alone, tell what is due to which.
 
 Three tasks, trained in rows of 64: Python source; "which token stood 5 places ago?";
-and "which token followed the mark?", which is answered by content, at any distance.
+and "which of ten marks stood in this row?", which content answers, at any distance.
 All are measured up to position 511, as they are and with the blockwise attention that
 xPos's paper uses. Each relative has the best of three rates. Lesson 16 reads the
 result; a test repeats a part. About 80 minutes of one core, or a few on a GPU:
@@ -63,11 +63,11 @@ TRAINED, MEASURED, BIN = 64, 512, 8
 WINDOW = TRAINED // 2  # of a local layer: four of them reach 124 tokens back
 BATCH, BACK, VOCAB = 16, 5, 10
 RATES, SEEDS = (3e-3, 1e-2, 3e-2), (1, 2, 3)
-STEPS = {"text": 600, "mark": 600, "5 back": 200}
+STEPS = {"text": 600, "mark": 200, "5 back": 200}
 BUDGETS = (150,)
 MODELS = {
     "text": {"vocab": 256, "dim": 64, "layers": 4, "heads": 4},
-    "mark": {"vocab": VOCAB + 1, "dim": 32, "layers": 4, "heads": 2},
+    "mark": {"vocab": 2 * VOCAB, "dim": 32, "layers": 4, "heads": 2},
     "5 back": {"vocab": VOCAB, "dim": 32, "layers": 4, "heads": 2},
 }
 HEAD_DIM = 16  # of all
@@ -142,18 +142,18 @@ class Blockwise(nn.Module):
 
 
 def mark_batches(batch: int, seq: int, seed: int) -> Iterator[Batch]:
-    """Endless batches of "which token followed the mark?".
+    """Endless batches of "which mark stood in this row?".
 
-    The mark stands somewhere in the first ``TRAINED`` tokens of each row. Targets are
-    the token after it, from where that is in the past.
+    One of ten marks stands somewhere in the first ``TRAINED`` tokens of each row. The
+    targets are that mark, wherever it is in the past.
     """
     generator = torch.Generator().manual_seed(seed)
     while True:
         tokens = torch.randint(VOCAB, (batch, seq), generator=generator)
-        mark = torch.randint(TRAINED - 2, (batch, 1), generator=generator)
-        answer = tokens.gather(1, mark + 1)
-        tokens.scatter_(1, mark, VOCAB)
-        yield tokens, torch.where(torch.arange(seq) > mark + 1, answer, IGNORE)
+        place = torch.randint(TRAINED - 1, (batch, 1), generator=generator)
+        mark = torch.randint(VOCAB, 2 * VOCAB, (batch, 1), generator=generator)
+        tokens.scatter_(1, place, mark)
+        yield tokens, torch.where(torch.arange(seq) > place, mark, IGNORE)
 
 
 def toy_batches(task: str, batch: int, seq: int, seed: int) -> Iterator[Batch]:
