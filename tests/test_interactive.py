@@ -144,16 +144,26 @@ def test_without_javascript_the_still_shows_its_numbers(figure, browser):
     assert ImageStat.Stat(ImageChops.difference(still, live)).mean[0] < 1
 
 
-def test_no_move_changes_the_size(figure, page):
-    page.set_content(figure.html().replace("<script>", "<script type='no'>"))
+@pytest.mark.parametrize("stage", ["font:24px sans-serif;width:1152px", "width:860px"])
+def test_no_move_changes_the_size(stage, figure, page):
+    """Neither in a deck nor in a notebook."""
+    body = f"<body style='{stage}'>{figure.html()}"
+    page.set_content(body.replace("<script>", "<script type='no'>"))
     size = page.locator("figure").bounding_box()
-    page.set_content(figure.html())
+    page.set_content(body)
     assert page.locator("figure").bounding_box() == size
-    sliders = page.locator("input")
-    for control in sliders.all():
+    for control in page.locator("input").all():
         for end in ("Home", "End"):
             control.press(end)
             assert page.locator("figure").bounding_box() == size
+
+
+def test_no_wrong_order_looks_right(on_page):
+    move = on_page(interactive.pairing_orders())
+    for program, right in (("half", (6, 6)), ("interleaved", (0, 0))):
+        for steps in itertools.product(range(7), repeat=2):
+            shown = move(q=steps[0], k=steps[1], program=program)
+            assert (float(shown["off"]) < 0.6) == (steps == right)
 
 
 def test_every_slider_moves_by_keyboard_and_says_its_value(figure, page):

@@ -269,8 +269,8 @@ def two_arrows(
         picture=picture,
         size=(400, 380),
         controls=[
-            slider("shift", "Move both: position m", 0, 100, 0),
-            slider("distance", "Move the key: distance n − m", 0, 30, 3),
+            slider("shift", "Position m of q", 0, 100, 0),
+            slider("distance", "Distance n − m", 0, 30, 3),
         ],
         readout="<p>q at {shift}, k at {n}</p>"
         '<p style="font-size:1.3em">dot product: {dot}</p>',
@@ -327,8 +327,9 @@ def clock_bank(inv_freq: Sequence[float] | Tensor, last: int = 200) -> Interacti
 SWAPS = (1, 3, 2, 5, 4, 3)
 PROGRAMS = ("half", "interleaved")
 TINTS = ("#dcebf7", "#fbe3d2", "#d8efe6", "#f1dcea")
-QUERY = (1.2, -0.4, 0.8, 0.5, -0.9, 0.3, 0.6, -1.1)
-KEY = (0.7, 0.9, -0.3, 1.0, 0.4, -0.8, 1.1, 0.2)
+# Chosen so that 5 tokens apart no wrong order comes within 0.6 of the right score.
+QUERY = (-0.2, -0.3, 0.5, 0.8, 0.3, 0.2, 0.3, -0.9)
+KEY = (1.0, -1.2, 0.9, 0.8, 0.7, 0.2, 0.2, 0.6)
 
 
 PAIRING_SCRIPT = """  const slots = { half: (i) => [i, i + 4],
@@ -517,8 +518,8 @@ def base_and_wavelengths() -> Interactive:
         size=(1100, 305),
         controls=[
             slider("base", "Base", 0, len(BASES) - 1, BASES.index(10_000)),
-            slider("features", "Features of a head, in 16s", 1, 16, 8),
-            slider("context", "Context, a power of 2", 7, 20, 12),
+            slider("features", "Features of a head", 1, 16, 8),
+            slider("context", "Context, in tokens", 7, 20, 12),
         ],
         readout="<p>{done} of {all} hands finish a turn within {context} tokens.</p>"
         "<p>The slowest needs {slowest} tokens.</p>",
@@ -645,8 +646,8 @@ def precision_by_position(rotary_dim: int = 64) -> Interactive:
             slider("past", "Tokens past it", 0, 31, 1),
             slider("hand", "Hand", 0, rotary_dim // 2 - 1, 0),
         ],
-        readout="<p>Position {m}: the true angle is {angle} rad. A key with equal "
-        "content 5 tokens back scores {true} of 1.</p>",
+        readout="<p>Position {m}: the true angle is {angle} rad.</p>"
+        "<p>A key with equal content, 5 tokens back, scores {true} of 1.</p>",
         values={"power": "256", "past": "1", "hand": "0", "m": "257",
                 "angle": start["angle"], "true": start["true"]},
         data={"speeds": speeds.tolist(), "rest": missing_digits(rotary_dim)},
