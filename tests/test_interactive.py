@@ -116,8 +116,11 @@ COMPARE = """still => {
 }"""
 
 
-def test_still_is_what_the_script_draws_before_any_move(figure, on_page, page):
-    texts = on_page(figure)()
+def test_still_is_what_the_script_draws_at_the_start(figure, on_page, page):
+    move, control = on_page(figure), page.locator("input").first
+    start = control.input_value()
+    control.press("End")
+    texts = move(**{control.get_attribute("name"): start})  # there and back
     assert page.evaluate(COMPARE, figure.svg()) == [[], []]
     assert figure.values.items() <= texts.items()
 
