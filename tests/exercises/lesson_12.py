@@ -100,7 +100,7 @@ WRONG = {
             "comes before it",
         ),
         (LOOP + "height" + FOUND, "not more"),
-        (LOOP + "loss[m - 1] + height" + FOUND, "comes before it"),
+        (LOOP + "loss[m - 1] + height" + FOUND, "not more"),
         (LOOP + "loss[trained - 1] + height" + FOUND, "not more"),
         (LOOP + "loss.mean() + height" + FOUND, "more than"),
         (LOOP + "loss[:trained].min() + height" + FOUND, "not more"),
