@@ -82,7 +82,8 @@ WRONG = {
     ],
     "12.3": [
         (
-            CLIFF + "return int((loss > loss[:trained].mean() + height).int().argmax())",
+            CLIFF
+            + "return int((loss > loss[:trained].mean() + height).int().argmax())",
             "nothing comes before them",
         ),
         (
@@ -200,7 +201,9 @@ WRONG = {
             "must have shape",
         ),
         (
-            RANKED + "ranked = (ranked * (added - ranked < top_p)).clamp(max=0.5)" + PUT,
+            RANKED
+            + "ranked = (ranked * (added - ranked < top_p)).clamp(max=0.5)"
+            + PUT,
             "right tokens",
         ),
     ],

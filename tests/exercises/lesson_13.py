@@ -72,8 +72,10 @@ WRONG = {
         (BASE + "return base * factor ** (rotary_dim / (rotary_dim - 1))", "last hand"),
         (BASE + "return base * factor ** (16 / 14)", "rotary_dim=128"),
         (BASE + "return 1e4 * factor ** (rotary_dim / (rotary_dim - 2))", "500,000"),
-        (BASE + "return base * (factor + 0.02) ** (rotary_dim / (rotary_dim - 2))",
-         "not 4"),
+        (
+            BASE + "return base * (factor + 0.02) ** (rotary_dim / (rotary_dim - 2))",
+            "not 4",
+        ),
     ],
     "13.3": [
         (SLOW + "return slower", "That is PI"),
@@ -91,7 +93,10 @@ WRONG = {
         (SLOW + "return torch.where(made >= 1, inv_freq, slower)", "turns=4"),
         (SLOW + "return torch.where(made >= max(1, turns), inv_freq, slower)", "0.2"),
         (SLOW + "return torch.where(made.round() >= turns, inv_freq, slower)", "makes"),
-        (SLOW + "return torch.where(made >= turns, inv_freq, inv_freq / 4)", "factor 8"),
+        (
+            SLOW + "return torch.where(made >= turns, inv_freq, inv_freq / 4)",
+            "factor 8",
+        ),
         (
             SLOW + "first = int((made >= turns).sum())\n"
             "    return torch.cat([inv_freq[:first], slower[first:]])",

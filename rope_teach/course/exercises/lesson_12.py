@@ -224,8 +224,8 @@ def _cliffs() -> Iterator[tuple[Tensor, int, float]]:
         loss = 2 + 0.1 * torch.rand(length, generator=generator)
         loss[0], loss[1] = 4.0, 3.2  # a text begins without context
         level = float(loss[:trained].mean()) + height
-        loss[trained:] = level - 0.02 - 0.1 * torch.rand(
-            length - trained, generator=generator
+        loss[trained:] = (
+            level - 0.02 - 0.1 * torch.rand(length - trained, generator=generator)
         )
         loss[place] = level + 0.03
         if place + 3 < length:  # it gets better, then much worse

@@ -56,7 +56,8 @@ def the_same_rule_without_touching_a_hand(positions_for: Callable[..., Any]) -> 
         what = f"With length={length} and trained={trained}"
         if length <= trained:
             expect(
-                length in (1, trained) or not close(got, plain * trained / length, 1e-3),
+                length in (1, trained)
+                or not close(got, plain * trained / length, 1e-3),
                 f"{what} you spread the tokens out. A text that fits needs no rule: "
                 "keep its positions as in training.",
             )
