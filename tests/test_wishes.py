@@ -33,5 +33,5 @@ def test_a_lesson_shows_what_was_measured_so_far():
 
 
 def test_an_unknown_encoding_is_named():
-    with pytest.raises(ValueError, match="'rope' is not on the board.*RoPE"):
+    with pytest.raises(ValueError, match=r"'rope' is not on the board.*RoPE"):
         board("rope")
