@@ -74,7 +74,7 @@ VERDICTS: dict[str, dict[str, tuple[Verdict, ...]]] = {
         "unique": (Verdict(8, "yes", "fast hands and slow ones"),),
         "bounded": (Verdict(4, "yes", "a turn keeps every length"),),
         "same step, same change": (Verdict(4, "yes", "the same turn"),),
-        "any length": (Verdict(8, "partly", "defined there, but not learned"),),
+        "any length": (Verdict(3, "partly", "defined there, but not learned"),),
         "distance and direction": (Verdict(4, "yes", "the score has nothing else"),),
     },
 }

@@ -238,6 +238,11 @@ PLAIN_WORDS = [  # what torch and Python say, and what it means; the first that 
     ),
     (r"'NoneType'", "Something is None here. Does a function lack its `return`?"),
     (
+        r"refer to a single memory location",
+        "Your code writes into a tensor that it still reads from. Use a new tensor, or "
+        ".clone() first.",
+    ),
+    (
         r"does not require grad|in-?place operation|Can't call numpy\(\) on Tensor",
         "The gradient got lost, or a tensor that it needs was written over. Make a new "
         "tensor instead of changing one.",
