@@ -104,14 +104,14 @@ class Board:
         rows = []
         for wish, row in self.cells.items():
             said = "".join(
-                f"<td><b>{v.mark}</b><br>{html.escape(v.why)}</td>"
+                f"<td><b>{v.mark}</b>, {html.escape(v.why)}</td>"
                 if v
                 else "<td>?</td>"
                 for v in row.values()
             )
             rows.append(f"<tr><th scope='row'>{wish}</th>{said}</tr>")
         return (
-            f"<table class='rope-wishes'><thead><tr><th>wish</th>{head}</tr></thead>"
+            f"<table class='rope-wishes' style='font-size:80%'><thead><tr><th>wish</th>{head}</tr></thead>"
             f"<tbody>{''.join(rows)}</tbody></table>"
         )
 
