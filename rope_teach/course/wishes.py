@@ -65,7 +65,7 @@ VERDICTS: dict[str, dict[str, tuple[Verdict, ...]]] = {
         "unique": (Verdict(3, "partly", "no code, but a bias for each distance"),),
         "bounded": (Verdict(3, "yes", "far tokens only get quieter"),),
         "same step, same change": (Verdict(3, "yes", "one slope"),),
-        "any length": (Verdict(3, "yes", "its loss stays low"),),
+        "any length": (Verdict(3, "yes", "its loss stays low here"),),
         "distance and direction": (
             Verdict(3, "partly", "distance; the mask adds direction"),
         ),
@@ -104,14 +104,13 @@ class Board:
         rows = []
         for wish, row in self.cells.items():
             said = "".join(
-                f"<td><b>{v.mark}</b>, {html.escape(v.why)}</td>"
-                if v
-                else "<td>?</td>"
+                f"<td><b>{v.mark}</b>, {html.escape(v.why)}</td>" if v else "<td>?</td>"
                 for v in row.values()
             )
             rows.append(f"<tr><th scope='row'>{wish}</th>{said}</tr>")
         return (
-            f"<table class='rope-wishes' style='font-size:80%'><thead><tr><th>wish</th>{head}</tr></thead>"
+            "<table class='rope-wishes' style='font-size:80%'>"
+            f"<thead><tr><th>wish</th>{head}</tr></thead>"
             f"<tbody>{''.join(rows)}</tbody></table>"
         )
 

@@ -258,7 +258,8 @@ PLAIN_WORDS = [  # what torch and Python say, and what it means; the first that 
 def explain(error: BaseException) -> str:
     """Say where a student's code stopped, on which line, and why, in plain words."""
     place = ""
-    for frame, line in traceback.walk_tb(error.__traceback__):
+    steps = list(traceback.walk_tb(error.__traceback__))
+    for frame, line in steps:
         if frame.f_globals.get("__name__", "__main__") == "__main__":  # not a library
             text = linecache.getline(frame.f_code.co_filename, line).strip()
             place = f" at line {line}" + (f", `{text}`" if text else "")
@@ -276,7 +277,11 @@ def explain(error: BaseException) -> str:
         why = "It ends Python, or asks for more memory than there is."
     else:
         why = next((w for p, w in PLAIN_WORDS if re.search(p, str(error))), "")
-    return f"Your code stopped{place}. {why} ({said})".replace("  ", " ")
+    last = steps[-1][0].f_globals.get("__name__", "") if steps else ""
+    start = f"Your code stopped{place}."
+    if last.startswith(__name__):  # the judge itself, at a value that it cannot use
+        start = "The check cannot use this answer."
+    return f"{start} {why} ({said})".replace("  ", " ")
 
 
 # -------------------------------------------------------- helpers for the judges
