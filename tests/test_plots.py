@@ -202,4 +202,4 @@ def test_the_picture_keeps_the_colours_of_the_lines():
     kept = {colour for _, colour in picture.getcolors()}
     for line in figure.axes[0].lines:
         assert tuple(round(255 * c) for c in to_rgb(line.get_color())) in kept
-    assert len(kept) <= 80
+    assert len(kept) <= 64

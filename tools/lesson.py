@@ -39,9 +39,12 @@ FOLD = "<details><summary>For the teacher</summary>"
 RISE = {
     "width": 1280,
     "height": 720,
+    "margin": 0,
+    "minScale": 0.2,  # in a pane beside the notebook too
     "center": False,
     "transition": "none",
-    "theme": "white",
+    "slideNumber": "c/t",
+    "theme": "white",  # which asks the internet for no font
 }
 MINUTE = re.compile(r"\bminutes? \d+", re.IGNORECASE)
 

@@ -192,7 +192,7 @@ class Figure:
             pixels @ [1 << 16, 1 << 8, 1], return_inverse=True, return_counts=True
         )
         colours = packed[:, None] >> np.array([16, 8, 0]) & 255
-        kept = 160 if any(axes.images for axes in self.axes) else 80
+        kept = 128 if any(axes.images for axes in self.axes) else 64
         common = colours[np.argsort(-count, kind="stable")[:kept]]
         nearest = ((common**2).sum(1) - 2 * colours @ common.T).argmin(1)
         few = common[nearest][place].reshape(pixels.shape).astype(np.uint8)
@@ -417,9 +417,9 @@ def arrows(
 ) -> Figure:
     """Draw named two-dimensional arrows from the origin, one panel per title."""
     canvas, axes = new_canvas(height=height, columns=len(panels))
-    reach = 1.2 * max(
-        math.hypot(*tip) for panel in panels.values() for tip in panel.values()
-    )
+    tips = np.array([tip for panel in panels.values() for tip in panel.values()])
+    room = 0.25 * np.hypot(*tips.T).max()  # around the arrows, for their names
+    low, high = np.minimum(tips.min(0), 0) - room, np.maximum(tips.max(0), 0) + room
     for place, (title, panel) in zip(axes[0], panels.items(), strict=True):
         for number, (label, (a, b)) in enumerate(panel.items()):
             place.annotate(
@@ -430,12 +430,12 @@ def arrows(
                 1.12 * a, 1.12 * b, label, color=COLOURS[number],
                 ha="center", va="center", fontweight="bold",
             )  # fmt: skip
-        place.set(xlim=(-reach, reach), ylim=(-reach, reach), title=title)
+        place.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), title=title)
         place.set_aspect("equal")
-        place.set_xticks([0], [""])
-        place.set_yticks([0], [""])
-        for spine in place.spines.values():
-            spine.set_visible(False)
+        place.set(xticks=[], yticks=[])
+        place.axhline(0, color=GREY, linewidth=0.8, zorder=0)
+        place.axvline(0, color=GREY, linewidth=0.8, zorder=0)
+        _bare(place)
     return Figure(canvas, alt, caption)
 
 
