@@ -102,8 +102,10 @@ def conform(notebook: NotebookNode) -> None:
 def conform_files(path: Path) -> list[str]:
     """Conform a lesson and its solved notebook where they lie, without running them."""
     for place in (path, solved_path(path)):
-        if place != path and (not place.exists() or edited_by_hand(place)):
-            return [f"{place.name}: no solved notebook, or one with edits of its own"]
+        if not place.exists():
+            continue
+        if place != path and edited_by_hand(place):
+            return [f"{place.name}: solved notebook has edits of its own; move it away"]
         before = place.read_text(encoding="utf-8")
         notebook = nbformat.reads(before, as_version=4)
         conform(notebook)
@@ -348,6 +350,8 @@ def main() -> int:
     choice = parser.parse_args().lesson
     act = {"lint": lint, "conform": conform_files}.get(choice, run)
     paths = lesson_paths(choice if act is run else "*")
+    if act is conform_files:
+        paths += LESSONS.glob("lecture.ipynb")
     if not paths:
         parser.error(f"no lesson {choice!r} in {LESSONS}")
     found = [problem for path in paths for problem in act(path)]
