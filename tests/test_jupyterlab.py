@@ -19,6 +19,7 @@ import pytest
 from nbformat import NotebookNode
 from playwright.sync_api import Browser, Page
 
+from rope_teach.course.exercises import Feedback
 from tests.browser import Visit, visit
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
@@ -155,20 +156,7 @@ TOOLBAR = "RangeError: Maximum call stack size exceeded"
 # jupyterlab-rise asks for a style sheet of the notebook's own beside rise.css.
 NO_SHEET = "Refused to apply style from '{}' because its MIME type ('text/html')"
 
-SHIM = """window.Reveal = { getScale: () =>
-    document.querySelector(".slides").getBoundingClientRect().width / 1280 };"""
-SMALLEST = """selector => Math.min(...[...document.querySelectorAll(
-        `section.present section.present :is(${selector})`)]
-    .filter(e => e.checkVisibility() && e.textContent.trim())
-    .map(e => parseFloat(getComputedStyle(e).fontSize) * Reveal.getScale()))"""
-PROSE = ".jp-RenderedHTMLCommon :is(p, li, td, summary)"
-CODE = ".cm-line, pre"
 SLIDE = "section.present section.present"
-PLACE = f"""() => {{
-    const slide = document.querySelector("{SLIDE}");
-    const hidden = slide.querySelectorAll(".fragment:not(.visible)").length;
-    return {{ slide: slide.id, hidden }};
-}}"""
 
 
 def present(page: Page, address: str, name: str) -> None:
@@ -177,39 +165,21 @@ def present(page: Page, address: str, name: str) -> None:
     page.wait_for_selector(f".reveal {SLIDE}", timeout=PATIENCE * 1000)
     page.wait_for_selector(".slide-number-b")
     page.wait_for_function("document.fonts.status == 'loaded'")
-    page.add_script_tag(content=SHIM)
-    page.add_script_tag(path=Path(__file__).with_name("stage.js"))
+    for script in ("stage.js", "live.js"):
+        page.add_script_tag(path=Path(__file__).with_name(script))
 
 
 def walk(page: Page, key: str) -> dict[str, list[str]]:
     """Press ``key`` to the end of a deck; return what each slide does wrong."""
     found: dict[str, list[str]] = {}
-    before, at = None, page.evaluate(PLACE)
+    before, at = None, page.evaluate("place()")
     while at != before:
-        if not at["hidden"]:  # every fragment is there
-            found.setdefault(at["slide"], live_problems(page))
+        slide, hidden = at
+        if slide not in found and not hidden:  # every fragment is there
+            found[slide] = page.evaluate("inspectLive()")
         page.keyboard.press(key)
-        before, at = at, page.evaluate(PLACE)
+        before, at = at, page.evaluate("place()")
     return found
-
-
-def live_problems(page: Page) -> list[str]:
-    """What the slide on show does wrong on its stage, and type that is too small."""
-    scale = page.evaluate("Reveal.getScale()")
-    problems = list(page.evaluate(f"inspectSlide(document.querySelector('{SLIDE}'))"))
-    for kind, selector, least in (("prose", PROSE, 24), ("code", CODE, 18)):
-        size = page.evaluate(SMALLEST, selector)
-        if size is not None and size < least * scale:
-            problems.append(f"{kind} of {size:.1f} px at a scale of {scale}")
-    pictures = page.locator(f"{SLIDE} img:visible")
-    if (
-        min(pictures.evaluate_all("all => all.map(e => e.naturalWidth)"), default=999)
-        < 99
-    ):
-        problems.append("a picture that did not load")
-    if page.locator(f"{SLIDE} .cm-line:visible", has_text="plots.").count():
-        problems.append("a figure with its code")
-    return problems
 
 
 def complaints(seen: Visit, name: str) -> list[str]:
@@ -245,7 +215,7 @@ def test_live_deck(path: Path, browser: Browser, server: str, classroom: Path) -
             "document.querySelector('.reveal').offsetWidth > 1900"
         )
         seen.page.keyboard.press("Shift+Space")  # reveal.js measures when it turns
-        assert seen.page.evaluate("Reveal.getScale()") > 1.48
+        assert seen.page.evaluate("Reveal.getScale()") > 1.48  # and type with it
         back = walk(seen.page, "Shift+Space")
         assert len(there) == slides == len(back) + 1
         problems = [f"{n}: {p}" for way in (there, back) for n in way for p in way[n]]
@@ -298,3 +268,15 @@ def test_a_cell_of_a_live_deck_is_edited_and_run(
         seen.page.keyboard.press("Space")  # the deck has its keys back
         seen.page.wait_for_selector("#slide-2-0.present")
         assert complaints(seen, mine.name) == []
+
+
+def test_a_solution_is_legible_on_a_dark_page(browser: Browser) -> None:
+    shown = Feedback("solution", "4.1", "x = 1", "Why.")._repr_mimebundle_()
+    dark = "<style>body, pre { background: #111; color: #eee; }</style>"
+    with visit(browser) as seen:
+        seen.page.set_content(dark + shown["text/html"])
+        for part in ("pre", ".rope-feedback"):
+            style = seen.page.locator(part).evaluate(
+                "e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]"
+            )
+            assert style == ["rgb(26, 26, 26)", "rgb(246, 248, 250)"]

@@ -26,6 +26,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import EngFormatter
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
@@ -260,13 +261,14 @@ def lines(
         axes.axvline(place, color=GREY, linewidth=1.4)
         axes.annotate(
             label, (place, 1.0), xycoords=("data", "axes fraction"),
-            xytext=(4, -2), textcoords="offset points", va="top", color="#444444",
+            xytext=(0, 3), textcoords="offset points", ha="center", color="#444444",
         )  # fmt: skip
     for label, place in (levels or {}).items():
         axes.axhline(place, color=GREY, linewidth=1.4)
         axes.annotate(
             label, (0.0, place), xycoords=("axes fraction", "data"),
-            xytext=(4, 2), textcoords="offset points", color="#444444",
+            xytext=(4, 2), textcoords="offset points", color="#444444", zorder=4,
+            path_effects=[withStroke(linewidth=3, foreground="white")],
         )  # fmt: skip
     axes.set(xlabel=xlabel, ylabel=ylabel)
     if logx:
