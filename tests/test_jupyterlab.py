@@ -242,7 +242,7 @@ def test_alt_r_leaves_the_file_alone(
 ) -> None:
     file = classroom / "lessons" / PRESENTED[0].name
     with visit(browser) as seen, unchanged(seen.page, file):
-        seen.page.goto(f"{server}/lab/tree/{file.name}")
+        seen.page.goto(f"{server}/lab/workspaces/present/tree/{file.name}")
         seen.page.get_by_text("(ipykernel) | Idle").wait_for(timeout=PATIENCE * 1000)
         seen.page.locator(".jp-Notebook h1").click()
         seen.page.keyboard.press("Alt+r")
