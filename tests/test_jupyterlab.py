@@ -225,11 +225,19 @@ def test_live_deck(path: Path, browser: Browser, server: str, classroom: Path) -
         assert complaints(seen, path.name) == []
 
 
+@pytest.fixture
+def own_copy(request: pytest.FixtureRequest, classroom: Path) -> Path:
+    """A lesson of this test's own: two pages that save one file ask which is right."""
+    path = classroom / "lessons" / f"{request.node.name}.ipynb"
+    shutil.copyfile(path.with_name(PRESENTED[0].name), path)
+    return path
+
+
 def test_without_its_style_sheet_a_live_deck_fails(
-    browser: Browser, server: str
+    browser: Browser, server: str, own_copy: Path
 ) -> None:
     with visit(browser) as seen:
-        present(seen.page, server, PRESENTED[0].name)
+        present(seen.page, server, own_copy.name)
         sheet = "document.getElementById('rise-custom-css').disabled"
         seen.page.evaluate(f"{sheet} = true")
         found = str(walk(seen.page, "Space"))
@@ -238,11 +246,10 @@ def test_without_its_style_sheet_a_live_deck_fails(
 
 
 def test_alt_r_leaves_the_file_alone(
-    browser: Browser, server: str, classroom: Path
+    browser: Browser, server: str, own_copy: Path
 ) -> None:
-    file = classroom / "lessons" / PRESENTED[0].name
-    with visit(browser) as seen, unchanged(seen.page, file):
-        seen.page.goto(f"{server}/lab/workspaces/present/tree/{file.name}")
+    with visit(browser) as seen, unchanged(seen.page, own_copy):
+        seen.page.goto(f"{server}/lab/workspaces/present/tree/{own_copy.name}")
         seen.page.get_by_text("(ipykernel) | Idle").wait_for(timeout=PATIENCE * 1000)
         seen.page.locator(".jp-Notebook h1").click()
         seen.page.keyboard.press("Alt+r")
@@ -252,12 +259,10 @@ def test_alt_r_leaves_the_file_alone(
 
 
 def test_a_cell_of_a_live_deck_is_edited_and_run(
-    browser: Browser, server: str, classroom: Path
+    browser: Browser, server: str, own_copy: Path
 ) -> None:
-    mine = classroom / "lessons" / "mine.ipynb"
-    shutil.copyfile(mine.with_name(PRESENTED[0].name), mine)
     with visit(browser) as seen:
-        present(seen.page, server, mine.name)
+        present(seen.page, server, own_copy.name)
         seen.page.keyboard.press("Space")
         seen.page.locator(f"{SLIDE} .jp-CodeCell .cm-content").first.click()
         seen.page.keyboard.press("Control+a")
@@ -267,7 +272,7 @@ def test_a_cell_of_a_live_deck_is_edited_and_run(
         shown.get_by_text("42").wait_for(timeout=PATIENCE * 1000)
         seen.page.keyboard.press("Space")  # the deck has its keys back
         seen.page.wait_for_selector("#slide-2-0.present")
-        assert complaints(seen, mine.name) == []
+        assert complaints(seen, own_copy.name) == []
 
 
 def test_a_solution_is_legible_on_a_dark_page(browser: Browser) -> None:
