@@ -25,7 +25,8 @@ help:
 
 course: $(VENV)/.course
 	$(BIN)/python -m rope_teach doctor || { rm -f $<; exit 1; }
-	$(BIN)/python -m jupyterlab $(ROOT_OPTIONS) $(JUPYTER_OPTIONS) \
+	$(BIN)/python -m jupyterlab --config=tools/jupyter_config.py \
+		$(ROOT_OPTIONS) $(JUPYTER_OPTIONS) \
 		lessons/00_start_here.ipynb
 
 test: $(VENV)/.test
