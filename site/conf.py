@@ -36,6 +36,7 @@ html_logo = html_favicon = "../slides/deck/clocks.svg"
 html_context = {"default_mode": "auto"}
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_show_search_summary = False  # each summary would be asked of a server
 html_theme_options = {
     "home_page_in_toc": True,
     "navbar_persistent": [],  # the search stands at the side already

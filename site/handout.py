@@ -18,7 +18,7 @@ from pathlib import Path
 import nbformat
 from nbconvert.exporters import HTMLExporter
 from nbformat import NotebookNode
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 from pypdf import PdfReader
 from traitlets.config import Config
 
@@ -167,7 +167,13 @@ def print_pdf(page: Page, source: Path, pdf: Path) -> None:
     page.goto(source.as_uri())
     page.evaluate("MathJax.startup.promise.then(() => document.fonts.ready)")
     for last in (False, True):
-        page.pdf(path=pdf, prefer_css_page_size=True, outline=True, tagged=True)
+        page.pdf(
+            path=pdf,
+            prefer_css_page_size=True,
+            print_background=True,
+            outline=True,
+            tagged=True,
+        )
         if not last:
             page.evaluate(
                 "numbers => document.querySelectorAll('td.page').forEach("
@@ -176,11 +182,11 @@ def print_pdf(page: Page, source: Path, pdf: Path) -> None:
             )
 
 
-def print_handouts(notebooks: list[Path], out: Path, browser_path: str) -> list[Path]:
+def print_handouts(notebooks: list[Path], out: Path, browser: Browser) -> list[Path]:
     """Write both PDFs to ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     printed = []
-    with tempfile.TemporaryDirectory() as name, chromium(browser_path) as browser:
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         copy_assets(folder)
         css = (HERE / "static" / "handout.css").read_text(encoding="utf-8")
@@ -191,6 +197,7 @@ def print_handouts(notebooks: list[Path], out: Path, browser_path: str) -> list[
             source.write_text(document(notebooks, reader), encoding="utf-8")
             printed.append(out / f"rope_teach_for_{reader}.pdf")
             print_pdf(page, source, printed[-1])
+        page.close()
     return printed
 
 
@@ -207,7 +214,9 @@ def main() -> None:
         )
     wanted = tuple(filter(None, arguments.lessons.split(",")))
     notebooks = [p for p in lesson_notebooks() if not wanted or p.stem[:2] in wanted]
-    for pdf in print_handouts(notebooks, arguments.out, browser_path):
+    with chromium(browser_path) as browser:
+        printed = print_handouts(notebooks, arguments.out, browser)
+    for pdf in printed:
         pages = len(PdfReader(pdf).pages)
         print(f"{pdf}: {pages} pages, {pdf.stat().st_size / 1e6:.1f} MB")
 
