@@ -39,6 +39,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 FOR_LESSONS_ALONE = ("rope_teach.course.exercises", "rope_teach.__main__")
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:|#)([^)\s]+)\)")
+ALL_DECKS = '<p><a href="decks/index.html">Every lesson as a deck</a>, offline.</p>'
 FLOORS = {
     "The core": r"rope_teach(\.(?!dialects|identify|course)[\w.]+)?",
     "Other libraries' calls": r"rope_teach\.dialects.*",
@@ -190,6 +191,8 @@ def lay_out(stage: Path, decks: bool) -> None:
             made[page] = lesson_page(source, pages, decks)
         else:
             made[page] = text_page(source, pages)
+    if decks:
+        made["paths.md"] += f"\n## Slides\n\n{ALL_DECKS}\n"
     made["index.md"] += "\n" + navigation(list(pages.values()))
     for page, text in made.items():
         path = stage / page

@@ -19,7 +19,8 @@ import nbformat
 from nbconvert.exporters import HTMLExporter
 from nbformat import NotebookNode
 from playwright.sync_api import Browser, Page
-from pypdf import PdfReader
+from pypdf import PdfReader, PdfWriter
+from pypdf.generic import NameObject, TextStringObject
 from traitlets.config import Config
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -162,6 +163,19 @@ def first_pages(pdf: Path) -> list[int]:
     ]
 
 
+def tidy_outline(pdf: Path, titles: list[str]) -> None:
+    """Name each lesson once: Chromium names some twice, where a page has a new head."""
+    twice = {title * 2: title for title in titles}
+    writer = PdfWriter(clone_from=pdf)
+    entry = writer.get_outline_root()["/First"]
+    while entry:
+        item = entry.get_object()
+        title = str(item["/Title"])
+        item[NameObject("/Title")] = TextStringObject(twice.get(title, title))
+        entry = item.get("/Next")
+    writer.write(pdf)
+
+
 def print_pdf(page: Page, source: Path, pdf: Path) -> None:
     """Print a page of HTML twice: page numbers are known after the first time."""
     page.goto(source.as_uri())
@@ -185,6 +199,7 @@ def print_pdf(page: Page, source: Path, pdf: Path) -> None:
 def print_handouts(notebooks: list[Path], out: Path, browser: Browser) -> list[Path]:
     """Write both PDFs to ``out``."""
     out.mkdir(parents=True, exist_ok=True)
+    titles = [title_slide(path).title for path in notebooks]
     printed = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -197,6 +212,7 @@ def print_handouts(notebooks: list[Path], out: Path, browser: Browser) -> list[P
             source.write_text(document(notebooks, reader), encoding="utf-8")
             printed.append(out / f"rope_teach_for_{reader}.pdf")
             print_pdf(page, source, printed[-1])
+            tidy_outline(printed[-1], titles)
         page.close()
     return printed
 

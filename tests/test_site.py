@@ -411,6 +411,8 @@ def test_handout_has_a_title_pages_and_lessons(printed, who):
     for number, text in enumerate(texts, 1):
         assert str(number) in text.split()
     titles = [paths.title_slide(lesson).title for lesson in LESSONS[4:6]]
+    outline = [entry.title for entry in reader.outline if not isinstance(entry, list)]
+    assert outline == [handout.TITLE, *titles]
     heads = [next(t for t in titles if squeezed(t) in squeezed(text[:200]))
              for text in texts[1:]]  # fmt: skip
     starts = [heads.index(title) + 2 for title in titles]
