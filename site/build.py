@@ -122,8 +122,10 @@ def text_page(source: str, pages: dict[str, str]) -> str:
     if source == "site/paths.md":
         text = paths.page()  # times as the lessons say today
     text = relinked(facts.filled(text), source, pages)
-    for figure in figures.for_page(source):
-        text += f"\n```{{raw}} html\n{figure._repr_mimebundle_()['text/html']}\n```\n"
+    drawn = [figure._repr_mimebundle_() for figure in figures.for_page(source)]
+    shown = "\n".join(figure["text/html"] for figure in drawn)
+    if shown:  # after the introduction
+        text = text.replace("\n## ", f"\n```{{raw}} html\n{shown}\n```\n\n## ", 1)
     return text
 
 
