@@ -186,11 +186,12 @@ def navigation(pages: list[str]) -> str:
 def lay_out(stage: Path, decks: bool) -> None:
     """Write all that Sphinx reads to ``stage``."""
     pages = sources()
+    with_deck = {path.name for path in lesson_notebooks()} if decks else set()
     made = {"api/index.md": api_index()}
     made |= {f"api/{name}.md": module_page(name) for name in public_modules()}
     for source, page in pages.items():
         if source.endswith(".ipynb"):
-            made[page] = lesson_page(source, pages, decks)
+            made[page] = lesson_page(source, pages, Path(source).name in with_deck)
         else:
             made[page] = text_page(source, pages)
     if decks:
