@@ -386,8 +386,8 @@ def main() -> None:
     random.shuffle(texts)
     texts, known, copies = without_copies(texts[: given.most])
     size = sum(map(len, texts))
-    say(f"{len(texts)} files, {size / 1e6:.0f} MB, {len(packages)} packages;",
-        f"{len(known)} functions; {copies} files copy the standard library")  # fmt: skip
+    say(f"{len(texts)} files, {size / 1e6:.0f} MB, {len(packages)} packages")
+    say(f"{len(known)} functions; {copies} files copy the standard library")
     tokenizer = train_tokenizer(texts)
     data = streams(texts, random.sample(known, len(known)), tokenizer)
     data = {name: stream.to(given.device) for name, stream in data.items()}
