@@ -174,9 +174,10 @@ def test_readme_lists_each_lesson_with_its_title_and_no_other():
     assert listed == there
 
 
-def test_code_in_readme_runs():
+def test_code_in_readme_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     names = {}
-    use, shared, cached, packed, identified, checkpoint, longer = re.findall(
+    use, shared, cached, packed, identified, checkpoint, longer, own = re.findall(
         r"```python\n(.*?)```", README, re.DOTALL
     )
     exec(use, names)
