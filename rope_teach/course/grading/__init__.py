@@ -60,6 +60,8 @@ PASSED_ON = re.compile(
     r"PATH|SYSTEMROOT|TEMP|TMP|LANG|LC_\w+|TZ|LD_LIBRARY_PATH|PYTHON\w+|VIRTUAL_ENV|"
     r"CONDA_\w+|TRITON_\w+"
 )
+Place = tuple[int, str | None]  # a cell, and the exercise if its check is running
+BEFORE: Place = (-1, None)
 Cell = tuple[int, str, list[str]]  # its place, its source, the exercises it checks
 
 
@@ -205,7 +207,7 @@ def _run(
     limits: Limits,
     end: float,
     marks: dict[tuple[int, str], tuple[str, str]],
-) -> tuple[tuple[int, str | None] | None, str]:
+) -> tuple[Place | None, str]:
     """Run cells once and enter each verdict; return where it stopped, and why."""
     secret = secrets.token_hex(16)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
@@ -220,9 +222,13 @@ def _run(
         }
         process = _start(place, job)
         try:
-            return _listen(process, secret, limits, end, marks)
+            where, why = _listen(process, secret, limits, end, marks)
         finally:
             _kill(process)
+        if where == BEFORE:
+            said = (place / "start" / "errors").read_text(errors="replace")
+            raise RuntimeError(f"a process for grading {why}, before any cell\n{said}")
+        return where, why
 
 
 def _listen(
@@ -231,13 +237,12 @@ def _listen(
     limits: Limits,
     end: float,
     marks: dict[tuple[int, str], tuple[str, str]],
-) -> tuple[tuple[int, str | None] | None, str]:
+) -> tuple[Place | None, str]:
     said: queue.Queue[dict[str, Any] | None] = queue.Queue()
     threading.Thread(target=_hear, args=(process, secret, said), daemon=True).start()
-    cell, key, patience = -1, None, float(PATIENCE)
+    at, patience = BEFORE, float(PATIENCE)
     while True:
         left = end - time.monotonic()
-        at = None if cell < 0 else (cell, key)
         try:
             words = said.get(timeout=max(0, min(patience, left)))
         except queue.Empty:
@@ -250,15 +255,11 @@ def _listen(
         if "done" in words:
             return None, "the notebook ended before it"
         if "threads" in words:
-            return (cell, None), "left a thread running"
-        if "cell" in words:
-            cell, key = words["cell"], None
-        elif "kind" in words:
+            return (at[0], None), "left a thread running"
+        if "kind" in words:
             text = re.sub(rf"^[✓✗] {re.escape(words['key'])} ", "", words["text"])
-            marks[cell, words["key"]] = words["kind"], text
-            key = None
-        else:
-            key = words["key"]
+            marks[at[0], words["key"]] = words["kind"], text
+        at = words.get("cell", at[0]), None if "kind" in words else words.get("key")
 
 
 def _start(place: Path, job: dict[str, Any]) -> subprocess.Popen[bytes]:
@@ -291,7 +292,7 @@ def _start(place: Path, job: dict[str, Any]) -> subprocess.Popen[bytes]:
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=(place / "start" / "errors").open("wb"),
         start_new_session=True,
     )
     assert process.stdin
@@ -478,7 +479,7 @@ def main(
     """Grade, print the table, write the files; return the exit status."""
     try:
         marks = grade(folder, lessons, limits, jobs)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         print(f"rope-teach grade: {error}", file=sys.stderr)
         return 2
     print(report(marks))

@@ -37,6 +37,7 @@ def main() -> None:
     guard.build(folder, job["cpu_seconds"], job["memory"])
     judge = Judge([key for _, _, keys in job["cells"] for key in keys])
     run = runner()
+    os.dup2(0, 2)  # what went wrong until here, the parent may read
     sys.path[0] = ""  # a notebook imports what lies beside it, as in Jupyter
     for index, source, keys in job["cells"]:
         os.chdir(folder / "work")
@@ -60,7 +61,7 @@ def speaker(secret: str) -> Say:
     """Keep standard output for the parent alone, and return the way to write to it."""
     channel, process = os.dup(1), os.getpid()
     nowhere = os.open(os.devnull, os.O_RDWR)
-    for stream in range(3):
+    for stream in (0, 1):
         os.dup2(nowhere, stream)
 
     def say(**words: Any) -> None:
@@ -91,6 +92,7 @@ class Judge:
             torch.Tensor,
             *ours,
         ]
+        self.methods = set(vars(torch.Tensor))
         self.kept = [(place, tools(place)) for place in shared]
 
     def __call__(self, key: str, answer: Any) -> tuple[str, str]:
@@ -115,6 +117,9 @@ class Judge:
                 if vars(place).get(name) is not tool:
                     setattr(place, name, tool)
                     replaced.append(f"{place.__name__}.{name}")
+        for name in set(vars(torch.Tensor)) - self.methods:  # it inherits most of them
+            delattr(torch.Tensor, name)
+            replaced.append(f"Tensor.{name}")
         return replaced
 
 

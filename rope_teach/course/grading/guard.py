@@ -22,9 +22,8 @@ from typing import Any
 
 __all__ = ["build", "held", "namespaces"]
 
-MOST_STARTS = (
-    200  # programs and forks in one run of a notebook; lesson 19 needs about 10
-)
+MOST_STARTS = 50  # programs and forks in one run; lesson 19 needs a few
+MOST_THREADS = 400  # beside those that this user runs already
 FILE_SIZE = 1 << 30  # bytes
 OPEN_ANYWHERE = ("/dev/null", "/dev/shm", "/dev/tty")
 
@@ -82,7 +81,7 @@ def limit_resources(seconds: int, memory: int) -> None:
         resource.RLIMIT_CORE: 0,
     }
     if sys.platform == "linux":  # it counts this user's threads, here and elsewhere
-        limits[resource.RLIMIT_NPROC] = threads_of_this_user() + MOST_STARTS
+        limits[resource.RLIMIT_NPROC] = threads_of_this_user() + MOST_THREADS
     for kind, limit in limits.items():
         try:
             resource.setrlimit(kind, (limit, limit))
