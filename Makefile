@@ -65,7 +65,7 @@ $(VENV)/.slides: EXTRAS := course,slides
 $(VENV)/.test: EXTRAS := course,test,slides,peers
 $(VENV)/.test: ALSO := $(VENV)/.course $(VENV)/.slides
 $(VENV)/.course $(VENV)/.slides $(VENV)/.test: \
-		$(VENV)/pyvenv.cfg pyproject.toml constraints.txt
+		$(VENV)/pyvenv.cfg pyproject.toml setup.py constraints.txt
 	$(BIN)/python -m pip install $(PIP_OPTIONS) -c constraints.txt -e ".[$(EXTRAS)]"
 	@mkdir -p $(LABCONFIG)
 	@echo '$(NO_NEWS)' > $(LABCONFIG)/default_setting_overrides.json
