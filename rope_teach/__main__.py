@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,25 @@ def _add_grade(commands: Any) -> None:
     add("--lessons", nargs="+", type=int, default=[], metavar="N", help="only these")
     add("--csv", type=Path, metavar="FILE", help="write a line an exercise")
     add("--json", type=Path, metavar="FILE", help="write the same as JSON")
-    add("--seconds", type=float, default=60, help="for a cell or a check (60)")
-    add("--minutes", type=float, default=10, help="for a notebook (10)")
-    add("--memory", type=float, default=8, help="of a process, in GiB (8)")
+    add(
+        "--seconds", type=positive(float), default=60, help="for a cell or a check (60)"
+    )
+    add("--minutes", type=positive(float), default=10, help="for a notebook (10)")
+    add("--memory", type=positive(float), default=8, help="of a process, in GiB (8)")
     jobs = max(1, (os.cpu_count() or 1) // 2)
-    add("--jobs", type=int, default=jobs, help=f"notebooks at once ({jobs})")
+    add("--jobs", type=positive(int), default=jobs, help=f"notebooks at once ({jobs})")
+
+
+def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
+    """Return what reads a number of this kind and refuses what is not above 0."""
+
+    def read(text: str) -> float:
+        if not (number := kind(text)) > 0:
+            raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+        return number
+
+    read.__name__ = "number"  # argparse: invalid number value
+    return read
 
 
 def _of_course(given: argparse.Namespace) -> int:

@@ -4,7 +4,10 @@ Two notebooks hold all the mischief, one cell an exercise, and end in a right an
 the first nothing ends the process; in the second nearly every cell does.
 """
 
+import csv
 import hashlib
+import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -13,7 +16,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from rope_teach.course import grading
+from rope_teach import __main__
+from rope_teach.course import grading, handout
 from rope_teach.course.exercises import find
 from rope_teach.course.grading import guard
 
@@ -224,3 +228,121 @@ def test_a_second_cell_counts_and_a_broken_file_is_named(graded):
     assert table.splitlines()[0].split()[:1] == ["student"]
     assert "1/4" in next(line for line in table.splitlines() if line.startswith("ada "))
     assert "trudy, 1.1: took more than 10 seconds" in table
+
+
+# ------------------------------------------------------------- what is quick to ask
+
+
+@pytest.fixture
+def handed_out(tmp_path):
+    """A class of two, who have not begun."""
+    for student in ("ada", "bob"):
+        list(handout.hand_out(tmp_path / "class" / student))
+    return tmp_path / "class"
+
+
+def test_what_nobody_touched_is_not_run(handed_out, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(grading, "_start", None)  # it would raise
+    files = tmp_path / "marks.csv", tmp_path / "marks.json"
+    command = ["grade", str(handed_out), "--lessons", "4", "5", "--jobs", "1"]
+    given = ["--csv", str(files[0]), "--json", str(files[1])]
+    assert __main__.main(command + given) == 0
+    table = capsys.readouterr().out
+    assert "student    4    5   all\nada        ·    ·     0\nbob" in table
+    with files[0].open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert rows == [
+        {name: str(value) for name, value in row.items()}
+        for row in json.loads(files[1].read_text("utf-8"))
+    ]
+    assert len(rows) == 2 * 9 and {row["state"] for row in rows} == {"waiting"}
+    assert rows[0]["student"] == "ada" and rows[0]["exercise"] == "4.1"
+
+
+def test_one_student_s_exercises_are_listed(handed_out, monkeypatch, capsys):
+    monkeypatch.setattr(grading, "_start", None)
+    assert __main__.main(["grade", str(handed_out / "ada"), "--lessons", "4"]) == 0
+    table = capsys.readouterr().out
+    assert table.startswith("· 4.1   not attempted yet\n")
+    assert "0 of 4 right" in table
+
+
+def test_a_process_that_cannot_start_is_not_the_student_s_fault(
+    tmp_path, monkeypatch, capsys
+):
+    notebook(tmp_path / "a.ipynb", ['check("4.2", 57)'])
+    monkeypatch.setattr(guard, "namespaces", lambda: ("false",))
+    assert __main__.main(["grade", str(tmp_path)]) == 2
+    assert "before any cell" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "must be a folder of notebooks, got nowhere"),
+        (["."], "there is no notebook in ."),
+        ([".", "--lessons", "4", "99"], "lessons must be in 0 to"),
+        ([".", "--csv", "nowhere/marks.csv"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_graded_is_said(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert __main__.main(["grade", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--jobs", "--seconds", "--minutes", "--memory"])
+@pytest.mark.parametrize("value", ["0", "-1", "many"])
+def test_limits_are_positive_numbers(option, value, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        __main__.main(["grade", ".", option, value])
+    assert option in capsys.readouterr().err
+
+
+# ------------------------------------------- the wall that every system has: Python's
+
+
+@pytest.fixture
+def hook(tmp_path):
+    return guard.watch(tmp_path / "inside")
+
+
+@pytest.mark.parametrize(
+    ("event", "given"),
+    [
+        ("open", ("PATH", "w", os.O_WRONLY)),
+        ("open", ("PATH", None, os.O_CREAT)),
+        ("os.remove", ("PATH", -1)),
+        ("os.rename", ("PATH", "PATH", -1, -1)),
+        ("os.truncate", ("PATH", 0)),
+        ("os.symlink", ("anything", "PATH", -1)),
+        ("shutil.rmtree", ("PATH", None)),
+    ],
+)
+def test_files_change_inside_only(event, given, hook, tmp_path):
+    for place, refused in [("inside", False), ("inside/..", True), ("insider", True)]:
+        path = str(tmp_path / place / "x")
+        arguments = tuple(path if item == "PATH" else item for item in given)
+        if refused:
+            with pytest.raises(PermissionError, match="nothing may change"):
+                hook(event, arguments)
+        else:
+            hook(event, arguments)
+    hook("open", (str(tmp_path / "x"), "r", os.O_RDONLY))  # reading is no change
+
+
+def test_a_file_moved_out_is_refused_as_well(hook, tmp_path):
+    inside, outside = str(tmp_path / "inside" / "x"), str(tmp_path / "x")
+    for paths in ((inside, outside), (outside, inside)):
+        with pytest.raises(PermissionError):
+            hook("os.rename", (*paths, -1, -1))
+
+
+def test_starts_are_counted_and_the_parent_is_safe(hook):
+    for victim in (os.getppid(), -1, -os.getppid()):
+        with pytest.raises(PermissionError, match="may be ended"):
+            hook("os.kill", (victim, 9))
+    for _ in range(guard.MOST_STARTS):
+        hook("os.fork", ())
+    with pytest.raises(PermissionError, match="at most 50 starts"):
+        hook("subprocess.Popen", ("ls", [], None, None))

@@ -23,6 +23,7 @@ at an answer that is right without looking right.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import queue
@@ -54,11 +55,12 @@ OFFLINE = Path(__file__).parent / "offline"  # its sitecustomize cuts the networ
 CHECK = re.compile(r"""^check\(\s*["'](\d+\.\d+)["']""", re.MULTILINE)
 STATES = ("missing", "waiting", "stopped", "wrong", "right")  # the last one counts
 SIGNS = dict(zip(STATES, "-·!✗✓", strict=True))
+LEGEND = "✓ right, ✗ not yet, ! stopped, · not attempted, - no notebook"
 PATIENCE = 120  # s, for a process to start and import torch on a busy machine
 HEAVY = 100 << 20  # bytes: a larger file is not copied along
 PASSED_ON = re.compile(
-    r"PATH|SYSTEMROOT|TEMP|TMP|LANG|LC_\w+|TZ|LD_LIBRARY_PATH|PYTHON\w+|VIRTUAL_ENV|"
-    r"CONDA_\w+|TRITON_\w+"
+    r"PATH|PATHEXT|SYSTEMROOT|SYSTEMDRIVE|COMSPEC|WINDIR|LANG|LC_\w+|TZ|VIRTUAL_ENV|"
+    r"LD_LIBRARY_PATH|PYTHON\w+|CONDA_\w+|TRITON_\w+"
 )
 Place = tuple[int, str | None]  # a cell, and the exercise if its check is running
 BEFORE: Place = (-1, None)
@@ -374,7 +376,8 @@ def grade(
 ) -> list[Mark]:
     """Judge one student's folder, or each folder in it; return a mark an exercise.
 
-    Raises ``FileNotFoundError`` if there is no notebook.
+    Raises ``FileNotFoundError`` if there is no notebook, ``ValueError`` for a lesson
+    that does not exist, and ``RuntimeError`` if no process for grading can start.
 
     Parameters
     ----------
@@ -389,15 +392,21 @@ def grade(
     """
     from tqdm import tqdm
 
-    chosen = set(lessons)
-    given = {k: v for k, v in stubs().items() if not chosen or _lesson(k) in chosen}
+    given, chosen = stubs(), set(lessons)
+    if unknown := chosen - {_lesson(key) for key in given}:
+        last = max(map(_lesson, given), default=-1)
+        raise ValueError(f"lessons must be in 0 to {last}, got {min(unknown)}")
+    given = {k: v for k, v in given.items() if not chosen or _lesson(k) in chosen}
     of_student = students(folder)
     work = [(name, path) for name, paths in of_student.items() for path in paths]
     judge = partial(grade_notebook, given=given, limits=limits)
     with ThreadPoolExecutor(max_workers=jobs) as pool:
         results = pool.map(judge, [path for _, path in work])
         results = tqdm(results, total=len(work), unit="notebook", disable=None)
-        judged = list(zip(work, results, strict=True))
+        try:
+            judged = list(zip(work, results, strict=True))
+        finally:  # an interrupt waits for what is running, and starts no more
+            pool.shutdown(cancel_futures=True)
     best: dict[tuple[str, str], Mark] = {}
     unread: dict[str, str] = defaultdict(str)
     for (name, path), marks in judged:
@@ -447,7 +456,7 @@ def report(marks: list[Mark]) -> str:
             if m.state == "stopped"
         ]
     right = sum(mark.mark for mark in shown)
-    lines += ["", f"{right} of {len(shown)} right"]
+    lines += ["", f"{right} of {len(shown)} right. {LEGEND}"]
     return "\n".join(lines)
 
 
@@ -477,9 +486,13 @@ def main(
     json_file: Path | None = None,
 ) -> int:
     """Grade, print the table, write the files; return the exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a console that has no ✓
     try:
+        for path in filter(None, (csv_file, json_file)):
+            path.open("a").close()  # not only after an hour's work
         marks = grade(folder, lessons, limits, jobs)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         print(f"rope-teach grade: {error}", file=sys.stderr)
         return 2
     print(report(marks))
