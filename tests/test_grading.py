@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import nbformat
 import pytest
@@ -77,10 +78,6 @@ PRANKS = {
         f"os.kill(os.getppid(), 9)\n{RIGHT}",
         "wrong", "Your code stopped with",
     ),
-    "a fork bomb": (
-        f"while True: os.fork()\n{RIGHT}",
-        "wrong or stopped", "",  # on a busy machine the clock may be first
-    ),
     "the network": (
         "socket.create_connection(('192.0.2.1', 80), 5)\n" + RIGHT,
         "wrong", "run without a network",
@@ -114,6 +111,7 @@ CRASHES = {
         "def answer(*given):\n    while True: pass", "stopped", "took more than",
     ),
     "os._exit": (f"{RIGHT}\nos._exit(0)", "stopped", "ended the process"),
+    "a fork bomb": ("while True: os.fork()", "stopped", "more than"),
     "a crash in C": ("ctypes.string_at(0)", "stopped", "ended the process"),
     "everything caught": (
         "while True:\n    try:\n        time.sleep(1)\n"
@@ -129,10 +127,10 @@ CRASHES = {
         "right", "",
     ),
 }  # fmt: skip
-# Solved with START alone; 5.4 is first, because its judge trusts Tensor.all.
+# Solved with START alone, by a function; the judges of 5.4 and 20.2 trust Tensor.all.
 KEYS = [
-    "1.1", "1.2", "5.4", "20.2", "1.3", "1.4", "2.1", "2.2", "2.3", "2.4", "3.1", "3.2",
-    "3.3", "3.4", "4.3", "4.4", "5.1", "8.1", "8.2", "8.3",
+    "1.2", "1.3", "5.4", "20.2", "1.4", "2.2", "2.3", "2.4", "3.2", "3.3", "3.4", "4.4",
+    "5.1", "8.1", "8.2", "8.3", "8.4", "8.5", "9.1", "9.3",
 ]  # fmt: skip
 LIMITS = grading.Limits(seconds=10, minutes=4)
 pytestmark = pytest.mark.timeout(900)
@@ -201,7 +199,7 @@ def test_a_prank_costs_its_exercise(name, graded):
     whose, by_key, _ = graded
     mark = by_key["mallory", whose[name]]
     _, state, text = PRANKS[name]
-    assert mark.state in state, mark
+    assert mark.state == state, mark
     assert text in mark.text
 
 
@@ -210,7 +208,7 @@ def test_a_crash_costs_its_exercise(name, graded):
     whose, by_key, _ = graded
     mark = by_key["trudy", whose[name]]
     _, state, text = CRASHES[name]
-    assert mark.state in state, mark
+    assert mark.state == state, mark
     assert text in mark.text
 
 
@@ -222,12 +220,12 @@ def test_what_comes_after_mischief_is_judged(student, graded):
 def test_a_second_cell_counts_and_a_broken_file_is_named(graded):
     _, by_key, marks = graded
     assert by_key["ada", "4.2"].mark == 1
-    assert by_key["ada", "5.1"].state == "missing"
-    assert "05_half_saved.ipynb cannot be read" in by_key["ada", "5.1"].text
+    assert by_key["ada", "5.2"].state == "missing"
+    assert "05_half_saved.ipynb cannot be read" in by_key["ada", "5.2"].text
     table = grading.report(marks)
     assert table.splitlines()[0].split()[:1] == ["student"]
     assert "1/4" in next(line for line in table.splitlines() if line.startswith("ada "))
-    assert "trudy, 1.1: took more than 10 seconds" in table
+    assert "trudy, 1.2: took more than 10 seconds" in table
 
 
 # ------------------------------------------------------------- what is quick to ask
@@ -338,11 +336,12 @@ def test_a_file_moved_out_is_refused_as_well(hook, tmp_path):
             hook("os.rename", (*paths, -1, -1))
 
 
-def test_starts_are_counted_and_the_parent_is_safe(hook):
+def test_starts_are_counted_and_the_parent_is_safe(hook, monkeypatch):
     for victim in (os.getppid(), -1, -os.getppid()):
         with pytest.raises(PermissionError, match="may be ended"):
             hook("os.kill", (victim, 9))
     for _ in range(guard.MOST_STARTS):
         hook("os.fork", ())
-    with pytest.raises(PermissionError, match="at most 50 starts"):
-        hook("subprocess.Popen", ("ls", [], None, None))
+    monkeypatch.setattr(os, "_exit", ended := Mock())
+    hook("subprocess.Popen", ("ls", [], None, None))
+    ended.assert_called_once_with(guard.TOO_MANY)

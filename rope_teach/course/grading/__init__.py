@@ -325,6 +325,8 @@ def _death(process: subprocess.Popen[bytes]) -> str:
         status = process.wait(timeout=5)
     except subprocess.TimeoutExpired:
         return "closed its channel and went on"
+    if status == guard.TOO_MANY:
+        return f"started more than {guard.MOST_STARTS} programs"
     number = -status if status < 0 else status - 128
     names = {int(s): s.name for s in signal.Signals}
     return f"ended the process ({names.get(number, f'exit status {status}')})"

@@ -23,6 +23,7 @@ from typing import Any
 __all__ = ["build", "held", "namespaces"]
 
 MOST_STARTS = 50  # programs and forks in one run; lesson 19 needs a few
+TOO_MANY = 75  # the exit status of a process that wants more
 MOST_THREADS = 400  # beside those that this user runs already
 FILE_SIZE = 1 << 30  # bytes
 OPEN_ANYWHERE = ("/dev/null", "/dev/shm", "/dev/tty")
@@ -189,7 +190,7 @@ def watch(folder: Path) -> Callable[[str, tuple[Any, ...]], None]:
         elif event in STARTS:
             (count,) = struct.unpack("q", started[:8])
             if count >= MOST_STARTS:
-                raise PermissionError(f"while grading, at most {MOST_STARTS} starts")
+                os._exit(TOO_MANY)  # every process that goes on with it comes to this
             started[:8] = struct.pack("q", count + 1)
         elif event in ("os.kill", "os.killpg") and given[0] in (teacher, -1, -teacher):
             raise PermissionError("while grading, no process outside may be ended")
