@@ -335,7 +335,7 @@ def test_no_file_names_a_registry_or_a_place_on_one_machine():
 def test_no_script_hides_a_module_of_python():
     # A script's own folder is searched first, by the programs that it starts too: an
     # encodings.py there stopped torch's compiler from trying vector instructions.
-    folders = ("benchmarks", "slides", "tests", "tools")
+    folders = ("benchmarks", "site", "slides", "tests", "tools")
     scripts = [path for name in folders for path in (ROOT / name).glob("*.py")]
     assert len(scripts) > len(folders)
     assert not {path.stem for path in scripts} & sys.stdlib_module_names
