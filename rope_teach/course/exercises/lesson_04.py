@@ -222,8 +222,8 @@ def what_one_hand_confuses(twins: Callable[..., Any]) -> str:
                 [d for d in range(last + 1) if d % period == distance % period]
                 for distance, period, last in cases
             ],
-            "You found whole turns after `distance`. A cosine is the same for x and -x, "
-            "too, and there may be distances before it.": [
+            "You found whole turns after `distance`. A cosine is the same for x and "
+            "-x, too, and there may be distances before it.": [
                 list(range(distance, last + 1, period))
                 for distance, period, last in cases
             ],
