@@ -55,6 +55,10 @@ WRONG = {
         (_undo("return turn(pair.flip(0), -angle)"), "angle alone is enough"),
         (_undo("pair = turn(pair, -angle)"), "`return`"),
         (_undo("return pair[2]"), "IndexError"),
+        (
+            _undo("return rotation_matrix(torch.tensor(-angle)) @ pair"),
+            "with the brackets",
+        ),
         (_undo("return turn(pair, -angle)[None]"), "A pair has shape (2,)"),
         (_undo("return turn(pair, -math.radians(angle))"), "in degrees"),
         (_undo("return turn(pair, -abs(angle))"), "not the pair as it was"),
@@ -69,9 +73,9 @@ WRONG = {
         ("key_position = 9", "the query moved away"),
         ("key_position = 7", "7 is the distance"),
         ("key_position = 48", "how far the query moved"),
-        ("key_position = 60", "At 60 the distance"),
-        ("key_position = 56", "At 56 the distance"),
-        ("key_position = 57 + 10 * math.pi", "At 88.4 the distance"),
+        ("key_position = 60", "the distance is 10"),
+        ("key_position = 56", "the distance is 6"),
+        ("key_position = 57 + 10 * math.pi", "the distance is 38.4"),
         ("key_position = (50, 57)", "one number"),
         ("key_position = '57'", "quotation marks"),
     ],
@@ -124,7 +128,7 @@ WRONG = {
                 "    return {d: 1 for d in range(last, -1, -1) if d % period in same}"
                 ".keys()"
             ),
-            "numbers, got dict_keys",
+            "not in increasing order",
         ),
         (
             _twins(
@@ -156,6 +160,14 @@ WRONG = {
             "you list a distance twice",
         ),
         (_twins("return [distance]"), "is missing"),
+        (_twins("return set(range(distance, last, period))"), "no order"),
+        (
+            _twins(
+                "d = torch.arange(last + 1)\n"
+                "    return (d % period == distance) | (d % period == -distance)"
+            ),
+            "True or False",
+        ),
         (_twins("return [3, 9, 15, 21, 27, 33, 39]"), "For distance 17"),
     ],
     "4.5": [
@@ -178,7 +190,7 @@ WRONG = {
         (_all("m * inv_freq", "n * inv_freq", "q @ k.T / 2 ** 0.5"), "square root"),
         (_all("m * inv_freq", "n * inv_freq", "q * k"), "a pair for each token"),
         (_all("m * inv_freq", "n * inv_freq", "(q * k).sum(-1)"), "must have shape"),
-        (_all("m + inv_freq", "n + inv_freq"), "For 5 tokens and speed 0.2: At row m"),
+        (_all("m + inv_freq", "n + inv_freq"), "For 5 tokens and speed 0.2: At row"),
         (_all("m * inv_freq", "(n + 1) * inv_freq"), "For 5 tokens"),
         (_all("min(m, 9) * inv_freq", "min(n, 9) * inv_freq"), "For 12 tokens"),
         (

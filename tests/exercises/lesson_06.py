@@ -135,6 +135,7 @@ WRONG = {
         (_back("z * turn_by ** -1"), "(**)"),
         (_back("z.mul(torch.pow(turn_by, -1))"), "(pow)"),
         (_back("np.divide(z.numpy(), turn_by.numpy())"), "(divide)"),
+        (_back("turn_by.__rtruediv__(z)"), "(rdiv)"),
         (_back("z.mul_(turn_by.conj())"), "changed z"),
         (_back("z * turn_by.conj()[:1]"), "not the pairs"),
         (_back("z * turn_by.conj().real"), "not the pairs"),
@@ -162,7 +163,7 @@ WRONG = {
     ],
     "6.5": [
         (_apart("round(float(-angle[-1] / inv_freq[-1]))"), "wrong sign"),
-        (_apart("round(float(angle[0] / inv_freq[0]))"), "does not show them"),
+        (_apart("round(float(angle[0] / inv_freq[0]))"), "the first hand alone shows"),
         (
             _apart("round(float((second * first).angle()[-1] / inv_freq[-1]))"),
             "the angles add",
@@ -175,6 +176,10 @@ WRONG = {
         (_apart("round(float(angle[-1] / 0.001))"), "the distance is"),
         (_apart("round(float(angle[1] / inv_freq[1]))"), "the distance is"),
         (_apart("round(float((angle / inv_freq).mean()))"), "the distance is"),
+        (
+            _apart("round(float((second.angle() - first.angle())[-1] / inv_freq[-1]))"),
+            "the distance is",
+        ),
         (_search("range(-1000, 1000)"), "the distance is 1000"),
         (_search("range(0, 1001)"), "the distance is -850"),
         (_search("range(-100, 101)"), "the distance is 300"),

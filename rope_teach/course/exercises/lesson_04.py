@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -50,7 +51,16 @@ def undo_a_turn(undo: Callable[..., Any]) -> str:
     pairs = torch.randn(5, 2, generator=torch.Generator().manual_seed(4))
     angles = (0.5, -1.3, 2.0, 7.9, -0.07)
     cases = [(_turn(x, a), a, x) for x, a in zip(pairs, angles, strict=True)]
-    got = [as_tensor(untouched(undo, turned, angle)) for turned, angle, _ in cases]
+    try:
+        got = [as_tensor(untouched(undo, turned, angle)) for turned, angle, _ in cases]
+    except IndexError as error:
+        inside = traceback.extract_tb(error.__traceback__)[-1].name
+        expect(
+            inside != "rotation_matrix",
+            "rotation_matrix takes a tensor with an angle for each pair, here one: "
+            "torch.tensor([...]), with the brackets.",
+        )
+        raise
     expect(
         any(answer.shape != (1, 2) for answer in got),
         "A pair has shape (2,); yours has (1, 2). Take the row out of its table.",
@@ -121,11 +131,10 @@ def follow_the_query(position: Any) -> str:
         "48 is how far the query moved. The key moves just as far, but from where it "
         "was.",
     )
+    distance, wanted = apart(got - 50, 7)
     expect(
         abs(got - 57) < 1e-4,
-        "At {} the distance is not that of {}, 9 - 2 = 7 from 50.".format(
-            *apart(got, 57)
-        ),
+        f"There the distance is {distance}. It was 9 - 2 = {wanted}.",
     )
     return "Both moved by 48. The distance stayed 7, and so did the score."
 
@@ -205,7 +214,7 @@ def twins(distance, period, last):
 def what_one_hand_confuses(twins: Callable[..., Any]) -> str:
     cases = [(3, 12, 40), (17, 12, 40), (0, 10, 30), (6, 12, 30), (4, 1000, 1996)]
     cases += [(101, 7, 18), (45, 9, 31), (5, 8, 3), (9, 16, 9)]
-    got = [as_tensor(twins(*case)) for case in cases]
+    got = [_listed(twins(*case)) for case in cases]
     right = [_twins(*case) for case in cases]
     for case, answer in zip(cases, got, strict=True):
         expect(answer.ndim < 2, "Give one list of distances, not a table.")
@@ -267,6 +276,22 @@ def what_one_hand_confuses(twins: Callable[..., Any]) -> str:
         "One hand confuses these distances. A bank of hands at many speeds does not: "
         "lesson 05."
     )
+
+
+def _listed(answer: Any) -> Tensor:
+    expect(
+        not isinstance(answer, (set, frozenset)),
+        "A set has no order. sorted(...) makes a list of it.",
+    )
+    if isinstance(answer, Iterable) and not hasattr(answer, "__array__"):
+        answer = answer if isinstance(answer, str) else list(answer)
+    marks = answer if isinstance(answer, list) else []
+    expect(
+        not any(isinstance(mark, bool) for mark in marks)
+        and str(getattr(answer, "dtype", "")) not in ("bool", "torch.bool"),
+        "You gave True or False for each distance. List the distances themselves.",
+    )
+    return as_tensor(answer)
 
 
 def _twins(distance: int, period: int, last: int) -> list[int]:
@@ -343,7 +368,7 @@ def all_scores_at_once(score_table: Callable[..., Any]) -> str:
         },
     )
     for answer, scores, (q, _, inv_freq) in zip(got, right, cases, strict=True):
-        wrong = difference(answer, scores, axes=("row m", "column n"))
+        wrong = difference(answer, scores)
         expect(not wrong, f"For {len(q)} tokens and speed {inv_freq:g}: {wrong}")
     return (
         "Each token was turned once, by its own position, and every score knows the "

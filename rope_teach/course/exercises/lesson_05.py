@@ -327,7 +327,7 @@ def along_the_right_axis(line_up: Callable[..., Any]) -> str:
             f"Two tables of one shape come back as {shape} and {tuple(other.shape)}.",
         )
         turned = _woven(a * got - b * other, a * other + b * got)
-        wrong = difference(turned, right, axes=("token", "head", "feature"))
+        wrong = difference(turned, right, axes=("text", "token", "head", "feature"))
         expect(
             not wrong,
             f"{shape} lines up, but the tokens are not turned by their own positions. "

@@ -250,6 +250,7 @@ def take_the_turn_back(take_back: Callable[..., Any]) -> str:
         pairs = _pairs(seq, hands, seed=seq)
         cases.append((pairs * table, table, pairs))
     divisions = ("/", "div", "divide", "true_divide", "reciprocal", "**", "pow", "inv")
+    divisions += ("truediv", "rtruediv", "rdiv", "float_power", "rpow")
     taken = uses(take_back, *divisions)
     with torch_calls() as called:
         got = [_as_complex(untouched(take_back, z, table)) for z, table, _ in cases]
@@ -275,7 +276,9 @@ def take_the_turn_back(take_back: Callable[..., Any]) -> str:
         },
     )
     for mine, (*_, pairs) in zip(got, cases, strict=True):
-        wrong = difference(_parts(mine), _parts(pairs), axes=("token", "hand", "part"))
+        wrong = difference(
+            _parts(mine), _parts(pairs), 2e-5, axes=("token", "hand", "part")
+        )
         expect(not wrong, f"These are not the pairs before the turn. {wrong}")
     expect(
         not taken,
@@ -331,11 +334,11 @@ def best_distance(best: Callable[..., Any]) -> str:
             "Right except for the sign: this is m - n. The question asks for n - m.": [
                 -r for r in right
             ],
-            "You used the angle of q k, without the conjugate. The angle between them "
-            "is a difference of angles.": [
+            "This is the angle of q k over theta, without the conjugate. The angle between "
+            "two arrows is a difference.": [
                 cmath.phase(q * k) / theta for q, k, theta in cases
             ],
-            "You multiplied by the speed. Divide the angle by it.": [
+            "This is the angle times the speed. Divide the angle by it.": [
                 r * theta**2 for r, (*_, theta) in zip(right, cases, strict=True)
             ],
         },
@@ -387,6 +390,9 @@ def how_far_apart(far: Callable[..., Any]) -> str:
     for seed, (m, n) in enumerate(places):
         inv_freq = inverse_frequencies(8 + 4 * (seed % 3))
         pairs = _pairs(len(inv_freq), seed=seed)
+        if seed % 2:  # between m and n the slow hand passes -1: its angle jumps
+            middle = (m + n) / 2 * float(inv_freq[-1])
+            pairs[-1] = torch.tensor(cmath.exp(1j * (math.pi - middle)))
         first, second = (pairs * phases(torch.tensor(p), inv_freq) for p in (m, n))
         cases.append((first, second, inv_freq))
     got = [number(untouched(far, *case)) for case in cases]
@@ -401,12 +407,12 @@ def how_far_apart(far: Callable[..., Any]) -> str:
         return [round(distance) if whole else distance for distance in exact]
 
     first_hand = (
-        "You asked the first hand. It is fast: it has made full turns, and its angle "
-        "does not show them."
+        "These are the distances that the first hand alone shows. It is fast, and full "
+        "turns do not show. Which hand has not made one?"
     )
     no_conjugate = (
-        "Without the conjugate the angles add, and the content's own angle stays in "
-        "the result."
+        "This is what second * first gives. Without a conjugate the angles add, and "
+        "the content's own angle stays in the result."
     )
     for values in (tokens(between, 0), tokens(between, 0, False)):
         name_mistake(got, right, {first_hand: values}, 1e-2)
