@@ -249,8 +249,8 @@ def take_the_turn_back(take_back: Callable[..., Any]) -> str:
         table = phases(torch.arange(1, seq + 1), inverse_frequencies(2 * hands))
         pairs = _pairs(seq, hands, seed=seq)
         cases.append((pairs * table, table, pairs))
-    divisions = ("/", "div", "divide", "true_divide", "reciprocal", "**", "pow", "inv")
-    divisions += ("truediv", "rtruediv", "rdiv", "float_power", "rpow")
+    divisions = ["/", "div", "rdiv", "divide", "true_divide", "truediv", "rtruediv"]
+    divisions += ["reciprocal", "inv", "**", "pow", "rpow", "float_power"]
     taken = uses(take_back, *divisions)
     with torch_calls() as called:
         got = [_as_complex(untouched(take_back, z, table)) for z, table, _ in cases]
@@ -334,8 +334,8 @@ def best_distance(best: Callable[..., Any]) -> str:
             "Right except for the sign: this is m - n. The question asks for n - m.": [
                 -r for r in right
             ],
-            "This is the angle of q k over theta, without the conjugate. The angle between "
-            "two arrows is a difference.": [
+            "This is the angle of q k over theta, without the conjugate. The angle "
+            "between two arrows is a difference.": [
                 cmath.phase(q * k) / theta for q, k, theta in cases
             ],
             "This is the angle times the speed. Divide the angle by it.": [
