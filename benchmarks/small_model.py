@@ -1,7 +1,7 @@
 """Train the small real model, measure it, and write rope_teach/course/weights/.
 
     python benchmarks/small_model.py                 # minutes on one GPU
-    python benchmarks/small_model.py --steps 200 --out /tmp/tiny --device cpu
+    python benchmarks/small_model.py --steps 200 --out tiny --device cpu
 
 It learns from the permissively licensed Python packages that are installed beside it,
 read from their metadata and listed in the card; never from Python's standard library,
@@ -64,7 +64,15 @@ from rope_teach.course.training import RESULTS, exact_match, f1, rouge_l
 SIZES = {"vocab": 4096, "dim": 256, "layers": 6, "heads": 8}
 SEQ, BATCH, LR = 512, 128, 2e-3
 MIXTURE = {"plain": 64, "summaries": 36, "questions": 28}  # rows of a batch
-PERMISSIVE = ("mit", "bsd", "apache", "isc", "python software foundation", "psf", "0bsd")
+PERMISSIVE = (
+    "mit",
+    "bsd",
+    "apache",
+    "isc",
+    "python software foundation",
+    "psf",
+    "0bsd",
+)
 LEFT_OUT = {"test", "tests", "_vendor", "vendor", "third_party"}  # other licences
 HELD_OUT = (*TRAIN_MODULES, *TEST_MODULES)  # the same text in every Python
 RESTRICTIVE = ("gpl", "proprietary", "nvidia", "mozilla", "mpl", "cc-by-nc")
@@ -136,7 +144,9 @@ def without_copies(texts: list[str]) -> tuple[list[str], list[Known], int]:
         found = pool.map(learned_from, texts, chunksize=20)
     standard = standard_library()
     own = [not any(plain(f.code) in standard for f, _ in each) for each in found]
-    known = {f.code: (f, qs) for each in itertools.compress(found, own) for f, qs in each}
+    known = {
+        f.code: (f, qs) for each in itertools.compress(found, own) for f, qs in each
+    }
     return [*itertools.compress(texts, own)], [*known.values()], own.count(False)
 
 
@@ -198,7 +208,7 @@ def flat(rows: Iterable[list[int]]) -> torch.Tensor:
 
 
 def batch_of(data: dict[str, torch.Tensor], seq: int, rows: int) -> torch.Tensor:
-    """Random windows of ``seq + 1`` tokens, ``rows`` in all, in the mixture's shares."""
+    """About ``rows`` random windows of ``seq + 1`` tokens, in the mixture's shares."""
     whole = sum(MIXTURE.values())
     parts = []
     for name, share in MIXTURE.items():
@@ -206,7 +216,9 @@ def batch_of(data: dict[str, torch.Tensor], seq: int, rows: int) -> torch.Tensor
         first = torch.randint(
             len(stream) - seq - 1, (rows * share // whole,), device=stream.device
         )
-        parts.append(stream[first[:, None] + torch.arange(seq + 1, device=stream.device)])
+        parts.append(
+            stream[first[:, None] + torch.arange(seq + 1, device=stream.device)]
+        )
     return torch.cat(parts).long()
 
 
@@ -374,8 +386,8 @@ def main() -> None:
     random.shuffle(texts)
     texts, known, copies = without_copies(texts[: given.most])
     size = sum(map(len, texts))
-    say(f"{len(texts)} files, {size / 1e6:.0f} MB, {len(packages)} packages,",
-        f"{len(known)} functions; {copies} files copy the standard library")  # fmt: skip
+    say(f"{len(texts)} files, {size / 1e6:.0f} MB, {len(packages)} packages")
+    say(f"{len(known)} functions; {copies} files copy the standard library")
     tokenizer = train_tokenizer(texts)
     data = streams(texts, random.sample(known, len(known)), tokenizer)
     data = {name: stream.to(given.device) for name, stream in data.items()}
@@ -398,8 +410,8 @@ def main() -> None:
         "machine": f"{where}, {processor()}",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "seed": given.seed,
-        "settings": {**SIZES, "seq": SEQ, "batch": BATCH, "lr": LR, "steps": given.steps,
-                     "mixture": MIXTURE},
+        "settings": {**SIZES, "seq": SEQ, "batch": BATCH, "lr": LR,
+                     "steps": given.steps, "mixture": MIXTURE},
         "parameters": sum(p.numel() for p in model.parameters()),
         "minutes": round(minutes, 1),
         "data": {"files": len(texts), "bytes": size, "copies_left_out": copies,

@@ -3,9 +3,9 @@
 It learned windows of 512 tokens. Each rule slows its hands for 2,048. Measured are bits
 per byte of Python it never saw, by place, in windows of 512 and 2,048, and how many
 hidden constants it finds, by depth; before and after a short fine-tune on windows of
-2,048, half of which hide a constant too. The rate is chosen for each rule by validation,
-and three seeds follow. Minutes on one
-GPU, with the packages that benchmarks/small_model.py reads:
+2,048, half of which hide a constant too. The rate is chosen for each rule by
+validation, and three seeds follow. Minutes on one GPU, with the packages that
+benchmarks/small_model.py reads:
 
     python benchmarks/small_model_longer.py --workers 5
 """
@@ -15,6 +15,7 @@ import json
 import math
 import multiprocessing
 import platform
+import tempfile
 import time
 from collections.abc import Sequence
 from datetime import date
@@ -47,7 +48,7 @@ TRAINED, LONGER, BIN = 512, 2048, 32
 DEPTHS = (0.05, 0.35, 0.65, 0.95)
 STEPS, ROWS, RATES, SEEDS = 200, 16, (1e-4, 3e-4, 1e-3), (1, 2, 3)
 PARTS = {"factor": LONGER / TRAINED, "trained_length": TRAINED}
-STREAM = Path("/tmp/small_model_stream.pt")
+STREAM = Path(tempfile.gettempdir(), "small_model_stream.pt")
 SEARCH = {"generations": 6, "children": 8}
 
 
@@ -109,7 +110,9 @@ def loss_of(model: LanguageModel, rows: torch.Tensor) -> float:
     for part in rows.split(8):
         with torch.autocast(part.device.type, torch.bfloat16):
             logits = model(part[:, :-1])
-        losses.append(F.cross_entropy(logits.float().flatten(0, 1), part[:, 1:].flatten()))
+        losses.append(
+            F.cross_entropy(logits.float().flatten(0, 1), part[:, 1:].flatten())
+        )
     return float(torch.stack(losses).mean())
 
 
@@ -146,7 +149,9 @@ def run(name: str, lr: float, seed: int, device: str, whole: bool) -> dict[str, 
     model.to(device)
     factors: list[float] = []
     if name == "LongRoPE":
-        factors = search(model, windows(stream["train"], 32, 1000 + seed).to(device), seed)
+        factors = search(
+            model, windows(stream["train"], 32, 1000 + seed).to(device), seed
+        )
     result: dict[str, Any] = {"rule": name, "lr": lr, "seed": seed, "factors": factors}
     if whole:
         result["as it is"] = measure(model, tokens, name, factors)
@@ -182,7 +187,9 @@ def read_stream(most: int | None) -> None:
     """Tokens of the packages that the model learned from, and some put aside."""
     texts, _ = read_packages(permissive())
     _, tokens = load_small()
-    rows = [[*e.ids, END] for e in tokens.tokenizer.encode_batch(sorted(texts)[::4][:most])]
+    rows = [
+        [*e.ids, END] for e in tokens.tokenizer.encode_batch(sorted(texts)[::4][:most])
+    ]
     cut = len(rows) * 19 // 20
     torch.save({"train": flat(rows[:cut]), "validation": flat(rows[cut:])}, STREAM)
 
@@ -192,7 +199,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=5)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--most", type=int)
-    parser.add_argument("--result", type=Path, default=RESULTS / "small_model_longer.json")
+    parser.add_argument(
+        "--result", type=Path, default=RESULTS / "small_model_longer.json"
+    )
     given = parser.parse_args()
     started = time.monotonic()
     read_stream(given.most)
@@ -202,7 +211,9 @@ def main() -> None:
             run, [(r, lr, 0, given.device, False) for r in RULES for lr in RATES], 1
         )
         best = {
-            rule: min((t for t in tried if t["rule"] == rule), key=lambda t: t["validation"])
+            rule: min(
+                (t for t in tried if t["rule"] == rule), key=lambda t: t["validation"]
+            )
             for rule in RULES
         }
         jobs = [(r, best[r]["lr"], s, given.device, True) for s in SEEDS for r in RULES]
