@@ -83,7 +83,7 @@ def a_wavelength(wavelength: Callable[..., Any]) -> str:
 @exercise(
     "8.2",
     "A base for a context",
-    difficulty=3,
+    difficulty=2,
     minutes=5,
     hints=(
         "What is the number of the slowest hand? Write down its wavelength.",
