@@ -96,7 +96,7 @@ def _places(answer: Any) -> int:
 
 @exercise(
     "9.2",
-    "Mend the step",
+    "Fix the step",
     difficulty=2,
     minutes=5,
     hints=(
@@ -112,7 +112,7 @@ def step(rope, q, k, old_k):
     why="The number of stored keys is the number of tokens so far. Positions count "
     "from 0, so that is also the position of the first new token.",
 )
-def mend_the_step(step: Callable[..., Any]) -> str:
+def fix_the_step(step: Callable[..., Any]) -> str:
     generator = torch.Generator().manual_seed(0)
     rope = RotaryEmbedding(8)
     for old, new in ((6, 4), (5, 1), (0, 3)):
