@@ -1,5 +1,7 @@
 """Seeded answers for lesson 08: misconceptions with their message, another solution."""
 
+REVIEWED = True
+
 WAVELENGTH = "def wavelength(i, rotary_dim, base):\n    "
 BASE = "def smallest_base(rotary_dim, context):\n    "
 QUERY = "def query_for(key, distance):\n    inv_freq = inverse_frequencies(128)\n    "
@@ -191,7 +193,7 @@ WRONG = {
         (
             HOLDS + "    return min(b for b in bases\n"
             "               if mean(b, torch.tensor(context - 1)) >= 0)",
-            "dips below zero at distance",
+            "but below zero at distance",
         ),
         (HOLDS + "    return max(bases)", "is smaller and holds too"),
         (
@@ -203,7 +205,7 @@ WRONG = {
             "    return best",
             "its lowest mean at distances",
         ),
-        (HOLDS + "    return 1_000_000", "does not hold"),
+        (HOLDS + "    return 1_000_000", "below zero at distance 6,235"),
         (HOLDS + "    return 10_000", "is not one of"),
         (
             HOLDS + "    bases = sorted(bases)\n"
@@ -230,7 +232,7 @@ WRONG = {
         (
             HOLDS + "    return next(b for b in sorted(bases)\n"
             "                if mean(b, everywhere[::10]).min() >= 0)",
-            "does not hold",
+            "but below zero at distance 6,235",
         ),
         (
             HOLDS + "    return next(b for b in bases\n"
