@@ -158,7 +158,7 @@ def test_after_the_end_comes_padding():
     class Scripted(Summarizer):
         """Ends the first summary at once and the second one after two words."""
 
-        def write(self, memory, real, given):
+        def write(self, memory, real, given, caches=None):
             logits = torch.zeros(len(given), given.shape[1], self.vocab)
             said = torch.tensor([[END, END, END], [5, 6, END]])[:, given.shape[1] - 1]
             logits[torch.arange(len(given)), -1, said] = 9.0
@@ -172,7 +172,7 @@ def test_beams_find_what_greedy_misses():
     """The likelier first token leads to a less likely summary."""
 
     class Tree(Summarizer):
-        def write(self, memory, real, given):
+        def write(self, memory, real, given, caches=None):
             start = {5: 0.6, 6: 0.4}
             after = {5: {7: 0.5, 8: 0.5}, 6: {7: 0.9, 8: 0.1}}
             chance = torch.full((len(given), given.shape[1], self.vocab), 1e-9)

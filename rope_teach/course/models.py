@@ -5,7 +5,7 @@ Built in lessons 01, 03, 09, 14, 15 and 17.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rope_teach.absolute import LearnedEncoding, SinusoidalEncoding
 from rope_teach.attention import Attention, KeyValueCache, segment_positions
+from rope_teach.course.progress import progress
 from rope_teach.course.tasks import END, PAD, START
 from rope_teach.frequencies import Scaling
 from rope_teach.rotary import RotaryEmbedding, Tables
@@ -24,6 +25,7 @@ __all__ = [
     "QuestionAnswerer",
     "Summarizer",
     "generate",
+    "sample",
     "summarize",
 ]
 
@@ -50,6 +52,9 @@ class LanguageModel(nn.Module):
         Whether a token sees only itself and earlier tokens.
     rotary_dim, base, scaling
         Passed to :class:`RotaryEmbedding`; used only by ``"rope"``.
+    tied
+        Whether the embedding also scores the next token, which saves the second
+        table (Press and Wolf, 1608.05859).
 
     Notes
     -----
@@ -77,12 +82,13 @@ class LanguageModel(nn.Module):
         rotary_dim: int | None = None,
         base: float = 10_000.0,
         scaling: Scaling | None = None,
+        tied: bool = False,
     ) -> None:
         super().__init__()
         self.config = arguments(locals())
         self.vocab = vocab
         self.embed = nn.Embedding(vocab, dim)
-        nn.init.normal_(self.embed.weight, std=LOUDNESS)
+        nn.init.normal_(self.embed.weight, std=dim**-0.5 if tied else LOUDNESS)
         self.position = added_position(encoding, dim, max_len)
         self.blocks = nn.Sequential(
             *(
@@ -102,7 +108,7 @@ class LanguageModel(nn.Module):
             )
         )
         self.norm = nn.RMSNorm(dim)
-        self.head = nn.Linear(dim, vocab, bias=False)
+        self.head = None if tied else nn.Linear(dim, vocab, bias=False)
 
     def forward(
         self,
@@ -128,12 +134,12 @@ class LanguageModel(nn.Module):
                 f"caches must be {layers} distinct caches, one per block, as "
                 "model.caches() returns"
             )
-        x = self._add_position(self.embed(tokens), positions, of_block[0])
+        x = placed(self.position, self.embed(tokens), positions, of_block[0])
         tables = self._tables(x, positions, of_block[0])
         for block, cache in zip(self.blocks, of_block, strict=True):
             x = block(x, mask, positions=positions, tables=tables, cache=cache)
-        logits: Tensor = self.head(self.norm(x))
-        return logits
+        weight = self.embed.weight if self.head is None else self.head.weight
+        return F.linear(self.norm(x), weight)
 
     def caches(self, start: int = 0, max_len: int | None = None) -> list[KeyValueCache]:
         """Empty caches, one per block, as :class:`KeyValueCache` makes them."""
@@ -153,16 +159,6 @@ class LanguageModel(nn.Module):
         return first.tables(
             positions, seq=x.shape[1], start=start, dtype=x.dtype, device=x.device
         )
-
-    def _add_position(
-        self, x: Tensor, positions: Tensor | None, cache: KeyValueCache | None
-    ) -> Tensor:
-        if isinstance(self.position, nn.Identity):
-            return x
-        if positions is None and cache is not None:
-            positions = cache.place(x.shape[1], x.device)
-        added: Tensor = self.position(x, positions=positions)
-        return added
 
 
 class Block(nn.Module):
@@ -324,6 +320,52 @@ class QuestionAnswerer(nn.Module):
         return torch.stack([best // tokens.shape[1], best % tokens.shape[1]], dim=1)
 
 
+def sample(
+    logits: Tensor,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw a token for each row of ``logits`` ``(batch, vocab)``: ``(batch,)``.
+
+    Parameters
+    ----------
+    temperature
+        Divides the logits: 0 takes the most likely token, below 1 prefers likely ones.
+    top_k
+        Only the ``top_k`` most likely tokens are drawn from (Fan et al., 1805.04833).
+    top_p
+        Only the most likely tokens that together reach ``top_p`` (nucleus sampling,
+        Holtzman et al., 1904.09751); at least one.
+
+    Notes
+    -----
+    Raises ``ValueError`` for a negative temperature, ``top_k`` below 1, or ``top_p``
+    outside (0, 1]. Lesson 12.
+
+    Examples
+    --------
+    >>> logits = torch.tensor([[0.0, 3.0, 1.0]])
+    >>> sample(logits, temperature=0), sample(logits, top_p=0.5)
+    (tensor([1]), tensor([1]))
+    """
+    if not temperature >= 0:
+        raise ValueError(f"temperature must be at least 0, got {temperature}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
+    if temperature == 0:
+        return logits.argmax(-1)
+    ranked, order = logits.float().sort(dim=-1, descending=True)
+    chance = (ranked[:, :top_k] / temperature).softmax(-1)
+    if top_p is not None:
+        chance = chance * (chance.cumsum(-1) - chance < top_p)  # before this token
+    drawn = torch.multinomial(chance, 1, generator=generator)
+    return order.gather(1, drawn).squeeze(1)
+
+
 @torch.no_grad()
 def generate(
     model: LanguageModel,
@@ -332,38 +374,66 @@ def generate(
     *,
     real: Tensor | None = None,
     cache: bool = True,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    stop: Collection[int] = (),
+    seed: int = 0,
+    label: str | None = None,
 ) -> Tensor:
-    """Append the most likely next token, ``steps`` times: ``(batch, seq + steps)``.
+    """Write up to ``steps`` more tokens: ``(batch, seq + at most steps)``.
 
     Parameters
     ----------
     real
         ``(batch, seq)`` bool, False for the padding of shorter prompts. Padding must
-        be on the left, because the next token follows the last one. Positions count
-        from each prompt's first real token.
+        be on the left, because the next token follows the last one; ``padded(rows,
+        left=True)`` does it. Positions count from each prompt's first real token.
     cache
         Whether to keep keys and values, or to reread everything at each step. The
         result is the same.
+    temperature, top_k, top_p
+        As in :func:`sample`; by default the most likely token is taken.
+    stop
+        Tokens that end a text. An ended row repeats its stop token; writing ends when
+        all rows have ended.
+    seed
+        Of the random draws.
+    label
+        Shown before a progress bar; None hides the bar.
 
     Notes
     -----
-    Lesson 09.
+    Raises ``ValueError`` for padding on the right and for a stop token outside the
+    vocabulary. Lessons 09 and 12.
     """
     if real is not None and not bool(real[:, -1].all()):
         raise ValueError(
             "padding must be on the left, got a prompt that ends with padding"
         )
+    if not all(0 <= token < model.vocab for token in stop):
+        raise ValueError(
+            f"stop must hold tokens between 0 and {model.vocab - 1}, got {list(stop)}"
+        )
     longest = tokens.shape[1] + steps
     caches = model.caches(max_len=longest) if cache and longest else None
-    for _ in range(steps):
+    chance = torch.Generator(tokens.device).manual_seed(seed)
+    ending = torch.tensor(list(stop), dtype=torch.long, device=tokens.device)
+    ended = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+    for _ in progress(steps, label):
         known = caches[0].length if caches else 0
         mask = positions = None
         if real is not None:
             mask = real[:, None, None]
             positions = None if known else segment_positions(real)  # then caches count
         logits = model(tokens[:, known:], mask, positions=positions, caches=caches)
-        tokens = torch.cat([tokens, logits[:, -1:].argmax(-1)], dim=1)
+        new = sample(logits[:, -1], temperature, top_k, top_p, chance)
+        new = torch.where(ended, tokens[:, -1], new)
+        ended = ended | torch.isin(new, ending)
+        tokens = torch.cat([tokens, new[:, None]], dim=1)
         real = real if real is None else F.pad(real, (0, 1), value=True)
+        if stop and ended.all():
+            break
     return tokens
 
 
@@ -441,12 +511,22 @@ class Summarizer(nn.Module):
         memory: Tensor = self.document_norm(x)
         return memory
 
-    def write(self, memory: Tensor, real: Tensor, given: Tensor) -> Tensor:
-        """Run the decoder on ``memory``; ``real`` ``(batch, seq)`` hides padding."""
+    def write(
+        self,
+        memory: Tensor,
+        real: Tensor,
+        given: Tensor,
+        caches: list[KeyValueCache] | None = None,
+    ) -> Tensor:
+        """Run the decoder on ``memory``; ``real`` ``(batch, seq)`` hides padding.
+
+        With ``caches``, one per decoder block, ``given`` are the newest tokens only.
+        """
         check_tokens(given, self.vocab)
-        x = self.position(self.embed(given))
-        for block in self.decoder:
-            x = block(x, memory, real[:, None, None])
+        of_block = caches or [None] * len(self.decoder)
+        x = placed(self.position, self.embed(given), None, of_block[0])
+        for block, cache in zip(self.decoder, of_block, strict=True):
+            x = block(x, memory, real[:, None, None], cache)
         logits: Tensor = self.head(self.norm(x))
         return logits
 
@@ -458,8 +538,14 @@ class DecoderBlock(Block):
         super().__init__(attention)
         self.cross_norm, self.cross = nn.RMSNorm(attention.dim), cross
 
-    def forward(self, x: Tensor, memory: Tensor, real: Tensor) -> Tensor:  # type: ignore[override]
-        x = x + self.attention(self.attention_norm(x))
+    def forward(  # type: ignore[override]
+        self,
+        x: Tensor,
+        memory: Tensor,
+        real: Tensor,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), cache=cache)
         x = x + self.cross(self.cross_norm(x), real, context=memory)
         x = x + self.network(self.network_norm(x))
         return x
@@ -467,12 +553,20 @@ class DecoderBlock(Block):
 
 @torch.no_grad()
 def summarize(
-    model: Summarizer, document: Tensor, steps: int = 20, beams: int = 1
+    model: Summarizer,
+    document: Tensor,
+    steps: int = 20,
+    beams: int = 1,
+    *,
+    cache: bool = True,
+    label: str | None = None,
 ) -> Tensor:
     """Write the summary of each document: ``(batch, at most steps)``.
 
     Keeps the ``beams`` most likely beginnings at each step; one beam is greedy. Stops
-    when every summary contains ``END``; after ``END`` comes ``PAD``. Lesson 14.
+    when every summary contains ``END``; after ``END`` comes ``PAD``. ``cache`` keeps
+    the decoder's keys and values, with the same result; ``label`` shows a progress bar.
+    Lesson 14.
     """
     if steps < 1 or not 1 <= beams <= model.vocab:
         raise ValueError(
@@ -482,22 +576,35 @@ def summarize(
     batch = len(document)
     document = document.repeat_interleave(beams, dim=0)
     memory, real = model.read(document), document != PAD
+    caches = [KeyValueCache() for _ in model.decoder] if cache else None
     given = torch.full_like(document[:, :1], START)
     score = memory.new_full((batch, beams), float("-inf"))
     score[:, 0] = 0.0  # all beams start the same, so only one of them counts
     first = beams * torch.arange(batch, device=document.device)[:, None]
-    for _ in range(steps):
-        likely = model.write(memory, real, given)[:, -1].log_softmax(-1)
+    for _ in progress(steps, label):
+        known = caches[0].length if caches else 0
+        likely = model.write(memory, real, given[:, known:], caches)[:, -1]
+        likely = likely.log_softmax(-1)
         ended = (given == END).any(dim=1)
         likely[ended] = float("-inf")
         likely[ended, PAD] = 0.0  # a finished summary becomes no less likely
         total = score.flatten()[:, None] + likely
         score, best = total.reshape(batch, -1).topk(beams)
-        token, parent = best % model.vocab, first + best // model.vocab
-        given = torch.cat([given[parent.flatten()], token.reshape(-1, 1)], dim=1)
+        token, parent = best % model.vocab, (first + best // model.vocab).flatten()
+        given = torch.cat([given[parent], token.reshape(-1, 1)], dim=1)
+        if caches and beams > 1:
+            caches = [of_rows(each, parent) for each in caches]
         if (given == END).any(dim=1).all():
             break
     return given[::beams, 1:]
+
+
+def of_rows(cache: KeyValueCache, rows: Tensor) -> KeyValueCache:
+    """A cache that holds these rows of the batch, as when some beams go on."""
+    assert cache.keys is not None and cache.values is not None
+    chosen = KeyValueCache()
+    chosen.append(cache.keys[rows], cache.values[rows])
+    return chosen
 
 
 def arguments(names: dict[str, Any]) -> dict[str, Any]:
@@ -516,6 +623,18 @@ def added_position(encoding: str, dim: int, max_len: int | None) -> nn.Module:
     table = LearnedEncoding(max_len, dim)
     nn.init.normal_(table.weight, std=LOUDNESS)
     return table
+
+
+def placed(
+    position: nn.Module, x: Tensor, positions: Tensor | None, cache: KeyValueCache | None
+) -> Tensor:
+    """``x`` with the positions that ``position`` adds, after the cached tokens."""
+    if isinstance(position, nn.Identity):
+        return x
+    if positions is None and cache is not None:
+        positions = cache.place(x.shape[1], x.device)
+    added: Tensor = position(x, positions=positions)
+    return added
 
 
 def check_tokens(tokens: Tensor, vocab: int) -> None:

@@ -254,10 +254,18 @@ class Words:
         return " ".join(self.vocabulary[n] for n in kept if n not in (PAD, START))
 
 
-def padded(rows: Sequence[Sequence[int]], filler: int = PAD) -> Tensor:
-    """Rows of tokens as one tensor, padded on the right."""
+def padded(
+    rows: Sequence[Sequence[int]], filler: int = PAD, left: bool = False
+) -> Tensor:
+    """Rows of tokens as one tensor, padded on the right or on the ``left``.
+
+    >>> padded([[5, 6, 7], [8]]).tolist(), padded([[5, 6, 7], [8]], left=True).tolist()
+    ([[5, 6, 7], [8, 0, 0]], [[5, 6, 7], [0, 0, 8]])
+    """
     longest = max(map(len, rows))
-    return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows])
+    gaps = ([filler] * (longest - len(row)) for row in rows)
+    both = zip(rows, gaps, strict=True)
+    return torch.tensor([[*gap, *row] if left else [*row, *gap] for row, gap in both])
 
 
 THINGS = (

@@ -6,7 +6,6 @@ import json
 import math
 import random
 import re
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,10 +18,10 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from rope_teach import frequencies
 from rope_teach.course import models
+from rope_teach.course.progress import progress
 from rope_teach.course.tasks import IGNORE, Batch
 from rope_teach.frequencies import Scaling
 
@@ -108,7 +107,7 @@ def fit(
     if checkpoint and checkpoint.exists():
         losses = resume(checkpoint, model, optimizer, settings)
     done, began = len(losses), time.monotonic()
-    for step in _progress(steps, label):
+    for step in progress(steps, label):
         batch = next(batches, None)
         if batch is None:
             raise ValueError(f"batches ended at step {step} of {steps}")
@@ -394,19 +393,3 @@ def _to(batch: AnyBatch, device: torch.device) -> AnyBatch:
 
 def _cosine(done: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * done))
-
-
-def _progress(steps: int, label: str | None) -> Iterator[int]:
-    # On stdout and without times or losses: on every machine the finished bar is the
-    # same text, which notebooks store and tests compare.
-    bar = "{desc} {percentage:3.0f}%|{bar:30}| {n_fmt}/{total_fmt}"
-    return iter(
-        tqdm(
-            range(steps),
-            label,
-            file=sys.stdout,
-            ascii=False,
-            bar_format=bar,
-            disable=label is None,
-        )
-    )

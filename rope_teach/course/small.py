@@ -1,0 +1,204 @@
+"""The small real model: 5.8 million parameters that read and write Python.
+
+``weights/`` holds it, its tokenizer, and a card that says what it was trained on, how,
+and what it can do; ``benchmarks/small_model.py`` made all three. It never saw Python's
+standard library, which every reader has: everybody's held-out text. Lessons 07, 10,
+12 to 15, and 20.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from rope_teach.course.models import LanguageModel, generate
+from rope_teach.course.tasks import END, PAD, START, padded
+from rope_teach.course.training import loss_by_position
+
+__all__ = [
+    "ANSWER",
+    "ASK",
+    "DOC",
+    "FORMAT",
+    "SPECIAL",
+    "WEIGHTS",
+    "CodeTokens",
+    "Tokens",
+    "answer_prompt",
+    "bits_per_byte",
+    "load_small",
+    "summary_prompt",
+    "write",
+]
+
+WEIGHTS = Path(__file__).with_name("weights")
+FORMAT = 1  # raised when an older package could not read the files any more
+SPECIAL = ("<pad>", "<start>", "<end>", "<doc>", "<ask>", "<answer>")
+DOC, ASK, ANSWER = 3, 4, 5  # after PAD, START and END
+
+
+class Tokens(Protocol):
+    """What turns text into token ids and back: words, bytes, or pieces of code."""
+
+    def __len__(self) -> int:
+        """Size of the vocabulary."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of ``text``."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text up to the first ``END``."""
+
+
+class CodeTokens:
+    """The small model's tokenizer: 4,096 pieces of Python source, found by BPE.
+
+    Any text can be encoded, and comes back as it was: what is not a known piece becomes
+    bytes. Source: byte pair encoding, Sennrich et al. (1508.07909). Lesson 12.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def __len__(self) -> int:
+        return int(self.tokenizer.get_vocab_size())
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of ``text``."""
+        return list(self.tokenizer.encode(text).ids)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text up to the first ``END``, without other special tokens."""
+        tokens = [int(token) for token in tokens]
+        if END in tokens:
+            tokens = tokens[: tokens.index(END)]
+        return str(self.tokenizer.decode(tokens))
+
+
+def load_small(folder: Path = WEIGHTS) -> tuple[LanguageModel, CodeTokens]:
+    """The small real model and its tokenizer, in a second, on the CPU.
+
+    Raises ``FileNotFoundError`` if a file is missing, and ``ValueError`` if one is
+    damaged, or made for another version of this package, or if the tokenizer has
+    another vocabulary than the model.
+
+    >>> model, tokens = load_small()
+    >>> sum(p.numel() for p in model.parameters()), len(tokens)
+    (5774592, 4096)
+    """
+    for name in ("model.safetensors", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder / name} is missing; install the package again, or run "
+                "benchmarks/small_model.py, which makes it"
+            )
+    facts, tensors = _read(folder / "model.safetensors")
+    text = (folder / "tokenizer.json").read_bytes()
+    if hashlib.sha256(text).hexdigest() != facts["tokenizer"]:
+        raise ValueError(
+            f"{folder / 'tokenizer.json'} is not the tokenizer that this model was "
+            "trained with; install the package again"
+        )
+    model = LanguageModel(**facts["config"])
+    try:
+        model.load_state_dict({k: v.float() for k, v in tensors.items()})
+    except RuntimeError as error:
+        raise ValueError(
+            f"{folder / 'model.safetensors'} does not fit its own configuration: "
+            f"{error}"
+        ) from None
+    return model.eval(), CodeTokens(Tokenizer.from_str(text.decode()))
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, "pt") as file:
+            facts = json.loads((file.metadata() or {}).get("rope_teach", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); install the package again"
+        ) from None
+    if facts.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has format {facts.get('format')}, this package reads {FORMAT}; "
+            "both come with the same version of rope_teach"
+        )
+    return facts, tensors
+
+
+# --------------------------------------------------------------- using the model
+
+
+def summary_prompt(tokens: Tokens, code: str) -> list[int]:
+    """What the model was taught to continue with a summary of ``code``."""
+    return [*tokens.encode(code), DOC]
+
+
+def answer_prompt(tokens: Tokens, code: str, question: str) -> list[int]:
+    """What the model was taught to continue with the answer to ``question``."""
+    return [*tokens.encode(code), ASK, *tokens.encode(question), ANSWER]
+
+
+def write(
+    model: LanguageModel,
+    tokens: Tokens,
+    prompts: Sequence[str | Sequence[int]],
+    steps: int = 60,
+    **options: Any,
+) -> list[str]:
+    """What the model writes after each of ``prompts``, which may differ in length.
+
+    A prompt is text, or token ids as :func:`summary_prompt` gives them. ``options`` are
+    those of :func:`~rope_teach.course.models.generate`; writing stops at ``END`` unless
+    ``stop`` says otherwise.
+
+    >>> model, tokens = load_small()
+    >>> write(model, tokens, ["def add(a, b):\\n    return a +"], steps=1)
+    [' b']
+    """
+    rows = [tokens.encode(p) if isinstance(p, str) else list(p) for p in prompts]
+    if not rows or not all(rows):
+        raise ValueError("prompts must hold at least one token each")
+    device = next(model.parameters()).device
+    given = padded(rows, left=True).to(device)
+    real = torch.tensor(
+        [[n >= given.shape[1] - len(row) for n in range(given.shape[1])] for row in rows]
+    ).to(device)
+    options = {"stop": (END,), **options}
+    even = bool(real.all())
+    out = generate(model, given, steps, real=None if even else real, **options)
+    return [tokens.decode(row) for row in out[:, given.shape[1] :].tolist()]
+
+
+@torch.no_grad()
+def bits_per_byte(
+    model: LanguageModel, tokens: Tokens, text: str, seq: int = 512
+) -> Tensor:
+    """Bits that the model needs for each byte of ``text``, by place: ``(seq,)``.
+
+    The text is read in windows of ``seq`` tokens; entry p is the mean over windows of
+    what token p costs, divided by the bytes of a mean token. The mean of it all is the
+    model's bits per byte: 8 is a blind guess. Lesson 12.
+    """
+    ids = torch.tensor(tokens.encode(text), device=next(model.parameters()).device)
+    if len(ids) <= seq:
+        raise ValueError(
+            f"text must have more than seq={seq} tokens, got {len(ids)}"
+        )
+    windows = ids[: (len(ids) - 1) // seq * seq + 1].unfold(0, seq + 1, seq)
+    losses = [
+        loss_by_position(model, (rows[:, :-1], rows[:, 1:])) * len(rows)
+        for rows in windows.split(8)
+    ]
+    nats = torch.stack(losses).sum(0) / len(windows)
+    return nats / math.log(2) * len(ids) / len(text.encode())
