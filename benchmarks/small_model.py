@@ -127,6 +127,19 @@ def learned_from(text: str) -> list[Known]:
     return [(f, list(questions_about(f.code))) for f in functions_in(text)]
 
 
+def without_copies(texts: list[str]) -> tuple[list[str], list[Known], int]:
+    """The files that hold no function of the standard library, and what is in them.
+
+    The last number counts the files left out.
+    """
+    with multiprocessing.Pool() as pool:
+        found = pool.map(learned_from, texts, chunksize=20)
+    standard = standard_library()
+    own = [not any(plain(f.code) in standard for f, _ in each) for each in found]
+    known = {f.code: (f, qs) for each in itertools.compress(found, own) for f, qs in each}
+    return [*itertools.compress(texts, own)], [*known.values()], own.count(False)
+
+
 def plain(code: str) -> str:
     return "".join(code.split())
 
@@ -359,19 +372,12 @@ def main() -> None:
     torch.manual_seed(given.seed)
     texts, packages = read_packages(permissive())
     random.shuffle(texts)
-    texts = texts[: given.most]
-    with multiprocessing.Pool() as pool:
-        found = pool.map(learned_from, texts, chunksize=20)
-    standard = standard_library()
-    own = [not any(plain(f.code) in standard for f, _ in each) for each in found]
-    copies = own.count(False)
-    texts = list(itertools.compress(texts, own))
-    known = {f.code: (f, qs) for each in itertools.compress(found, own) for f, qs in each}
+    texts, known, copies = without_copies(texts[: given.most])
     size = sum(map(len, texts))
     say(f"{len(texts)} files, {size / 1e6:.0f} MB, {len(packages)} packages,",
         f"{len(known)} functions; {copies} files copy the standard library")  # fmt: skip
     tokenizer = train_tokenizer(texts)
-    data = streams(texts, random.sample([*known.values()], len(known)), tokenizer)
+    data = streams(texts, random.sample(known, len(known)), tokenizer)
     data = {name: stream.to(given.device) for name, stream in data.items()}
     say("tokens:", {k: f"{len(v) / 1e6:.1f} M" for k, v in data.items()})
     model = LanguageModel(**SIZES, encoding="rope", tied=True).to(given.device)

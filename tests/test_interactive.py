@@ -116,8 +116,11 @@ COMPARE = """still => {
 }"""
 
 
-def test_still_is_what_the_script_draws_before_any_move(figure, on_page, page):
-    texts = on_page(figure)()
+def test_still_is_what_the_script_draws_at_the_start(figure, on_page, page):
+    move, control = on_page(figure), page.locator("input").first
+    start = control.input_value()
+    control.press("End")
+    texts = move(**{control.get_attribute("name"): start})  # there and back
     assert page.evaluate(COMPARE, figure.svg()) == [[], []]
     assert figure.values.items() <= texts.items()
 
@@ -144,16 +147,26 @@ def test_without_javascript_the_still_shows_its_numbers(figure, browser):
     assert ImageStat.Stat(ImageChops.difference(still, live)).mean[0] < 1
 
 
-def test_no_move_changes_the_size(figure, page):
-    page.set_content(figure.html().replace("<script>", "<script type='no'>"))
+@pytest.mark.parametrize("stage", ["font:24px sans-serif;width:1152px", "width:860px"])
+def test_no_move_changes_the_size(stage, figure, page):
+    """Neither in a deck nor in a notebook."""
+    body = f"<body style='{stage}'>{figure.html()}"
+    page.set_content(body.replace("<script>", "<script type='no'>"))
     size = page.locator("figure").bounding_box()
-    page.set_content(figure.html())
+    page.set_content(body)
     assert page.locator("figure").bounding_box() == size
-    sliders = page.locator("input")
-    for control in sliders.all():
+    for control in page.locator("input").all():
         for end in ("Home", "End"):
             control.press(end)
             assert page.locator("figure").bounding_box() == size
+
+
+def test_no_wrong_order_looks_right(on_page):
+    move = on_page(interactive.pairing_orders())
+    for program, right in (("half", (6, 6)), ("interleaved", (0, 0))):
+        for steps in itertools.product(range(7), repeat=2):
+            shown = move(q=steps[0], k=steps[1], program=program)
+            assert (float(shown["off"]) < 0.6) == (steps == right)
 
 
 def test_every_slider_moves_by_keyboard_and_says_its_value(figure, page):
@@ -351,7 +364,8 @@ PLACES = [(0, 0), (7, 31), (8, 1), (8, 3), (11, 1), (12, 27), (15, 31), (16, 0),
 
 def test_precision_is_that_of_torch(on_page, page):
     move = on_page(interactive.precision_by_position())
-    speeds = inverse_frequencies(64)
+    speeds = torch.tensor(interactive.exact_speeds(64)[0], dtype=f64)
+    assert torch.allclose(speeds, inverse_frequencies(64), rtol=1e-15, atol=0)
     for (power, past), i in itertools.product(PLACES, (0, 1, 9, 31)):
         m = 2**power + past
         shown = move(power=power, past=past, hand=i)
