@@ -430,7 +430,7 @@ WRONG = {
             "    forward(x)[0, 0].sum().backward()\n"
             "    late = x.grad[0, 1:].abs().sum()\n"
             '    return "leaks" if late > 0 else "right"',
-            "Not yet",
+            "Tokens that never meet",
         ),
     ],
 }

@@ -320,8 +320,11 @@ def repair_the_mixed_code(repaired: Callable[..., Any]) -> str:
         expect_shape(got, (5, head_dim))
         inv_freq = inverse_frequencies(head_dim)
 
-        def at(m: Tensor, x: Tensor = x, inv_freq: Tensor = inv_freq) -> Any:
-            return x, *cos_sin(m, inv_freq, x.dtype)
+        def at(
+            m: Tensor, x: Tensor = x, inv_freq: Tensor = inv_freq
+        ) -> tuple[Tensor, Tensor, Tensor]:
+            cos, sin = cos_sin(m, inv_freq, x.dtype)
+            return x, cos, sin
 
         x, cos, sin = at(positions)
         expect(
@@ -334,11 +337,11 @@ def repair_the_mixed_code(repaired: Callable[..., Any]) -> str:
             "Half pairs, but clockwise: the sine has the wrong sign.",
         )
         expect(
-            not close(got, rotate(*at(torch.arange(5)), "half"), 1e-3),
+            not close(got, rotate(*at(torch.arange(5)), pairing="half"), 1e-3),
             "Your rows are turned by 0, 1, 2, ... Use the positions that come in.",
         )
         expect(
-            not close(got, rotate(*at(positions + 1), "half"), 1e-3),
+            not close(got, rotate(*at(positions + 1), pairing="half"), 1e-3),
             "Each row is turned by one position too many.",
         )
     try:

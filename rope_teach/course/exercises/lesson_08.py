@@ -346,13 +346,13 @@ def the_smallest_base_that_holds(first_that_holds: Callable[..., Any]) -> str:
         mean = means[int(got)]
         first = int((mean < 0).double().argmax())
         expect(
-            mean.min() >= 0 or mean[-1] < 0,
+            bool(mean.min() >= 0 or mean[-1] < 0),
             f"{what} base {got:,.0f} is above zero at the last distance, "
             f"{context - 1:,}, but below zero at distance {first:,}. The whole context "
             "counts.",
         )
         expect(
-            mean.min() >= 0,
+            bool(mean.min() >= 0),
             f"{what} base {got:,.0f} does not hold: at distance {first:,} its mean is "
             f"{mean[first]:.4f}.",
         )

@@ -236,12 +236,12 @@ def speeds_that_survive(steady: Callable[..., Any]) -> str:
 
 def _expect_speeds(module: nn.Module, inv_freq: Tensor, when: str) -> None:
     got = getattr(module, "inv_freq", None)
-    expect(got is not None, "The module has no attribute inv_freq.")
-    expect(
-        isinstance(got, Tensor),
-        f"The module's inv_freq is of type {type(got).__name__}. A model multiplies it "
-        "by positions, so it must be a tensor.",
-    )
+    if not isinstance(got, Tensor):
+        expect(got is not None, "The module has no attribute inv_freq.")
+        raise Wrong(
+            f"The module's inv_freq is of type {type(got).__name__}. A model "
+            "multiplies it by positions, so it must be a tensor."
+        )
     expect(
         close(got, inv_freq, 1e-2),
         f"The module's inv_freq is not the one that was given, {when}: these are "
