@@ -64,7 +64,15 @@ from rope_teach.course.training import RESULTS, exact_match, f1, rouge_l
 SIZES = {"vocab": 4096, "dim": 256, "layers": 6, "heads": 8}
 SEQ, BATCH, LR = 512, 128, 2e-3
 MIXTURE = {"plain": 64, "summaries": 36, "questions": 28}  # rows of a batch
-PERMISSIVE = ("mit", "bsd", "apache", "isc", "python software foundation", "psf", "0bsd")
+PERMISSIVE = (
+    "mit",
+    "bsd",
+    "apache",
+    "isc",
+    "python software foundation",
+    "psf",
+    "0bsd",
+)
 LEFT_OUT = {"test", "tests", "_vendor", "vendor", "third_party"}  # other licences
 HELD_OUT = (*TRAIN_MODULES, *TEST_MODULES)  # the same text in every Python
 RESTRICTIVE = ("gpl", "proprietary", "nvidia", "mozilla", "mpl", "cc-by-nc")
@@ -136,7 +144,9 @@ def without_copies(texts: list[str]) -> tuple[list[str], list[Known], int]:
         found = pool.map(learned_from, texts, chunksize=20)
     standard = standard_library()
     own = [not any(plain(f.code) in standard for f, _ in each) for each in found]
-    known = {f.code: (f, qs) for each in itertools.compress(found, own) for f, qs in each}
+    known = {
+        f.code: (f, qs) for each in itertools.compress(found, own) for f, qs in each
+    }
     return [*itertools.compress(texts, own)], [*known.values()], own.count(False)
 
 
@@ -206,7 +216,9 @@ def batch_of(data: dict[str, torch.Tensor], seq: int, rows: int) -> torch.Tensor
         first = torch.randint(
             len(stream) - seq - 1, (rows * share // whole,), device=stream.device
         )
-        parts.append(stream[first[:, None] + torch.arange(seq + 1, device=stream.device)])
+        parts.append(
+            stream[first[:, None] + torch.arange(seq + 1, device=stream.device)]
+        )
     return torch.cat(parts).long()
 
 

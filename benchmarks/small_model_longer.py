@@ -109,7 +109,9 @@ def loss_of(model: LanguageModel, rows: torch.Tensor) -> float:
     for part in rows.split(8):
         with torch.autocast(part.device.type, torch.bfloat16):
             logits = model(part[:, :-1])
-        losses.append(F.cross_entropy(logits.float().flatten(0, 1), part[:, 1:].flatten()))
+        losses.append(
+            F.cross_entropy(logits.float().flatten(0, 1), part[:, 1:].flatten())
+        )
     return float(torch.stack(losses).mean())
 
 
@@ -146,7 +148,9 @@ def run(name: str, lr: float, seed: int, device: str, whole: bool) -> dict[str, 
     model.to(device)
     factors: list[float] = []
     if name == "LongRoPE":
-        factors = search(model, windows(stream["train"], 32, 1000 + seed).to(device), seed)
+        factors = search(
+            model, windows(stream["train"], 32, 1000 + seed).to(device), seed
+        )
     result: dict[str, Any] = {"rule": name, "lr": lr, "seed": seed, "factors": factors}
     if whole:
         result["as it is"] = measure(model, tokens, name, factors)
@@ -182,7 +186,9 @@ def read_stream(most: int | None) -> None:
     """Tokens of the packages that the model learned from, and some put aside."""
     texts, _ = read_packages(permissive())
     _, tokens = load_small()
-    rows = [[*e.ids, END] for e in tokens.tokenizer.encode_batch(sorted(texts)[::4][:most])]
+    rows = [
+        [*e.ids, END] for e in tokens.tokenizer.encode_batch(sorted(texts)[::4][:most])
+    ]
     cut = len(rows) * 19 // 20
     torch.save({"train": flat(rows[:cut]), "validation": flat(rows[cut:])}, STREAM)
 
@@ -192,7 +198,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=5)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--most", type=int)
-    parser.add_argument("--result", type=Path, default=RESULTS / "small_model_longer.json")
+    parser.add_argument(
+        "--result", type=Path, default=RESULTS / "small_model_longer.json"
+    )
     given = parser.parse_args()
     started = time.monotonic()
     read_stream(given.most)
@@ -202,7 +210,9 @@ def main() -> None:
             run, [(r, lr, 0, given.device, False) for r in RULES for lr in RATES], 1
         )
         best = {
-            rule: min((t for t in tried if t["rule"] == rule), key=lambda t: t["validation"])
+            rule: min(
+                (t for t in tried if t["rule"] == rule), key=lambda t: t["validation"]
+            )
             for rule in RULES
         }
         jobs = [(r, best[r]["lr"], s, given.device, True) for s in SEEDS for r in RULES]

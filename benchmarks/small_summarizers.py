@@ -48,7 +48,9 @@ def model_of(condition: str) -> LanguageModel | Summarizer:
     return kind(**SIZES, **CONDITIONS[condition])
 
 
-def loss_of(model: LanguageModel | Summarizer, pairs: list[Pair], device: str) -> torch.Tensor:
+def loss_of(
+    model: LanguageModel | Summarizer, pairs: list[Pair], device: str
+) -> torch.Tensor:
     """Cross-entropy of the summaries alone, whichever the model."""
     with torch.autocast(device, torch.bfloat16):
         if isinstance(model, Summarizer):
@@ -66,7 +68,9 @@ def loss_of(model: LanguageModel | Summarizer, pairs: list[Pair], device: str) -
     )
 
 
-def run(condition: str, lr: float, seed: int, device: str, steps: int) -> dict[str, Any]:
+def run(
+    condition: str, lr: float, seed: int, device: str, steps: int
+) -> dict[str, Any]:
     """Train one model; its validation loss and, for the seeds that count, ROUGE-L."""
     started = time.monotonic()
     torch.manual_seed(seed)
@@ -103,7 +107,9 @@ def run(condition: str, lr: float, seed: int, device: str, steps: int) -> dict[s
 def written(model: LanguageModel | Summarizer, device: str) -> dict[str, Any]:
     """ROUGE-L on the standard library's test functions, and some summaries."""
     _, tokens = load_small()
-    known = [f for f in tasks.functions("test") if len(tokens.encode(f.code)) <= LONGEST]
+    known = [
+        f for f in tasks.functions("test") if len(tokens.encode(f.code)) <= LONGEST
+    ]
     if isinstance(model, Summarizer):
         texts = []
         for n in range(0, len(known), BATCH):
@@ -147,7 +153,9 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--most", type=int)
-    parser.add_argument("--result", type=Path, default=RESULTS / "small_summarizers.json")
+    parser.add_argument(
+        "--result", type=Path, default=RESULTS / "small_summarizers.json"
+    )
     given = parser.parse_args()
     started = time.monotonic()
     read_pairs(given.most)
@@ -158,11 +166,16 @@ def main() -> None:
         )
         best = {
             name: min(
-                (t for t in tried if t["condition"] == name), key=lambda t: t["validation"]
+                (t for t in tried if t["condition"] == name),
+                key=lambda t: t["validation"],
             )["lr"]
             for name in CONDITIONS
         }
-        jobs = [(c, best[c], s, given.device, given.steps) for s in SEEDS for c in CONDITIONS]
+        jobs = [
+            (c, best[c], s, given.device, given.steps)
+            for s in SEEDS
+            for c in CONDITIONS
+        ]
         runs = pool.starmap(run, jobs, 1)
     where = torch.cuda.get_device_name() if given.device == "cuda" else "CPU"
     facts = {

@@ -626,7 +626,10 @@ def added_position(encoding: str, dim: int, max_len: int | None) -> nn.Module:
 
 
 def placed(
-    position: nn.Module, x: Tensor, positions: Tensor | None, cache: KeyValueCache | None
+    position: nn.Module,
+    x: Tensor,
+    positions: Tensor | None,
+    cache: KeyValueCache | None,
 ) -> Tensor:
     """``x`` with the positions that ``position`` adds, after the cached tokens."""
     if isinstance(position, nn.Identity):

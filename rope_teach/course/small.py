@@ -172,7 +172,10 @@ def write(
     device = next(model.parameters()).device
     given = padded(rows, left=True).to(device)
     real = torch.tensor(
-        [[n >= given.shape[1] - len(row) for n in range(given.shape[1])] for row in rows]
+        [
+            [n >= given.shape[1] - len(row) for n in range(given.shape[1])]
+            for row in rows
+        ]
     ).to(device)
     options = {"stop": (END,), **options}
     even = bool(real.all())
@@ -192,9 +195,7 @@ def bits_per_byte(
     """
     ids = torch.tensor(tokens.encode(text), device=next(model.parameters()).device)
     if len(ids) <= seq:
-        raise ValueError(
-            f"text must have more than seq={seq} tokens, got {len(ids)}"
-        )
+        raise ValueError(f"text must have more than seq={seq} tokens, got {len(ids)}")
     windows = ids[: (len(ids) - 1) // seq * seq + 1].unfold(0, seq + 1, seq)
     losses = [
         loss_by_position(model, (rows[:, :-1], rows[:, 1:])) * len(rows)
