@@ -1,7 +1,7 @@
 """Train the small real model, measure it, and write rope_teach/course/weights/.
 
     python benchmarks/small_model.py                 # minutes on one GPU
-    python benchmarks/small_model.py --steps 200 --out /tmp/tiny --device cpu
+    python benchmarks/small_model.py --steps 200 --out tiny --device cpu
 
 It learns from the permissively licensed Python packages that are installed beside it,
 read from their metadata and listed in the card; never from Python's standard library,
@@ -208,7 +208,7 @@ def flat(rows: Iterable[list[int]]) -> torch.Tensor:
 
 
 def batch_of(data: dict[str, torch.Tensor], seq: int, rows: int) -> torch.Tensor:
-    """Random windows of ``seq + 1`` tokens, ``rows`` in all, in the mixture's shares."""
+    """About ``rows`` random windows of ``seq + 1`` tokens, in the mixture's shares."""
     whole = sum(MIXTURE.values())
     parts = []
     for name, share in MIXTURE.items():
@@ -386,8 +386,8 @@ def main() -> None:
     random.shuffle(texts)
     texts, known, copies = without_copies(texts[: given.most])
     size = sum(map(len, texts))
-    say(f"{len(texts)} files, {size / 1e6:.0f} MB, {len(packages)} packages,",
-        f"{len(known)} functions; {copies} files copy the standard library")  # fmt: skip
+    say(f"{len(texts)} files, {size / 1e6:.0f} MB, {len(packages)} packages")
+    say(f"{len(known)} functions; {copies} files copy the standard library")
     tokenizer = train_tokenizer(texts)
     data = streams(texts, random.sample(known, len(known)), tokenizer)
     data = {name: stream.to(given.device) for name, stream in data.items()}
@@ -410,8 +410,8 @@ def main() -> None:
         "machine": f"{where}, {processor()}",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "seed": given.seed,
-        "settings": {**SIZES, "seq": SEQ, "batch": BATCH, "lr": LR, "steps": given.steps,
-                     "mixture": MIXTURE},
+        "settings": {**SIZES, "seq": SEQ, "batch": BATCH, "lr": LR,
+                     "steps": given.steps, "mixture": MIXTURE},
         "parameters": sum(p.numel() for p in model.parameters()),
         "minutes": round(minutes, 1),
         "data": {"files": len(texts), "bytes": size, "copies_left_out": copies,
