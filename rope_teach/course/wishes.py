@@ -111,7 +111,7 @@ class Board:
             )
             rows.append(f"<tr><th scope='row'>{wish}</th>{said}</tr>")
         return (
-            f"<table class='rope-wishes'><thead><tr><th>wish</th>{head}</tr></thead>"
+            f"<table class='rope-wishes' style='font-size:.85em'><thead><tr><th>wish</th>{head}</tr></thead>"
             f"<tbody>{''.join(rows)}</tbody></table>"
         )
 
