@@ -1,7 +1,7 @@
 """Train the small real model, measure it, and write rope_teach/course/weights/.
 
     python benchmarks/small_model.py                 # minutes on one GPU
-    python benchmarks/small_model.py --steps 200 --out /tmp/tiny --device cpu
+    python benchmarks/small_model.py --steps 200 --out tiny --device cpu
 
 It learns from the permissively licensed Python packages that are installed beside it,
 read from their metadata and listed in the card; never from Python's standard library,
@@ -64,7 +64,15 @@ from rope_teach.course.training import RESULTS, exact_match, f1, rouge_l
 SIZES = {"vocab": 4096, "dim": 256, "layers": 6, "heads": 8}
 SEQ, BATCH, LR = 512, 128, 2e-3
 MIXTURE = {"plain": 64, "summaries": 36, "questions": 28}  # rows of a batch
-PERMISSIVE = ("mit", "bsd", "apache", "isc", "python software foundation", "psf", "0bsd")
+PERMISSIVE = (
+    "mit",
+    "bsd",
+    "apache",
+    "isc",
+    "python software foundation",
+    "psf",
+    "0bsd",
+)
 LEFT_OUT = {"test", "tests", "_vendor", "vendor", "third_party"}  # other licences
 HELD_OUT = (*TRAIN_MODULES, *TEST_MODULES)  # the same text in every Python
 RESTRICTIVE = ("gpl", "proprietary", "nvidia", "mozilla", "mpl", "cc-by-nc")
@@ -127,6 +135,21 @@ def learned_from(text: str) -> list[Known]:
     return [(f, list(questions_about(f.code))) for f in functions_in(text)]
 
 
+def without_copies(texts: list[str]) -> tuple[list[str], list[Known], int]:
+    """The files that hold no function of the standard library, and what is in them.
+
+    The last number counts the files left out.
+    """
+    with multiprocessing.Pool() as pool:
+        found = pool.map(learned_from, texts, chunksize=20)
+    standard = standard_library()
+    own = [not any(plain(f.code) in standard for f, _ in each) for each in found]
+    known = {
+        f.code: (f, qs) for each in itertools.compress(found, own) for f, qs in each
+    }
+    return [*itertools.compress(texts, own)], [*known.values()], own.count(False)
+
+
 def plain(code: str) -> str:
     return "".join(code.split())
 
@@ -185,7 +208,7 @@ def flat(rows: Iterable[list[int]]) -> torch.Tensor:
 
 
 def batch_of(data: dict[str, torch.Tensor], seq: int, rows: int) -> torch.Tensor:
-    """Random windows of ``seq + 1`` tokens, ``rows`` in all, in the mixture's shares."""
+    """About ``rows`` random windows of ``seq + 1`` tokens, in the mixture's shares."""
     whole = sum(MIXTURE.values())
     parts = []
     for name, share in MIXTURE.items():
@@ -193,7 +216,9 @@ def batch_of(data: dict[str, torch.Tensor], seq: int, rows: int) -> torch.Tensor
         first = torch.randint(
             len(stream) - seq - 1, (rows * share // whole,), device=stream.device
         )
-        parts.append(stream[first[:, None] + torch.arange(seq + 1, device=stream.device)])
+        parts.append(
+            stream[first[:, None] + torch.arange(seq + 1, device=stream.device)]
+        )
     return torch.cat(parts).long()
 
 
@@ -340,6 +365,88 @@ def store(model: LanguageModel, tokenizer: Tokenizer, folder: Path) -> None:
     path.chmod(0o644)
 
 
+CARD = """# The small real model
+
+A decoder with RoPE that reads and writes Python: {parameters:,} parameters in 16 bits,
+{layers} layers of {dim} features, {heads} heads of {head_dim}, base 10,000, interleaved
+pairs, trained on windows of {seq} tokens. Its tokenizer is a byte-level BPE with
+{vocab:,} tokens. `rope_teach.course.small.load_small()` loads both.
+
+**Trained** by `{command}`, seed {seed}, {steps:,} steps of {batch} windows,
+{minutes} minutes on {machine}; Python {python}, torch {torch}, {date}.
+
+**Data**: {files:,} source files, {size:.0f} MB, of the {count} permissively licensed
+packages below, as they were installed; {copies} files that copy a function of the
+standard library were left out, and so were tests and vendored code. A batch has {plain}
+windows of plain source, {summaries} of functions followed by `<doc>` and the first
+sentence of their docstring, {questions} of functions followed by `<ask>`, a question,
+`<answer>` and the answer. The weights are under this package's licence; the packages
+keep theirs, listed below. **Never trained on**: Python's standard library, which
+everybody has, and on which all numbers below were measured.
+
+**Bits per byte** on {modules} (8 is a blind guess):
+
+| tokens in a window | mean | by quarter of the window |
+|---|---|---|
+{bits}
+
+**Summaries** of {functions} functions, ROUGE-L with the docstring's first sentence:
+{rouge}.
+
+**Answers** to {asked} questions about functions (F1 of words; the same characters):
+{answers}.
+
+**What it cannot do.** It does not know what code does: its summaries are fluent guesses
+from names and shapes. It cannot follow instructions or chat. Past {seq} tokens it falls
+apart, which is why lessons 12 and 13 use it. It repeats its training data's habits, and
+may repeat pieces of it. It is for teaching only.
+
+| package | version | licence | bytes of source |
+|---|---|---|---|
+{packages}
+"""
+
+
+def card(facts: dict[str, Any], packages: list[dict[str, Any]]) -> str:
+    """The model's card, from the result file alone."""
+    settings, measured = facts["settings"], facts["measured"]
+    rouge, scores = measured["summaries"]["rouge_l"], measured["answers"]["scores"]
+    return CARD.format(
+        **{k: settings[k] for k in ("layers", "dim", "heads", "seq", "vocab", "steps")},
+        **settings["mixture"],
+        **facts["versions"],
+        **{k: facts[k] for k in ("parameters", "command", "seed", "minutes")},
+        head_dim=settings["dim"] // settings["heads"],
+        batch=settings["batch"],
+        machine=facts["machine"],
+        date=facts["date"],
+        files=facts["data"]["files"],
+        size=facts["data"]["bytes"] / 1e6,
+        copies=facts["data"]["copies_left_out"],
+        count=len(packages),
+        modules=", ".join(measured["held_out_text"]["modules"]),
+        bits="\n".join(
+            f"| {n} | {b['mean']} | {', '.join(map(str, b['quarters']))} |"
+            for n, b in measured["bits_per_byte"].items()
+        ),
+        functions=measured["summaries"]["functions"],
+        rouge=", ".join(f"{who} {score}" for who, score in rouge.items()),
+        asked=measured["answers"]["questions"],
+        answers=", ".join(
+            f"{who} {s['f1']}; {s['same characters']}" for who, s in scores.items()
+        ),
+        packages="\n".join(
+            f"| {p['name']} | {p['version']} | {p['licence']} | {p['bytes']:,} |"
+            for p in packages
+        ),
+    )
+
+
+def write_card(result: Path, folder: Path) -> None:
+    stored = json.loads(result.read_text("utf-8"))
+    (folder / "card.md").write_text(card(stored, stored["runs"]), encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=20_000)
@@ -359,19 +466,12 @@ def main() -> None:
     torch.manual_seed(given.seed)
     texts, packages = read_packages(permissive())
     random.shuffle(texts)
-    texts = texts[: given.most]
-    with multiprocessing.Pool() as pool:
-        found = pool.map(learned_from, texts, chunksize=20)
-    standard = standard_library()
-    own = [not any(plain(f.code) in standard for f, _ in each) for each in found]
-    copies = own.count(False)
-    texts = list(itertools.compress(texts, own))
-    known = {f.code: (f, qs) for each in itertools.compress(found, own) for f, qs in each}
+    texts, known, copies = without_copies(texts[: given.most])
     size = sum(map(len, texts))
-    say(f"{len(texts)} files, {size / 1e6:.0f} MB, {len(packages)} packages,",
-        f"{len(known)} functions; {copies} files copy the standard library")  # fmt: skip
+    say(f"{len(texts)} files, {size / 1e6:.0f} MB, {len(packages)} packages")
+    say(f"{len(known)} functions; {copies} files copy the standard library")
     tokenizer = train_tokenizer(texts)
-    data = streams(texts, random.sample([*known.values()], len(known)), tokenizer)
+    data = streams(texts, random.sample(known, len(known)), tokenizer)
     data = {name: stream.to(given.device) for name, stream in data.items()}
     say("tokens:", {k: f"{len(v) / 1e6:.1f} M" for k, v in data.items()})
     model = LanguageModel(**SIZES, encoding="rope", tied=True).to(given.device)
@@ -392,8 +492,8 @@ def main() -> None:
         "machine": f"{where}, {processor()}",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "seed": given.seed,
-        "settings": {**SIZES, "seq": SEQ, "batch": BATCH, "lr": LR, "steps": given.steps,
-                     "mixture": MIXTURE},
+        "settings": {**SIZES, "seq": SEQ, "batch": BATCH, "lr": LR,
+                     "steps": given.steps, "mixture": MIXTURE},
         "parameters": sum(p.numel() for p in model.parameters()),
         "minutes": round(minutes, 1),
         "data": {"files": len(texts), "bytes": size, "copies_left_out": copies,
@@ -403,6 +503,7 @@ def main() -> None:
         "measured": measured,
     }  # fmt: skip
     save(given.result, facts, packages)
+    write_card(given.result, given.out)
     say("wrote", given.out, given.result)
 
 

@@ -116,8 +116,11 @@ COMPARE = """still => {
 }"""
 
 
-def test_still_is_what_the_script_draws_before_any_move(figure, on_page, page):
-    texts = on_page(figure)()
+def test_still_is_what_the_script_draws_at_the_start(figure, on_page, page):
+    move, control = on_page(figure), page.locator("input").first
+    start = control.input_value()
+    control.press("End")
+    texts = move(**{control.get_attribute("name"): start})  # there and back
     assert page.evaluate(COMPARE, figure.svg()) == [[], []]
     assert figure.values.items() <= texts.items()
 
@@ -361,7 +364,8 @@ PLACES = [(0, 0), (7, 31), (8, 1), (8, 3), (11, 1), (12, 27), (15, 31), (16, 0),
 
 def test_precision_is_that_of_torch(on_page, page):
     move = on_page(interactive.precision_by_position())
-    speeds = inverse_frequencies(64)
+    speeds = torch.tensor(interactive.exact_speeds(64)[0], dtype=f64)
+    assert torch.allclose(speeds, inverse_frequencies(64), rtol=1e-15, atol=0)
     for (power, past), i in itertools.product(PLACES, (0, 1, 9, 31)):
         m = 2**power + past
         shown = move(power=power, past=past, hand=i)

@@ -44,7 +44,7 @@ __all__ = [
     "patch_on_grid",
 ]
 
-BLUE, ORANGE, GREEN, PINK, INK = "#0072B2", "#B04A00", "#00704F", "#A03E77", "#1a1a1a"
+BLUE, ORANGE, INK = "#0072B2", "#B04A00", "#1a1a1a"
 FACE = "fill='none' stroke='#767676' stroke-width='2'"
 
 
@@ -207,6 +207,11 @@ def short(x: float) -> str:
     return f"{round(x, 2) + 0.0:.2f}".rstrip("0").rstrip(".")
 
 
+def steady(speeds: Sequence[float] | Tensor) -> list[float]:
+    """Return twelve digits of each: the last ones differ from machine to machine."""
+    return [float(f"{float(speed):.12g}") for speed in speeds]
+
+
 def hand(name: str, x: float, y: float, length: float, angle: float, look: str) -> str:
     """Return a line from (x, y) at an angle, counter-clockwise, that can turn."""
     tip = short(x + length * math.cos(angle)), short(y - length * math.sin(angle))
@@ -296,7 +301,7 @@ def clock_bank(inv_freq: Sequence[float] | Tensor, last: int = 200) -> Interacti
     Fast hands tell nearby positions apart, slow hands distant ones. Lessons 02
     and 08.
     """
-    speeds = [float(f) for f in inv_freq]
+    speeds = steady(inv_freq)
     look = f"stroke='{BLUE}' stroke-width='7' stroke-linecap='round'"
     picture = ""
     for i, speed in enumerate(speeds):
@@ -415,7 +420,7 @@ def pairing_orders() -> Interactive:
         data={
             "swaps": SWAPS,
             "content": {"q": QUERY, "k": KEY},
-            "speeds": inverse_frequencies(8).tolist(),
+            "speeds": steady(inverse_frequencies(8)),
         },
         script=PAIRING_SCRIPT,
     )
@@ -615,8 +620,8 @@ def precision_by_position(rotary_dim: int = 64) -> Interactive:
     to it. Sliders choose the position (a power of two, and tokens past it) and the
     hand. Lesson 10.
     """
-    speeds = inverse_frequencies(rotary_dim)
-    start = rounded_angles(speeds, 256 + 1, 0)
+    speeds, rest = exact_speeds(rotary_dim)
+    start = rounded_angles(torch.tensor(speeds, dtype=torch.float64), rest, 256 + 1, 0)
     picture = ""
     for column, dtype in enumerate(map(name_of, DTYPES)):
         x = 140 + 275 * column
@@ -650,7 +655,7 @@ def precision_by_position(rotary_dim: int = 64) -> Interactive:
         "<p>A key with equal content, 5 tokens back, scores {true} of 1.</p>",
         values={"power": "256", "past": "1", "hand": "0", "m": "257",
                 "angle": start["angle"], "true": start["true"]},
-        data={"speeds": speeds.tolist(), "rest": missing_digits(rotary_dim)},
+        data={"speeds": speeds, "rest": rest},
         script=PRECISION_SCRIPT,
     )  # fmt: skip
 
@@ -663,10 +668,11 @@ def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def rounded_angles(inv_freq: Tensor, m: int, i: int) -> dict[str, str]:
+def rounded_angles(
+    inv_freq: Tensor, rest: list[float], m: int, i: int
+) -> dict[str, str]:
     """Return what the figure of precision shows at position m for hand i."""
-    rest = missing_digits(2 * len(inv_freq))[i]
-    exact = Decimal(m) * (Decimal(inv_freq[i].item()) + Decimal(rest))
+    exact = Decimal(m) * (Decimal(inv_freq[i].item()) + Decimal(rest[i]))
     shown = {"angle": f"{m * inv_freq[i]:.3f}"}
     shown["true"] = f"{(5 * inv_freq).cos().mean():.3f}"
     for dtype in DTYPES:
@@ -692,25 +698,26 @@ def small(x: float) -> str:
     return f"{x:.3f}" if x >= 0.001 else f"{digits}e{int(power)}"
 
 
-def missing_digits(rotary_dim: int, base: int = 10_000) -> list[float]:
-    """Return what each float64 frequency lacks to the true one."""
+def exact_speeds(
+    rotary_dim: int, base: int = 10_000
+) -> tuple[list[float], list[float]]:
+    """Return the nearest float64 of each frequency, and what it lacks to the truth."""
     with localcontext() as context:
         context.prec = 50
         powers = [Decimal(-2 * i) / rotary_dim for i in range(rotary_dim // 2)]
-        held = map(Decimal, inverse_frequencies(rotary_dim, base).tolist())
-        return [
-            float(f"{Decimal(base) ** p - h:.4e}")
-            for p, h in zip(powers, held, strict=True)
-        ]
+        true = [Decimal(base) ** power for power in powers]
+        near = [float(speed) for speed in true]
+        rest = [speed - Decimal(x) for speed, x in zip(true, near, strict=True)]
+    return near, [float(f"{lacking:.4e}") for lacking in rest]
 
 
 # ------------------------------------------------------------------------- lesson 13
 
-RULES = {
-    "PI": f"stroke='{ORANGE}' stroke-dasharray='2 5'",
-    "NTK": f"stroke='{GREEN}' stroke-dasharray='14 5'",
-    "YaRN": f"stroke='{BLUE}'",
-    "Llama 3": f"stroke='{PINK}' stroke-dasharray='10 4 2 4'",
+RULES = {  # as they look in plots.py
+    "PI": "stroke='#C65200' stroke-dasharray='9 5'",
+    "NTK": "stroke='#00795A' stroke-dasharray='14 5 2 5'",
+    "YaRN": "stroke='#6B45B0'",
+    "Llama 3": "stroke='#B8407F' stroke-dasharray='20 6'",
 }
 
 
@@ -976,8 +983,8 @@ def patch_on_grid() -> Interactive:
         "{axial}.</p>",
         values={"width": "7", "row": "1", "column": "2", **start},
         data={
-            "flat": inverse_frequencies(16).tolist(),
-            "axial": inverse_frequencies(8, 100).tolist(),
+            "flat": steady(inverse_frequencies(16)),
+            "axial": steady(inverse_frequencies(8, 100)),
         },
         script=GRID_SCRIPT,
     )

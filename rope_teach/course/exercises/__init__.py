@@ -64,7 +64,11 @@ class Feedback:
         colour = {"right": "#00664a", "wrong": "#a33b00"}.get(self.kind, "#1f4e79")
         parts = [f"<p style='margin:0'>{html.escape(self.text)}</p>"]
         if self.code:
-            parts.append(f"<pre style='color:#1a1a1a'>{html.escape(self.code)}</pre>")
+            # A page's own style for <pre> would lay its dark ground under dark letters.
+            parts.append(
+                "<pre style='margin:.5em 0;background:#f6f8fa;color:#1a1a1a'>"
+                f"{html.escape(self.code)}</pre>"
+            )
         if self.more and self.kind == "hint":
             parts.append(
                 "<details><summary>Show the second step</summary>"
