@@ -3,9 +3,9 @@
 It learned windows of 512 tokens. Each rule slows its hands for 2,048. Measured are bits
 per byte of Python it never saw, by place, in windows of 512 and 2,048, and how many
 hidden constants it finds, by depth; before and after a short fine-tune on windows of
-2,048, half of which hide a constant too. The rate is chosen for each rule by validation,
-and three seeds follow. Minutes on one
-GPU, with the packages that benchmarks/small_model.py reads:
+2,048, half of which hide a constant too. The rate is chosen for each rule by
+validation, and three seeds follow. Minutes on one GPU, with the packages that
+benchmarks/small_model.py reads:
 
     python benchmarks/small_model_longer.py --workers 5
 """
@@ -15,6 +15,7 @@ import json
 import math
 import multiprocessing
 import platform
+import tempfile
 import time
 from collections.abc import Sequence
 from datetime import date
@@ -47,7 +48,7 @@ TRAINED, LONGER, BIN = 512, 2048, 32
 DEPTHS = (0.05, 0.35, 0.65, 0.95)
 STEPS, ROWS, RATES, SEEDS = 200, 16, (1e-4, 3e-4, 1e-3), (1, 2, 3)
 PARTS = {"factor": LONGER / TRAINED, "trained_length": TRAINED}
-STREAM = Path("/tmp/small_model_stream.pt")
+STREAM = Path(tempfile.gettempdir(), "small_model_stream.pt")
 SEARCH = {"generations": 6, "children": 8}
 
 

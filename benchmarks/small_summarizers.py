@@ -13,6 +13,7 @@ import math
 import multiprocessing
 import platform
 import random
+import tempfile
 import time
 from datetime import date
 from pathlib import Path
@@ -38,7 +39,7 @@ CONDITIONS: dict[str, dict[str, Any]] = {
 }
 STEPS, BATCH, LONGEST = 1000, 64, 320  # tokens of a code
 RATES, SEEDS = (5e-4, 1e-3, 2e-3), (1, 2, 3)
-PAIRS = Path("/tmp/small_summarizers.pt")
+PAIRS = Path(tempfile.gettempdir(), "small_summarizers.pt")
 
 Pair = tuple[list[int], list[int]]  # tokens of a code and of its summary
 

@@ -26,6 +26,15 @@ def test_contract(path):
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_conforms(path):
+    for place in (path, tool.solved_path(path)):
+        notebook = nbformat.read(place, as_version=4)
+        tool.conform(notebook)
+        same = nbformat.read(place, as_version=4) == notebook
+        assert same, "run python tools/lesson.py conform"
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_links_lead_somewhere(path):
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type != "markdown":
@@ -110,7 +119,7 @@ def no_summary(notebook):
 
 
 def three_answers(notebook):
-    cell = next(c for c in notebook.cells if "<details>" in c.source)
+    cell = next(c for c in notebook.cells if "## Predict" in c.source)
     cell.source = cell.source.replace("<details>", "<p>", 1)
 
 
@@ -188,6 +197,50 @@ def course(tmp_path, model, monkeypatch):
     monkeypatch.setattr(tool.NotebookClient, "execute", lambda *_, **__: None)
     tool.run(path)
     return path
+
+
+def test_conforming_changes_what_follows_from_tags_and_no_more(model):
+    notebook = copy.deepcopy(model)
+    helper = code_cell(notebook)
+    helper.metadata.tags = ["hide-cell"]
+    notebook.cells.append(
+        new_markdown_cell(
+            "Minute 9. Ask.", metadata={"slideshow": {"slide_type": "notes"}}
+        )
+    )
+    before = copy.deepcopy(notebook)
+    tool.conform(notebook)
+    for old, new in zip(before.cells, notebook.cells, strict=True):
+        if tool.slide_type(old) == "notes":
+            assert new.source.startswith(tool.FOLD)
+            assert new.source.count("<details>") == 1
+        else:
+            assert new.source == old.source
+        hidden = "hide-input" in new.metadata.get("tags", [])
+        assert new.metadata.get("jupyter", {}).get("source_hidden", False) == hidden
+    assert notebook.cells[-1].source == f"{tool.FOLD}\n\nMinute 9. Ask.\n\n</details>"
+    assert tool.slide_type(helper) == "skip"
+    assert notebook.metadata.rise == tool.RISE
+    twice = copy.deepcopy(notebook)
+    tool.conform(twice)
+    assert twice == notebook
+
+
+def test_conforming_keeps_the_outputs_and_the_solved_notebook(course):
+    notebook = nbformat.read(course, as_version=4)
+    notes = next(c for c in notebook.cells if tool.slide_type(c) == "notes")
+    notes.source = "Minute 1. Ask."
+    nbformat.write(notebook, course)
+    assert tool.conform_files(course) == []
+    conformed = nbformat.read(course, as_version=4)
+    assert tool.FOLD in str(tool.sources(conformed))
+    assert [c.get("outputs") for c in conformed.cells] == [
+        c.get("outputs") for c in notebook.cells
+    ]
+    assert not tool.edited_by_hand(tool.solved_path(course))
+    before = course.read_bytes()
+    assert tool.conform_files(course) == []
+    assert course.read_bytes() == before
 
 
 def test_a_solved_notebook_follows_its_lesson(course):

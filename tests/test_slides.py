@@ -253,6 +253,11 @@ CARDS = (
     "## Predict\n\n<details><summary>One</summary>No.</details>\n"
     "<details><summary>Two</summary>Yes: $a^2$.</details>"
 )
+NOTES = """<details><summary>For the teacher</summary>
+
+Minute 3. Ask the *class*.
+
+</details>"""
 SLIDER = '<label>turn <input type="range" value="50"></label>'
 
 
@@ -260,7 +265,7 @@ SLIDER = '<label>turn <input type="range" value="50"></label>'
 def sample(browser: Browser, decks: Path) -> Iterator[Visit]:
     """A deck with one slide for each thing that a deck does."""
     cells = [
-        slide("Minute 3. Ask the class.", "notes"),
+        slide(NOTES, "notes"),
         slide(CARDS),
         slide("## Slider"),
         code("hidden_source = 1", html(SLIDER), tags="hide-input"),
@@ -326,7 +331,8 @@ def test_speaker_notes_open_without_a_network(sample: Visit) -> None:
     with sample.page.expect_popup() as popup:
         sample.page.keyboard.press("s")
     notes = popup.value.locator(".speaker-controls-notes .value")
-    notes.get_by_text("Minute 3").wait_for()
+    notes.get_by_text("Minute 3").wait_for()  # unfolded
+    assert notes.locator("em").inner_text() == "class"
 
 
 def test_axe_finds_nothing_serious_around_the_stage(sample: Visit) -> None:

@@ -116,7 +116,7 @@ def test_too_few_batches_stop(refuses):
 def test_the_bar_ends_the_same_on_every_machine(capsys):
     fit(Fixed([0.0] * 10), copy_batches(batch=1), 7, label="copy")
     out, err = capsys.readouterr()
-    assert out.rpartition("\r")[2] == f"copy 100%|{'█' * 30}| 7/7\n"
+    assert out.rpartition("\r")[2] == f"copy 100% {'─' * 30} 7/7\n"
     assert err == ""
 
 

@@ -2,17 +2,18 @@
 
     python tools/lesson.py 04          execute lesson 04 in place and write its outputs,
                                        derive and execute its solved notebook, lint both
+    python tools/lesson.py conform     only write what follows from tags and slide types
     python tools/lesson.py lint        hold every lesson against the contract
 
-The notebook is the source. Executing it changes outputs only, never a cell. The solved
-notebook is the lesson with each exercise's stub replaced by its solution.
+The notebook is the source. Executing it never changes a line of code or prose; it
+folds the teacher's notes and writes the metadata that a live deck reads (``conform``).
+The solved notebook is the lesson with each exercise's stub replaced by its solution.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import hashlib
 import itertools
 import re
 import sys
@@ -26,12 +27,25 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 from rope_teach.course.exercises import find
+from rope_teach.course.handout import fingerprint
 
 LESSONS = Path(__file__).resolve().parent.parent / "lessons"
 SECTIONS = ("Predict", "The rule", "Caveats", "Summary", "What breaks next")
 SLIDES = {"slide", "subslide", "fragment", "skip", "notes", "-"}
 TAGS = {"hide-input", "hide-cell", "side-by-side", "raises-exception"}
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+FOLD = "<details><summary>For the teacher</summary>"
+# The live deck's stage and look; lessons/rise.css does the rest.
+RISE = {
+    "width": 1280,
+    "height": 720,
+    "margin": 0,
+    "minScale": 0.2,  # in a pane beside the notebook too
+    "center": False,
+    "transition": "none",
+    "slideNumber": "c/t",
+    "theme": "white",  # which asks the internet for no font
+}
 MINUTE = re.compile(r"\bminutes? \d+", re.IGNORECASE)
 
 
@@ -62,9 +76,45 @@ def execute(notebook: NotebookNode, folder: Path) -> float:
     notebook.metadata = NotebookNode(
         kernelspec=KERNEL,
         language_info=language,
+        rise=RISE,
         rope_teach={"seconds": round(seconds), "fingerprint": fingerprint(notebook)},
     )
     return seconds
+
+
+def conform(notebook: NotebookNode) -> None:
+    """Write what follows from tags and slide types, for every way to show a lesson.
+
+    A figure's code is hidden until a reader asks, in JupyterLab and in the live deck,
+    and a hidden cell is on no slide. A teacher's notes are folded.
+    """
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        if "hide-input" in tags:
+            cell.metadata.setdefault("jupyter", NotebookNode()).source_hidden = True
+        if "hide-cell" in tags:
+            cell.metadata.slideshow = NotebookNode(slide_type="skip")
+        if slide_type(cell) == "notes" and not cell.source.startswith(FOLD):
+            cell.source = f"{FOLD}\n\n{cell.source.strip()}\n\n</details>"
+    notebook.metadata.rise = NotebookNode(RISE)
+
+
+def conform_files(path: Path) -> list[str]:
+    """Conform a lesson and its solved notebook where they lie, without running them."""
+    for place in (path, solved_path(path)):
+        if not place.exists():
+            continue
+        if place != path and edited_by_hand(place):
+            return [f"{place.name}: solved notebook has edits of its own; move it away"]
+        before = place.read_text(encoding="utf-8")
+        notebook = nbformat.reads(before, as_version=4)
+        conform(notebook)
+        if "rope_teach" in notebook.metadata:
+            notebook.metadata.rope_teach.fingerprint = fingerprint(notebook)
+        if nbformat.writes(notebook) + "\n" != before:
+            nbformat.write(notebook, place)
+            print(f"{place.relative_to(LESSONS.parent)}: conformed")
+    return []
 
 
 def solve(notebook: NotebookNode) -> NotebookNode:
@@ -96,6 +146,7 @@ def sources(notebook: NotebookNode) -> list[str]:
 def run(path: Path) -> list[str]:
     """Execute a lesson and its solved notebook, write both, return what is wrong."""
     lesson = nbformat.read(path, as_version=4)
+    conform(lesson)
     solved = solve(lesson)
     for notebook, place in ((lesson, path), (solved, solved_path(path))):
         if place != path and edited_by_hand(place):
@@ -105,11 +156,6 @@ def run(path: Path) -> list[str]:
         nbformat.write(notebook, place)
         print(f"{place.relative_to(LESSONS.parent)}: {seconds:.0f} s")
     return lint(path)
-
-
-def fingerprint(notebook: NotebookNode) -> str:
-    """Return a digest of the cells, by which an edit by hand is noticed."""
-    return hashlib.sha256("\0".join(sources(notebook)).encode()).hexdigest()[:16]
 
 
 def edited_by_hand(path: Path) -> bool:
@@ -249,7 +295,8 @@ def cell_problems(cell: NotebookNode) -> Iterator[str]:
         if any(len(line) > 79 for line in lines):
             yield "a line of code over 79 columns"
         shown = [str(o.get("data", {}).get("text/html", "")) for o in cell.outputs]
-        if any("<img" in text for text in shown) and "assert" not in cell.source:
+        drawn = any("<img" in t and "rope-interactive" not in t for t in shown)
+        if drawn and "assert" not in cell.source:  # a browser tests what moves
             yield "shows a figure and asserts nothing on it"
     elif "![" in cell.source and re.search(r"!\[\s*\]", cell.source):
         yield "a picture without alt text"
@@ -293,12 +340,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("lesson", help="two digits, for example 04; or lint")
+    parser.add_argument(
+        "lesson", help="two digits, for example 04; or conform, or lint"
+    )
     choice = parser.parse_args().lesson
-    paths = lesson_paths() if choice == "lint" else lesson_paths(choice)
+    act = {"lint": lint, "conform": conform_files}.get(choice, run)
+    paths = lesson_paths(choice if act is run else "*")
+    if act is conform_files:
+        paths += LESSONS.glob("lecture.ipynb")
     if not paths:
         parser.error(f"no lesson {choice!r} in {LESSONS}")
-    act = lint if choice == "lint" else run
     found = [problem for path in paths for problem in act(path)]
     print("\n".join(found) or "The contract is kept.")
     return bool(found)

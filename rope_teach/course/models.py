@@ -5,7 +5,7 @@ Built in lessons 01, 03, 09, 14, 15 and 17.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -523,7 +523,7 @@ class Summarizer(nn.Module):
         With ``caches``, one per decoder block, ``given`` are the newest tokens only.
         """
         check_tokens(given, self.vocab)
-        of_block = caches or [None] * len(self.decoder)
+        of_block: Sequence[KeyValueCache | None] = caches or [None] * len(self.decoder)
         x = placed(self.position, self.embed(given), None, of_block[0])
         for block, cache in zip(self.decoder, of_block, strict=True):
             x = block(x, memory, real[:, None, None], cache)

@@ -18,8 +18,9 @@ from rope_teach.course.small import Tokens, answer_prompt
 __all__ = ["found", "needles"]
 
 VALUES = (
-    "timeout", "encoding", "parent", "buffer", "message", "pattern", "version", "header",
-    "column", "server", "width", "record", "target", "option", "symbol", "module",
+    "timeout", "encoding", "parent", "buffer", "message", "pattern", "version",
+    "header", "column", "server", "width", "record", "target", "option", "symbol",
+    "module",
 )  # fmt: skip
 
 

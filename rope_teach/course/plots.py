@@ -2,9 +2,11 @@
 
 A function takes numbers and returns a :class:`Figure`, which a notebook shows as
 ``<figure><img alt=... ><figcaption>``: the only form whose alt text survives in
-JupyterLab, in slides and on web pages. Colours are Okabe and Ito's, and lines also
-differ in style, so that nothing depends on colour alone. Interactive figures are in
-``interactive.py``.
+JupyterLab, in slides and on web pages. Colours are Okabe and Ito's, darkened until a
+thin line stands out from white and from its own band. Lines also differ in style, so
+that nothing depends on colour alone. One encoding, rule, dtype or library looks the
+same in the whole course: ``FAMILIES`` has the table, and a line's label chooses from
+it. Interactive figures are in ``interactive.py``.
 """
 
 from __future__ import annotations
@@ -12,14 +14,19 @@ from __future__ import annotations
 import base64
 import html
 import io
+import itertools
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+import re
+from collections import ChainMap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import EngFormatter
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
@@ -41,10 +48,96 @@ __all__ = [
     "scoreboard",
 ]
 
-BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-SKY, YELLOW, BLACK, GREY = "#56B4E9", "#E69F00", "#000000", "#767676"
-COLOURS = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, BLACK)
-STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+BLUE, ORANGE, GREEN, PINK = "#0072B2", "#C65200", "#00795A", "#B8407F"
+GOLD, PURPLE, BLACK = "#8A6400", "#6B45B0", "#000000"
+TEAL, GREY, SLATE = "#008090", "#666666", "#54677A"
+COLOURS = (BLUE, ORANGE, GREEN, PINK, GOLD, PURPLE, BLACK)
+LONG, DENSE, TWO_DOTS = (0, (8, 2)), (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1))
+STYLES = ("-", "--", "-.", ":", LONG, TWO_DOTS, DENSE)
+MARKERS = "osDv^PX"
+
+
+class Look(NamedTuple):
+    """How the line of one label is drawn; its marker shows where points are few."""
+
+    colour: str
+    style: Any
+    marker: str
+    width: float = 2.2
+
+
+# A label looks like the entry that it begins with: "RoPE, 8 layers" like "RoPE".
+FAMILIES: dict[str, dict[str, Look]] = {
+    "encodings": {
+        "RoPE": Look(BLUE, "-", "o", 3.2),
+        "sinusoidal": Look(ORANGE, "--", "s"),
+        "learned": Look(GREEN, "-.", "D"),
+        "ALiBi": Look(PINK, LONG, "v"),
+        "none": Look(GREY, ":", "X"),
+        "xPos": Look(GOLD, TWO_DOTS, "^"),
+        "partial": Look(PURPLE, "--", "P"),
+        "p-RoPE": Look(TEAL, DENSE, "<"),
+        "every 2nd layer": Look(BLACK, DENSE, ">"),
+    },
+    "rules": {
+        "no rule": Look(GREY, ":", "X"),
+        "PI": Look(ORANGE, "--", "s"),
+        "NTK": Look(GREEN, "-.", "D"),
+        "dynamic NTK": Look(GOLD, TWO_DOTS, "^"),
+        "YaRN": Look(PURPLE, "-", "o", 3.2),
+        "Llama 3": Look(PINK, LONG, "v"),
+        "LongRoPE": Look(TEAL, DENSE, "P"),
+    },
+    "dtypes": {
+        "float64": Look(GREEN, "-.", "D"),
+        "float32": Look(BLUE, "-", "o", 3.2),
+        "bfloat16": Look(ORANGE, "--", "s"),
+        "float16": Look(PURPLE, LONG, "v"),
+    },
+    "pairings": {
+        "interleaved": Look(GOLD, "--", "s"),
+        "half": Look(TEAL, "-", "o"),
+    },
+    "libraries": {
+        "ours": Look(BLUE, "-", "o", 3.2),
+        "Hugging Face": Look(ORANGE, "--", "s"),
+        "Hugging Face, compiled": Look(GOLD, TWO_DOTS, "^"),
+        "Liger": Look(GREEN, "-.", "D"),
+        "complex form": Look(PURPLE, LONG, "v"),
+        "x-transformers": Look(PINK, ":", "P"),
+        "torchtune": Look(TEAL, DENSE, "X"),
+    },
+}
+OTHERS = [Look(*look) for look in zip(COLOURS, STYLES, MARKERS, strict=True)]
+
+
+def looks(labels: Iterable[str]) -> dict[str, Look]:
+    """Return how each label of one figure looks: from ``FAMILIES``, or what is left.
+
+    Labels that begin with one entry share its colour and differ in line style.
+    """
+    known = {label: _known(label) for label in labels}
+    taken = {look.colour for look in known.values() if look}
+    left = itertools.cycle([o for o in OTHERS if o.colour not in taken] or OTHERS)
+    chosen: dict[str, Look] = {}
+    for label, entry in known.items():
+        look = entry or next(left)
+        used = {other.style for other in chosen.values() if other.colour == look.colour}
+        free = [style for style in (look.style, *STYLES) if style not in used]
+        chosen[label] = look._replace(style=(free or STYLES)[0])
+    return chosen
+
+
+def _known(label: str) -> Look | None:
+    """The look of the longest entry with which ``label`` begins."""
+    spelt, entries = _spelt(label), ChainMap(*FAMILIES.values())
+    begins = [n for n in entries if re.match(re.escape(_spelt(n)) + r"(?!\w)", spelt)]
+    return entries[max(begins, key=len)] if begins else None
+
+
+def _spelt(label: str) -> str:
+    return re.sub(r"[\s,]+", " ", label).casefold()
+
 
 STYLE: dict[Any, Any] = {
     "font.size": 13,
@@ -55,9 +148,9 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "grid.color": "#dddddd",
     "figure.facecolor": "white",  # opaque, so that it is readable on a dark page too
-    "lines.linewidth": 2.2,
     "legend.frameon": False,
 }
+BAND = 0.15  # the opacity of the band around a line
 
 
 class Figure:
@@ -87,25 +180,35 @@ class Figure:
                     return np.asarray([bar.get_height() for bar in group])
         raise KeyError(f"no line or bars are labelled {label!r}")
 
-    def png(self, dpi: int = 130) -> bytes:
-        """Return the picture as a PNG with few colours, a third of the full size."""
+    def picture(self, dpi: int = 160) -> bytes:
+        """Return the picture as lossless WebP with few colours, a third of a PNG.
+
+        The commonest colours stay exact, and those of the lines are among them.
+        """
         drawn, small = io.BytesIO(), io.BytesIO()
-        with matplotlib.rc_context(STYLE):
+        with rc_context(STYLE):
             self.canvas.savefig(drawn, format="png", dpi=dpi)
-        colours = 128 if any(axes.images for axes in self.axes) else 64
-        picture = Image.open(drawn).convert("RGB").quantize(colours)
-        picture.save(small, "png", optimize=True)
+        pixels = np.asarray(Image.open(drawn).convert("RGB")).astype(np.int64)
+        packed, place, count = np.unique(
+            pixels @ [1 << 16, 1 << 8, 1], return_inverse=True, return_counts=True
+        )
+        colours = packed[:, None] >> np.array([16, 8, 0]) & 255
+        kept = 128 if any(axes.images for axes in self.axes) else 64
+        common = colours[np.argsort(-count, kind="stable")[:kept]]
+        nearest = ((common**2).sum(1) - 2 * colours @ common.T).argmin(1)
+        few = common[nearest][place].reshape(pixels.shape).astype(np.uint8)
+        Image.fromarray(few).save(small, "webp", lossless=True, quality=50, method=2)
         return small.getvalue()
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        picture = base64.b64encode(self.png()).decode()
+        picture = base64.b64encode(self.picture()).decode()
         caption = (
             self.caption and f"<figcaption>{html.escape(self.caption)}</figcaption>"
         )
         return {
             "text/plain": self.alt,
             "text/html": f'<figure style="margin:0"><img alt="{html.escape(self.alt)}" '
-            f'style="max-width:100%" src="data:image/png;base64,{picture}">'
+            f'style="max-width:100%" src="data:image/webp;base64,{picture}">'
             f"{caption}</figure>",
         }
 
@@ -117,12 +220,12 @@ def new_canvas(
     columns: int = 1,
     **kwargs: Any,
 ) -> tuple[Canvas, NDArray[Any]]:
-    """Return an empty canvas and its axes ``(rows, columns)``, in our style."""
-    with matplotlib.rc_context(STYLE):
-        canvas = Canvas(figsize=(width, height), layout="constrained")
-        return canvas, canvas.subplots(rows, columns, squeeze=False, **kwargs)
+    """Return an empty canvas and its axes ``(rows, columns)``."""
+    canvas = Canvas(figsize=(width, height), layout="constrained")
+    return canvas, canvas.subplots(rows, columns, squeeze=False, **kwargs)
 
 
+@rc_context(STYLE)
 def lines(
     x: ArrayLike,
     series: Mapping[str, ArrayLike],
@@ -144,22 +247,28 @@ def lines(
     ``marks`` are named vertical lines, ``levels`` named horizontal ones.
     """
     canvas, [[axes]] = new_canvas(height=height)
-    for number, (label, y) in enumerate(series.items()):
-        colour, style = COLOURS[number % 7], STYLES[number % 7]
-        axes.plot(x, y, label=label, color=colour, linestyle=style)
+    for label, look in looks(series).items():
+        y = np.asarray(series[label])
+        axes.plot(
+            x, y, label=label, color=look.colour, linestyle=look.style,
+            linewidth=look.width, zorder=look.width,
+            marker=look.marker if len(y) <= 12 else "",
+        )  # fmt: skip
         if bands and label in bands:
-            axes.fill_between(x, *bands[label], color=colour, alpha=0.2, linewidth=0)
+            axes.fill_between(x, *bands[label], color=look.colour, alpha=BAND,
+                              linewidth=0)  # fmt: skip
     for label, place in (marks or {}).items():
         axes.axvline(place, color=GREY, linewidth=1.4)
         axes.annotate(
             label, (place, 1.0), xycoords=("data", "axes fraction"),
-            xytext=(4, -2), textcoords="offset points", va="top", color="#444444",
+            xytext=(0, 3), textcoords="offset points", ha="center", color="#444444",
         )  # fmt: skip
     for label, place in (levels or {}).items():
         axes.axhline(place, color=GREY, linewidth=1.4)
         axes.annotate(
             label, (0.0, place), xycoords=("axes fraction", "data"),
-            xytext=(4, 2), textcoords="offset points", color="#444444",
+            xytext=(4, 2), textcoords="offset points", color="#444444", zorder=4,
+            path_effects=[withStroke(linewidth=3, foreground="white")],
         )  # fmt: skip
     axes.set(xlabel=xlabel, ylabel=ylabel)
     if logx:
@@ -172,6 +281,7 @@ def lines(
     return Figure(canvas, alt, caption)
 
 
+@rc_context(STYLE)
 def bars(
     values: Mapping[str, float],
     *,
@@ -189,8 +299,10 @@ def bars(
     ``line`` draws a named horizontal line, for example chance.
     """
     canvas, [[axes]] = new_canvas(height=height)
+    known = map(_known, values)
+    colours = [look.colour if look else SLATE for look in known]
     drawn = axes.bar(
-        list(values), list(values.values()), color=BLUE, width=0.6, label="bars"
+        list(values), list(values.values()), color=colours, width=0.6, label="bars"
     )
     numbers = {label: number.format(v) for label, v in values.items()}
     spread = spread or {}
@@ -211,6 +323,7 @@ def bars(
     return Figure(canvas, alt, caption)
 
 
+@rc_context(STYLE)
 def heatmaps(
     matrices: Mapping[str, ArrayLike],
     *,
@@ -263,6 +376,7 @@ def _write_numbers(
         )  # fmt: skip
 
 
+@rc_context(STYLE)
 def clocks(
     angles: ArrayLike,
     *,
@@ -295,6 +409,7 @@ def clocks(
     return Figure(canvas, alt, caption)
 
 
+@rc_context(STYLE)
 def arrows(
     panels: Mapping[str, Mapping[str, tuple[float, float]]],
     *,
@@ -304,9 +419,9 @@ def arrows(
 ) -> Figure:
     """Draw named two-dimensional arrows from the origin, one panel per title."""
     canvas, axes = new_canvas(height=height, columns=len(panels))
-    reach = 1.2 * max(
-        math.hypot(*tip) for panel in panels.values() for tip in panel.values()
-    )
+    tips = np.array([tip for panel in panels.values() for tip in panel.values()])
+    room = 0.25 * np.hypot(*tips.T).max()  # around the arrows, for their names
+    low, high = np.minimum(tips.min(0), 0) - room, np.maximum(tips.max(0), 0) + room
     for place, (title, panel) in zip(axes[0], panels.items(), strict=True):
         for number, (label, (a, b)) in enumerate(panel.items()):
             place.annotate(
@@ -317,15 +432,16 @@ def arrows(
                 1.12 * a, 1.12 * b, label, color=COLOURS[number],
                 ha="center", va="center", fontweight="bold",
             )  # fmt: skip
-        place.set(xlim=(-reach, reach), ylim=(-reach, reach), title=title)
+        place.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), title=title)
         place.set_aspect("equal")
-        place.set_xticks([0], [""])
-        place.set_yticks([0], [""])
-        for spine in place.spines.values():
-            spine.set_visible(False)
+        place.set(xticks=[], yticks=[])
+        place.axhline(0, color=GREY, linewidth=0.8, zorder=0)
+        place.axvline(0, color=GREY, linewidth=0.8, zorder=0)
+        _bare(place)
     return Figure(canvas, alt, caption)
 
 
+@rc_context(STYLE)
 def pairs(rows: Mapping[str, Sequence[int]], *, alt: str, caption: str = "") -> Figure:
     """Draw rows of features as boxes; boxes with the same number share a clock hand."""
     width = max(len(row) for row in rows.values())
@@ -357,6 +473,7 @@ def _bare(axes: Axes) -> None:
         spine.set_visible(False)
 
 
+@rc_context(STYLE)
 def compared_banks(
     words: Sequence[str],
     inv_freq: ArrayLike,
@@ -430,6 +547,7 @@ def _dial(
     axes.plot(x, y, "o", color=BLACK, markersize=3, alpha=alpha)
 
 
+@rc_context(STYLE)
 def roofline(
     moved: ArrayLike,
     seconds: Mapping[str, ArrayLike],
@@ -448,16 +566,18 @@ def roofline(
     size = np.asarray(moved, dtype=float)
     order = np.argsort(size, kind="stable")
     canvas, [[axes]] = new_canvas(height=height)
-    for number, (label, took) in enumerate(seconds.items()):
+    chosen = {roof: Look(GREY, "-", "o", 7)} | looks(n for n in seconds if n != roof)
+    for label, took in seconds.items():
+        look = chosen[label]
         axes.plot(
             size[order],
             (size / np.asarray(took, dtype=float) / 1e12)[order],
             label=label,
-            color=BLACK if label == roof else COLOURS[number % 6],
-            linestyle="-" if label == roof else STYLES[1 + number % 6],
-            linewidth=6 if label == roof else 2.2,
-            alpha=0.3 if label == roof else 1.0,
-            marker="osDv^P"[number % 6],
+            color=look.colour,
+            linestyle=look.style,
+            linewidth=look.width,
+            alpha=0.4 if label == roof else 1.0,
+            marker=look.marker,
             markersize=7,
         )
     axes.set(
@@ -472,6 +592,7 @@ def roofline(
     return Figure(canvas, alt, caption)
 
 
+@rc_context(STYLE)
 def flow(
     boxes: Mapping[str, tuple[float, float, str]],
     links: Sequence[tuple[str, str]],
@@ -517,6 +638,7 @@ def flow(
     return Figure(canvas, alt, caption)
 
 
+@rc_context(STYLE)
 def attention_map(
     weights: ArrayLike,
     queries: Sequence[str],
@@ -540,6 +662,7 @@ def attention_map(
     return Figure(canvas, alt, caption)
 
 
+@rc_context(STYLE)
 def letters(
     rows: Mapping[str, str],
     values: Sequence[ArrayLike],
@@ -581,6 +704,7 @@ def letters(
     return Figure(canvas, alt, caption)
 
 
+@rc_context(STYLE)
 def scoreboard(
     rows: Mapping[str, str],
     columns: Mapping[str, Mapping[str, float]],
@@ -626,6 +750,7 @@ def scoreboard(
     return Figure(canvas, alt, caption)
 
 
+@rc_context(STYLE)
 def marks(
     kinds: Mapping[str, Sequence[tuple[str, str]]],
     rows: Sequence[str],

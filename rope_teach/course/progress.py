@@ -13,14 +13,14 @@ __all__ = ["progress"]
 def progress(steps: int, label: str | None) -> Iterator[int]:
     """Count ``steps`` beside a bar with this label; None hides the bar."""
     # On stdout and without times or losses: on every machine the finished bar is the
-    # same text, which notebooks store and tests compare.
-    bar = "{desc} {percentage:3.0f}%|{bar:30}| {n_fmt}/{total_fmt}"
+    # same text, which notebooks store and tests compare. Thin, since it is no result.
+    bar = "{desc} {percentage:3.0f}% {bar:30} {n_fmt}/{total_fmt}"
     return iter(
         tqdm(
             range(steps),
             label,
             file=sys.stdout,
-            ascii=False,
+            ascii="·─",
             bar_format=bar,
             disable=label is None,
         )

@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +22,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from rope_teach.course.models import LanguageModel, generate
-from rope_teach.course.tasks import END, PAD, START, padded
+from rope_teach.course.tasks import END, padded
 from rope_teach.course.training import loss_by_position
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "FORMAT",
     "SPECIAL",
     "WEIGHTS",
+    "Bytes",
     "CodeTokens",
     "Tokens",
     "answer_prompt",
@@ -58,6 +60,38 @@ class Tokens(Protocol):
     def decode(self, tokens: Sequence[int]) -> str:
         """The text up to the first ``END``."""
 
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """For each token of ``text``, the characters that it covers: from, to."""
+
+
+class Bytes:
+    """A tokenizer for any text in any language: each byte of its UTF-8 is a token.
+
+    Bytes come after the special tokens, which are the small model's.
+
+    >>> Bytes().encode("hé"), len(Bytes())
+    ([110, 201, 175], 262)
+    >>> Bytes().decode([110, 201, 175, END, 0]), Bytes().places("hé")
+    ('hé', [(0, 1), (1, 2), (1, 2)])
+    """
+
+    def __len__(self) -> int:
+        return len(SPECIAL) + 256
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of ``text``."""
+        return [len(SPECIAL) + byte for byte in text.encode()]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text up to the first ``END``, without other special tokens."""
+        kept = takewhile(lambda token: token != END, tokens)
+        some = bytes(t - len(SPECIAL) for t in kept if t >= len(SPECIAL))
+        return some.decode("utf-8", "replace")
+
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """For each token of ``text``, the characters that it covers: from, to."""
+        return [(n, n + 1) for n, c in enumerate(text) for _ in c.encode()]
+
 
 class CodeTokens:
     """The small model's tokenizer: 4,096 pieces of Python source, found by BPE.
@@ -83,6 +117,10 @@ class CodeTokens:
             tokens = tokens[: tokens.index(END)]
         return str(self.tokenizer.decode(tokens))
 
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """For each token of ``text``, the characters that it covers: from, to."""
+        return list(self.tokenizer.encode(text).offsets)
+
 
 def load_small(folder: Path = WEIGHTS) -> tuple[LanguageModel, CodeTokens]:
     """The small real model and its tokenizer, in a second, on the CPU.
@@ -93,7 +131,7 @@ def load_small(folder: Path = WEIGHTS) -> tuple[LanguageModel, CodeTokens]:
 
     >>> model, tokens = load_small()
     >>> sum(p.numel() for p in model.parameters()), len(tokens)
-    (5774592, 4096)
+    (5778176, 4096)
     """
     for name in ("model.safetensors", "tokenizer.json"):
         if not (folder / name).is_file():
@@ -156,14 +194,14 @@ def write(
     steps: int = 60,
     **options: Any,
 ) -> list[str]:
-    """What the model writes after each of ``prompts``, which may differ in length.
+    r"""What the model writes after each of ``prompts``, which may differ in length.
 
     A prompt is text, or token ids as :func:`summary_prompt` gives them. ``options`` are
     those of :func:`~rope_teach.course.models.generate`; writing stops at ``END`` unless
     ``stop`` says otherwise.
 
     >>> model, tokens = load_small()
-    >>> write(model, tokens, ["def add(a, b):\\n    return a +"], steps=1)
+    >>> write(model, tokens, ["def add(a, b):\n    return a +"], steps=1)
     [' b']
     """
     rows = [tokens.encode(p) if isinstance(p, str) else list(p) for p in prompts]
