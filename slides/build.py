@@ -1,4 +1,4 @@
-"""Build the lecture and every lesson as an offline reveal.js deck: `python slides/build.py`.
+"""Build every notebook of the course as an offline deck: `python slides/build.py`.
 
 The decks go to `slides/out/` with everything that they load; open `index.html`
 there, from a server or straight from the disk.

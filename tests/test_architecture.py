@@ -35,7 +35,11 @@ def name_of(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-MODULES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
+MODULES = {
+    name_of(path): path
+    for path in sorted(ROOT.rglob("*.py"))
+    if path.stem != "sitecustomize"  # Python itself runs it, and nobody imports it
+}
 
 
 def imports(name):

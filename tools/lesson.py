@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import hashlib
 import itertools
 import re
 import sys
@@ -31,6 +30,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 from rope_teach.course.exercises import find
+from rope_teach.course.handout import fingerprint
 
 LESSONS = Path(__file__).resolve().parent.parent / "lessons"
 SECTIONS = ("Predict", "The rule", "Caveats", "Summary", "What breaks next")
@@ -163,11 +163,6 @@ def run(path: Path) -> list[str]:
         nbformat.write(notebook, place)
         print(f"{place.relative_to(LESSONS.parent)}: {seconds:.0f} s")
     return lint(path)
-
-
-def fingerprint(notebook: NotebookNode) -> str:
-    """Return a digest of the cells, by which an edit by hand is noticed."""
-    return hashlib.sha256("\0".join(sources(notebook)).encode()).hexdigest()[:16]
 
 
 def edited_by_hand(path: Path) -> bool:
