@@ -62,7 +62,7 @@ WRONG = {
             MENDED + "    return keys * zeta[0] ** ((new - old) / B)",
             "needs the factor 0.755",
         ),
-        (MENDED + "    return keys * zeta", "stopped with RuntimeError"),
+        (MENDED + "    return keys * zeta", "(RuntimeError"),
         (MENDED + "    return keys[:, ::2] * zeta", "must have shape"),
     ],
     "16.3": [

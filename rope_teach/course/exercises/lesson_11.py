@@ -241,7 +241,7 @@ def a_clear_win(clear_win: Callable[..., Any]) -> str:
     ):
         answer = clear_win(list(ours), list(theirs))
         expect(answer is not None, "Your function returns nothing. Is there a return?")
-        got = number(answer)
+        got = number(answer * 1)  # True counts as 1
         expect(
             got in (0, 1),
             f"Expected True or False, got {got:g}. Did you return the margin?",
