@@ -4,30 +4,38 @@
 PYTHON ?= python3
 PIP_OPTIONS ?=
 JUPYTER_OPTIONS ?=
+COURSE_FOLDER ?= my-course
 
 VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 # JupyterLab refuses to start for root, who is the only user in many containers.
 ROOT_OPTIONS := $(shell test "$$(id -u)" != 0 || echo --allow-root)
+# JupyterLab asks about its news before anything else; in this environment it does not.
+LABCONFIG := $(VENV)/etc/jupyter/labconfig
+NO_NEWS := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}
 
-.PHONY: help course test slides api bench lesson lint
+.PHONY: help course test slides site handout bench lesson lint
 
 help:
-	@echo "make course      install what the lessons need, open them in JupyterLab"
+	@echo "make course      install what the lessons need, open your copy in JupyterLab"
 	@echo "make test        run every test and every notebook"
 	@echo "make slides      build each lesson as a deck that needs no network"
-	@echo "make api         build the pages of the package's API from its docstrings"
+	@echo "make site        build the site to read: lessons, decks, API, with a search"
+	@echo "make handout     print the course: one PDF for students, one for teachers"
 	@echo "make bench       time the rotations on this machine, beside other libraries"
 	@echo "make lint        check the style of code and notebooks, and the types"
 	@echo "make lesson L=04 run one lesson again and check it (for authors)"
 	@echo
 	@echo "Options: PYTHON=python3.12   PIP_OPTIONS='...'   JUPYTER_OPTIONS=--no-browser"
+	@echo "         COURSE_FOLDER=my-course (where your copy of the lessons is)"
+	@echo "For make site: REPOSITORY=https://github.com/OWNER/NAME JUPYTERHUB=https://..."
 
 course: $(VENV)/.course
 	$(BIN)/python -m rope_teach doctor || { rm -f $<; exit 1; }
+	$(BIN)/python -m rope_teach lessons "$(COURSE_FOLDER)"
 	$(BIN)/python -m jupyterlab --config=tools/jupyter_config.py \
 		$(ROOT_OPTIONS) $(JUPYTER_OPTIONS) \
-		lessons/00_start_here.ipynb
+		"$(COURSE_FOLDER)/00_start_here.ipynb"
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2
@@ -35,8 +43,11 @@ test: $(VENV)/.test
 slides: $(VENV)/.slides
 	$(BIN)/python slides/build.py
 
-api: $(VENV)/.test
-	$(BIN)/python tools/api.py
+site: $(VENV)/.site
+	$(BIN)/python site/build.py
+
+handout: $(VENV)/.site
+	$(BIN)/python site/handout.py
 
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/cpu.py
@@ -57,11 +68,15 @@ lint: $(VENV)/.test
 
 $(VENV)/.course: EXTRAS := course
 $(VENV)/.slides: EXTRAS := course,slides
-$(VENV)/.test: EXTRAS := course,test,slides,peers
-$(VENV)/.test: ALSO := $(VENV)/.course $(VENV)/.slides
-$(VENV)/.course $(VENV)/.slides $(VENV)/.test: \
-		$(VENV)/pyvenv.cfg pyproject.toml constraints.txt
+$(VENV)/.site: EXTRAS := course,slides,site
+$(VENV)/.site: ALSO := $(VENV)/.course $(VENV)/.slides
+$(VENV)/.test: EXTRAS := course,test,slides,site,peers
+$(VENV)/.test: ALSO := $(VENV)/.course $(VENV)/.slides $(VENV)/.site
+$(VENV)/.course $(VENV)/.slides $(VENV)/.site $(VENV)/.test: \
+		$(VENV)/pyvenv.cfg pyproject.toml setup.py constraints.txt
 	$(BIN)/python -m pip install $(PIP_OPTIONS) -c constraints.txt -e ".[$(EXTRAS)]"
+	@mkdir -p $(LABCONFIG)
+	@echo '$(NO_NEWS)' > $(LABCONFIG)/default_setting_overrides.json
 	@touch $@ $(ALSO)
 
 # A half-made environment is removed, so that the next run starts afresh.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-OFFLINE = Path(__file__).parent / "tests" / "offline"
+OFFLINE = Path(__file__).parent / "rope_teach" / "course" / "grading" / "offline"
 
 # Kernels, workers and other children have no network, and neither has this process.
 inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)

@@ -365,6 +365,88 @@ def store(model: LanguageModel, tokenizer: Tokenizer, folder: Path) -> None:
     path.chmod(0o644)
 
 
+CARD = """# The small real model
+
+A decoder with RoPE that reads and writes Python: {parameters:,} parameters in 16 bits,
+{layers} layers of {dim} features, {heads} heads of {head_dim}, base 10,000, interleaved
+pairs, trained on windows of {seq} tokens. Its tokenizer is a byte-level BPE with
+{vocab:,} tokens. `rope_teach.course.small.load_small()` loads both.
+
+**Trained** by `{command}`, seed {seed}, {steps:,} steps of {batch} windows,
+{minutes} minutes on {machine}; Python {python}, torch {torch}, {date}.
+
+**Data**: {files:,} source files, {size:.0f} MB, of the {count} permissively licensed
+packages below, as they were installed; {copies} files that copy a function of the
+standard library were left out, and so were tests and vendored code. A batch has {plain}
+windows of plain source, {summaries} of functions followed by `<doc>` and the first
+sentence of their docstring, {questions} of functions followed by `<ask>`, a question,
+`<answer>` and the answer. The weights are under this package's licence; the packages
+keep theirs, listed below. **Never trained on**: Python's standard library, which
+everybody has, and on which all numbers below were measured.
+
+**Bits per byte** on {modules} (8 is a blind guess):
+
+| tokens in a window | mean | by quarter of the window |
+|---|---|---|
+{bits}
+
+**Summaries** of {functions} functions, ROUGE-L with the docstring's first sentence:
+{rouge}.
+
+**Answers** to {asked} questions about functions (F1 of words; the same characters):
+{answers}.
+
+**What it cannot do.** It does not know what code does: its summaries are fluent guesses
+from names and shapes. It cannot follow instructions or chat. Past {seq} tokens it falls
+apart, which is why lessons 12 and 13 use it. It repeats its training data's habits, and
+may repeat pieces of it. It is for teaching only.
+
+| package | version | licence | bytes of source |
+|---|---|---|---|
+{packages}
+"""
+
+
+def card(facts: dict[str, Any], packages: list[dict[str, Any]]) -> str:
+    """The model's card, from the result file alone."""
+    settings, measured = facts["settings"], facts["measured"]
+    rouge, scores = measured["summaries"]["rouge_l"], measured["answers"]["scores"]
+    return CARD.format(
+        **{k: settings[k] for k in ("layers", "dim", "heads", "seq", "vocab", "steps")},
+        **settings["mixture"],
+        **facts["versions"],
+        **{k: facts[k] for k in ("parameters", "command", "seed", "minutes")},
+        head_dim=settings["dim"] // settings["heads"],
+        batch=settings["batch"],
+        machine=facts["machine"],
+        date=facts["date"],
+        files=facts["data"]["files"],
+        size=facts["data"]["bytes"] / 1e6,
+        copies=facts["data"]["copies_left_out"],
+        count=len(packages),
+        modules=", ".join(measured["held_out_text"]["modules"]),
+        bits="\n".join(
+            f"| {n} | {b['mean']} | {', '.join(map(str, b['quarters']))} |"
+            for n, b in measured["bits_per_byte"].items()
+        ),
+        functions=measured["summaries"]["functions"],
+        rouge=", ".join(f"{who} {score}" for who, score in rouge.items()),
+        asked=measured["answers"]["questions"],
+        answers=", ".join(
+            f"{who} {s['f1']}; {s['same characters']}" for who, s in scores.items()
+        ),
+        packages="\n".join(
+            f"| {p['name']} | {p['version']} | {p['licence']} | {p['bytes']:,} |"
+            for p in packages
+        ),
+    )
+
+
+def write_card(result: Path, folder: Path) -> None:
+    stored = json.loads(result.read_text("utf-8"))
+    (folder / "card.md").write_text(card(stored, stored["runs"]), encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=20_000)
@@ -386,8 +468,8 @@ def main() -> None:
     random.shuffle(texts)
     texts, known, copies = without_copies(texts[: given.most])
     size = sum(map(len, texts))
-    say(f"{len(texts)} files, {size / 1e6:.0f} MB, {len(packages)} packages;",
-        f"{len(known)} functions; {copies} files copy the standard library")  # fmt: skip
+    say(f"{len(texts)} files, {size / 1e6:.0f} MB, {len(packages)} packages")
+    say(f"{len(known)} functions; {copies} files copy the standard library")
     tokenizer = train_tokenizer(texts)
     data = streams(texts, random.sample(known, len(known)), tokenizer)
     data = {name: stream.to(given.device) for name, stream in data.items()}
@@ -421,6 +503,7 @@ def main() -> None:
         "measured": measured,
     }  # fmt: skip
     save(given.result, facts, packages)
+    write_card(given.result, given.out)
     say("wrote", given.out, given.result)
 
 

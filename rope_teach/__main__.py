@@ -1,10 +1,13 @@
-"""The command line: ``python -m rope_teach doctor`` and ``... identify``."""
+"""The command line: ``rope-teach COMMAND``, or ``python -m rope_teach COMMAND``."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 from rope_teach.identify import command
 
@@ -12,7 +15,7 @@ from rope_teach.identify import command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m rope_teach",
+        prog="rope-teach",
         description="A course about how a transformer knows where its tokens are.",
     )
     commands = parser.add_subparsers(title="commands", dest="command", required=True)
@@ -20,6 +23,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "doctor",
         help="check that this machine can run the course, and say what to fix",
     )
+    lessons = commands.add_parser(
+        "lessons",
+        help="write the lessons into a folder of your own, over nothing of yours",
+        description="Write the lessons into FOLDER. Done again, it brings new editions "
+        "and leaves every lesson that you have changed as it is.",
+    )
+    lessons.add_argument(
+        "folder", nargs="?", default="my-course", type=Path, metavar="FOLDER"
+    )
+    _add_grade(commands)
     probe = commands.add_parser(
         "identify",
         help="say how a function rotates, or which law it breaks, and why",
@@ -28,20 +41,60 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     command.add_arguments(probe)
     given = parser.parse_args(arguments)
-    if given.command == "doctor":
-        return _doctor()
-    return command.run(given)
+    if given.command == "identify":
+        return command.run(given)
+    return _of_course(given)
 
 
-def _doctor() -> int:
+def _add_grade(commands: Any) -> None:
+    grade = commands.add_parser(
+        "grade",
+        help="judge every exercise in a folder, or in a class of folders",
+        description="Run each notebook in FOLDER in a process of its own and judge its "
+        "exercises. FOLDER is one student's, or holds one folder a student. Nothing in "
+        "it is changed. The code of strangers belongs into a container.",
+    )
+    add = grade.add_argument
+    add("folder", nargs="?", default=".", type=Path, metavar="FOLDER")
+    add("--lessons", nargs="+", type=int, default=[], metavar="N", help="only these")
+    add("--csv", type=Path, metavar="FILE", help="write a line an exercise")
+    add("--json", type=Path, metavar="FILE", help="write the same as JSON")
+    add(
+        "--seconds", type=positive(float), default=60, help="for a cell or a check (60)"
+    )
+    add("--minutes", type=positive(float), default=10, help="for a notebook (10)")
+    add("--memory", type=positive(float), default=8, help="of a process, in GiB (8)")
+    jobs = max(1, (os.cpu_count() or 1) // 2)
+    add("--jobs", type=positive(int), default=jobs, help=f"notebooks at once ({jobs})")
+
+
+def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
+    """Return what reads a number of this kind and refuses what is not above 0."""
+
+    def read(text: str) -> float:
+        if not (number := kind(text)) > 0:
+            raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+        return number
+
+    read.__name__ = "number"  # argparse: invalid number value
+    return read
+
+
+def _of_course(given: argparse.Namespace) -> int:
+    """Run a command that needs the course extra; the rest does not."""
     try:
-        from rope_teach.course import (
-            doctor,  # needs the course extra; the rest does not
-        )
+        from rope_teach.course import doctor, grading, handout
     except ModuleNotFoundError as error:
         print(error, file=sys.stderr)
         return 1
-    return doctor.main()
+    if given.command == "doctor":
+        return doctor.main()
+    if given.command == "lessons":
+        return handout.main(given.folder)
+    limits = grading.Limits(given.seconds, given.minutes, given.memory)
+    return grading.main(
+        given.folder, given.lessons, limits, given.jobs, given.csv, given.json
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pytest
 from playwright.sync_api import Browser, Page, Route, sync_playwright
 
 STAGE = {"width": 1280, "height": 720}
@@ -34,6 +33,8 @@ def find_chromium() -> str | None:
 
 def chromium_or_skip() -> str:
     """The path of Chromium; without one the test skips, or fails where it must run."""
+    import pytest  # here, because the handout is printed without it
+
     path = find_chromium()
     if path is None:
         reason = "no Chromium or Chrome on this machine"

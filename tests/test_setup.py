@@ -1,5 +1,6 @@
 """The set-up says one thing in all its files, and fails clearly on a bare machine."""
 
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,8 @@ import torch
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+
+from rope_teach import course
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -29,6 +32,7 @@ NEEDED = [
     Requirement(line)
     for lines in (PROJECT["dependencies"], *EXTRAS.values())
     for line in lines
+    if not line.startswith(PROJECT["name"])  # one extra in another
 ]
 
 needs_make = pytest.mark.skipif(
@@ -94,7 +98,8 @@ def test_conda_and_make_want_the_python_of_the_project():
 
 
 def test_make_test_installs_every_extra():
-    assert make_extras("test") == set(EXTRAS)
+    assert make_extras("test") | {"lessons"} == set(EXTRAS)
+    assert "rope-teach[lessons]" in EXTRAS["course"]
     assert make_extras("slides") == {"course", "slides"}
 
 
@@ -174,9 +179,10 @@ def test_readme_lists_each_lesson_with_its_title_and_no_other():
     assert listed == there
 
 
-def test_code_in_readme_runs():
+def test_code_in_readme_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     names = {}
-    use, shared, cached, packed, identified, checkpoint, longer = re.findall(
+    use, shared, cached, packed, identified, checkpoint, longer, own = re.findall(
         r"```python\n(.*?)```", README, re.DOTALL
     )
     exec(use, names)
@@ -201,6 +207,8 @@ def test_code_in_readme_runs():
     assert names["weights"]["layers.0.attention.wq.weight"].shape == (256, 256)
     exec(longer, names)
     assert names["rope"].inv_freq[0] == 0.25  # linear, by a factor of 4
+    exec(own, names)
+    assert (tmp_path / "mine.safetensors").is_file() and capsys.readouterr().out
 
 
 def test_commands_in_readme_run():
@@ -216,7 +224,37 @@ def test_commands_in_readme_run():
     assert "half: (0, 32)" in done.stdout
 
 
+def test_hosted_notebooks_install_what_the_lessons_import():
+    lines = [line for line in README.splitlines() if line.startswith("%pip install ")]
+    assert set(lines) == {'%pip install "rope-teach[lessons] @ git+ADDRESS"'}
+    imported = {Requirement(line).name for line in EXTRAS["lessons"]}
+    assert set(course._NEEDED) - {"IPython"} <= imported
+
+
 # ------------------------------------------------------------ make, ci and files
+
+
+@needs_make
+def test_make_course_opens_a_folder_that_git_ignores(tmp_path):
+    dry = ["make", "-n", "course", f"VENV={tmp_path}"]
+    steps = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert '-m rope_teach lessons "my-course"' in steps.stdout
+    assert '"my-course/00_start_here.ipynb"' in steps.stdout
+    assert "/my-course/" in (ROOT / ".gitignore").read_text("utf-8").splitlines()
+
+
+@needs_make
+def test_make_course_spares_a_class_jupyterlab_s_question(tmp_path):
+    (tmp_path / "pyvenv.cfg").touch()
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\n", encoding="utf-8")  # installs nothing
+    python.chmod(0o755)
+    install = ["make", f"{tmp_path}/.course", f"VENV={tmp_path}"]
+    subprocess.run(install, cwd=ROOT, capture_output=True, check=True)
+    place = tmp_path / "etc/jupyter/labconfig/default_setting_overrides.json"
+    (settings,) = json.loads(place.read_text("utf-8")).values()
+    assert settings == {"fetchNews": "false"}
 
 
 @needs_make
@@ -290,7 +328,7 @@ def test_no_file_names_a_registry_or_a_place_on_one_machine():
     found = []
     for name in filter(None, listed.stdout.split("\0")):
         path = ROOT / name
-        if path.suffix in {".png", ".woff2"} or not path.is_file():
+        if path.suffix in {".png", ".safetensors", ".woff2"} or not path.is_file():
             continue
         for line in path.read_text(encoding="utf-8").splitlines():
             found += [f"{name}: {line[:80]}" for _ in bad.findall(line)[:1]]
@@ -300,7 +338,7 @@ def test_no_file_names_a_registry_or_a_place_on_one_machine():
 def test_no_script_hides_a_module_of_python():
     # A script's own folder is searched first, by the programs that it starts too: an
     # encodings.py there stopped torch's compiler from trying vector instructions.
-    folders = ("benchmarks", "slides", "tests", "tools")
+    folders = ("benchmarks", "site", "slides", "tests", "tools")
     scripts = [path for name in folders for path in (ROOT / name).glob("*.py")]
     assert len(scripts) > len(folders)
     assert not {path.stem for path in scripts} & sys.stdlib_module_names

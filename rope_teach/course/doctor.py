@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import io
-import re
 import subprocess
 import sys
 import tempfile
@@ -21,19 +20,23 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from torch import Tensor
 
-import rope_teach
 from rope_teach import laws
 from rope_teach.checks import Pairing
+from rope_teach.course.handout import LESSONS, PACKAGE
 from rope_teach.rotary import RotaryEmbedding
 
 __all__ = ["CHECKS", "Finding", "examine", "main"]
 
-PACKAGE = Path(rope_teach.__file__).resolve().parent
-LESSONS = PACKAGE.parent / "lessons"
+IN_REPOSITORY = (PACKAGE.parent / "Makefile").is_file()
 INSTALL = "run: make course (or the pip command in README)"
 START_AFRESH = "delete the folder .venv, then run: make course"
+if not IN_REPOSITORY:
+    INSTALL = "install again, as README says for a hosted notebook or without make"
+    START_AFRESH = "make a new virtual environment and install the course there"
 
 
 @dataclass(frozen=True)
@@ -53,21 +56,25 @@ class Finding:
 def python() -> Iterator[Finding]:
     """Does the course support this Python version?"""
     version = ".".join(map(str, sys.version_info[:3]))
-    bounds = metadata.metadata("rope-teach")["Requires-Python"]
+    bounds = SpecifierSet(metadata.metadata("rope-teach")["Requires-Python"])
     yield _compare("Python", version, bounds, START_AFRESH)
 
 
 def requirements() -> Iterator[Finding]:
     """Are torch and everything the lessons use installed, and recent enough?"""
+    extras = ("lessons",) if in_notebook() else ("lessons", "course")
     for line in metadata.requires("rope-teach") or []:
-        requirement, _, marker = line.partition(";")
-        name, bounds = re.split(r"(?=[<>])", requirement.strip(), maxsplit=1)
-        if marker and 'extra == "course"' not in marker:
+        needed = Requirement(line)
+        asked = needed.marker is None or any(
+            needed.marker.evaluate({"extra": extra}) for extra in extras
+        )
+        if not asked or needed.name == "rope-teach":  # one extra in another
             continue
         try:
-            yield _compare(name, metadata.version(name), bounds, INSTALL)
+            version = metadata.version(needed.name)
+            yield _compare(needed.name, version, needed.specifier, INSTALL)
         except metadata.PackageNotFoundError:
-            yield Finding("FAIL", name, "not installed", INSTALL)
+            yield Finding("FAIL", needed.name, "not installed", INSTALL)
 
 
 def rotation() -> Iterator[Finding]:
@@ -109,8 +116,18 @@ def figures() -> Iterator[Finding]:
         yield Finding("FAIL", "figures", "text is not drawn", START_AFRESH)
 
 
+def in_notebook() -> bool:
+    """Whether this runs in a notebook, whose Jupyter is then there and works."""
+    from IPython import get_ipython
+
+    return getattr(get_ipython(), "kernel", None) is not None
+
+
 def kernel() -> Iterator[Finding]:
     """Does the notebook kernel run this Python and import this package?"""
+    if in_notebook():
+        yield Finding("OK", "Jupyter kernel", "this notebook runs in it")
+        return
     from jupyter_client.manager import start_new_kernel
 
     where = str(LESSONS) if LESSONS.is_dir() else tempfile.gettempdir()
@@ -145,14 +162,13 @@ def kernel() -> Iterator[Finding]:
 
 
 def lessons() -> Iterator[Finding]:
-    """Are the lessons next to the package?"""
+    """Are the lessons in the repository, or in the wheel?"""
     notebooks = sorted(LESSONS.glob("[0-9][0-9]_*.ipynb"))
     if notebooks:
         found = f"{len(notebooks)} found, starting with {notebooks[0].name}"
         yield Finding("OK", "lessons", found)
     else:
-        mend = "the package works; to get the lessons, clone the repository (see "
-        "README)"
+        mend = "the package works; to get the lessons, install it again"
         yield Finding("WARN", "lessons", f"none in {LESSONS}", mend)
 
 
@@ -202,20 +218,10 @@ def _rotate_on(device: str, pairing: Pairing) -> laws.Rotation:
     return rotate
 
 
-def _compare(name: str, version: str, bounds: str, mend: str) -> Finding:
-    if all(_holds(version, bound) for bound in bounds.split(",")):
+def _compare(name: str, version: str, bounds: SpecifierSet, mend: str) -> Finding:
+    if bounds.contains(version, prereleases=True):
         return Finding("OK", name, version)
     return Finding("FAIL", name, f"{version}, but the course needs {bounds}", mend)
-
-
-def _holds(version: str, bound: str) -> bool:
-    at_least = bound.strip().startswith(">=")
-    return (_numbers(version) >= _numbers(bound)) == at_least
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    release = re.search(r"\d+(\.\d+)*", version)
-    return tuple(int(part) for part in release[0].split(".")) if release else ()
 
 
 def _first_line(error: Exception) -> str:

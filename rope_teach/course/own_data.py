@@ -17,7 +17,7 @@ Lessons 14 and 15.
 from __future__ import annotations
 
 import random
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -130,19 +130,16 @@ def _checked(
         )
     if isinstance(examples, str) or not len(examples):
         raise ValueError("examples must be a list with at least one example")
-    sizes = {LanguageModel: (2, 3, 4), Summarizer: (2,), QuestionAnswerer: (3, 4)}
+    shapes = {2: "(document, summary)", 3: "(context, question, answer)"}
+    if isinstance(model, Summarizer):
+        del shapes[3]
+    elif isinstance(model, QuestionAnswerer):
+        del shapes[2]
     for n, example in enumerate(examples):
-        if isinstance(example, str) or len(example) not in sizes[type(model)]:
+        if isinstance(example, str) or min(len(example), 3) not in shapes:
             raise ValueError(
-                f"examples[{n}] must be (document, summary)"
-                if isinstance(model, Summarizer)
-                else f"examples[{n}] must be (context, question, answer)"
-                + (
-                    " or (document, summary)"
-                    if isinstance(model, LanguageModel)
-                    else ""
-                )
-                + f" for a {type(model).__name__}, got {example!r:.80}"
+                f"examples[{n}] must be {' or '.join(shapes.values())} for a "
+                f"{type(model).__name__}, got {example!r:.80}"
             )
         for text in example[:3]:
             if not isinstance(text, str) or not text.strip():
@@ -196,9 +193,9 @@ def _found(name: str, example: Example) -> int:
 def _span(name: str, example: Example, tokens: Tokens) -> tuple[int, int]:
     """First and last token of the context that hold the answer."""
     start = _found(name, example)
-    begins = [begin for begin, _ in tokens.places(example[0])]
-    end = start + len(example[2]) - 1
-    return bisect_right(begins, start) - 1, bisect_right(begins, end) - 1
+    begins, ends = zip(*tokens.places(example[0]), strict=True)
+    last = bisect_left(begins, start + len(example[2])) - 1
+    return bisect_right(ends, start), last
 
 
 # -------------------------------------------------------------------- evaluation

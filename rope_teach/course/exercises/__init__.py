@@ -18,7 +18,7 @@ import math
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, ValuesView
+from collections.abc import Callable, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import dataclass
 from types import CodeType, FunctionType
 from typing import Any
@@ -229,7 +229,8 @@ PLAIN_WORDS = [  # what torch and Python say, and what it means; the first that 
     ),
     (
         r"out of (range|bounds)",
-        "Counting starts at 0, so the last place is length - 1.",
+        "An index leads past the end: places are counted from 0, so the last is "
+        "length - 1. Or something has fewer dimensions than the code expects.",
     ),
     (
         r"argument '\w+' \(position \d+\) must be Tensor, not (int|float)",
@@ -241,6 +242,11 @@ PLAIN_WORDS = [  # what torch and Python say, and what it means; the first that 
         "Only a tensor has that method. Make one with torch.tensor(...).",
     ),
     (r"'NoneType'", "Something is None here. Does a function lack its `return`?"),
+    (
+        r"refer to a single memory location",
+        "Your code writes into a tensor that it still reads from. Use a new tensor, or "
+        ".clone() first.",
+    ),
     (
         r"does not require grad|in-?place operation|Can't call numpy\(\) on Tensor",
         "The gradient got lost, or a tensor that it needs was written over. Make a new "
@@ -257,7 +263,8 @@ PLAIN_WORDS = [  # what torch and Python say, and what it means; the first that 
 def explain(error: BaseException) -> str:
     """Say where a student's code stopped, on which line, and why, in plain words."""
     place = ""
-    for frame, line in traceback.walk_tb(error.__traceback__):
+    steps = list(traceback.walk_tb(error.__traceback__))
+    for frame, line in steps:
         if frame.f_globals.get("__name__", "__main__") == "__main__":  # not a library
             text = linecache.getline(frame.f_code.co_filename, line).strip()
             place = f" at line {line}" + (f", `{text}`" if text else "")
@@ -275,7 +282,11 @@ def explain(error: BaseException) -> str:
         why = "It ends Python, or asks for more memory than there is."
     else:
         why = next((w for p, w in PLAIN_WORDS if re.search(p, str(error))), "")
-    return f"Your code stopped{place}. {why} ({said})".replace("  ", " ")
+    last = steps[-1][0].f_globals.get("__name__", "") if steps else ""
+    start = f"Your code stopped{place}."
+    if last.startswith(__name__):  # the judge itself, at a value that it cannot use
+        start = "The check cannot use this answer."
+    return f"{start} {why} ({said})".replace("  ", " ")
 
 
 # -------------------------------------------------------- helpers for the judges
@@ -313,7 +324,9 @@ def as_tensor(value: Any) -> Tensor:
             isinstance(item, (int, float)) for item in value
         ):
             value = torch.stack([as_tensor(item) for item in value])
-        tensor = torch.as_tensor(value).detach()
+        if not isinstance(value, Tensor):  # torch would round 0.1 to float32
+            value = torch.as_tensor(value, dtype=torch.complex128)
+        tensor = value.detach()
         if tensor.is_complex():
             expect(not tensor.imag.any(), "Expected real numbers, got complex ones.")
             tensor = tensor.real
@@ -377,7 +390,8 @@ def hand_numbers(got: Any) -> list[int]:
     items = got if isinstance(got, (list, tuple)) else [got]
     expect(
         not any(
-            isinstance(i, bool) or getattr(i, "dtype", 0) is torch.bool for i in items
+            isinstance(i, bool) or str(getattr(i, "dtype", "")).endswith("bool")
+            for i in items
         ),
         "You gave True or False for each hand. List the numbers of the ones that are "
         "True: nonzero() finds them.",
@@ -560,3 +574,24 @@ class torch_calls(TorchFunctionMode):
     ) -> Any:
         self.names.add(getattr(func, "__name__", "").strip("_"))
         return func(*args, **(kwargs or {}))
+
+
+def name_mistake(
+    got: Sequence[Any],
+    right: Sequence[Any],
+    mistakes: Mapping[str, Sequence[Any]],
+    tolerance: float = 1e-4,
+) -> None:
+    """Raise :class:`Wrong` with the message of the mistake that ``got`` shows.
+
+    ``got`` and ``right`` hold a value for each case that a judge tried; ``mistakes``
+    the values of each mistake, under its message. Only a mistake that explains every
+    case is named, and none whose values are right.
+    """
+
+    def alike(one: Sequence[Any], other: Sequence[Any]) -> bool:
+        pairs = zip(one, other, strict=True)
+        return all(close(a, b, tolerance) for a, b in pairs)
+
+    for message, values in mistakes.items():
+        expect(not alike(got, values) or alike(values, right), message)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import torch
 
 from rope_teach.course.exercises import (
-    Wrong,
     as_tensor,
     close,
     exercise,
     expect,
+    expect_close,
     number,
 )
 
@@ -36,6 +37,11 @@ def how_far_apart(distance: Any) -> str:
         got != 2,
         "There are two words between the dogs. The distance counts the steps from one "
         "dog to the other.",
+    )
+    expect(
+        got != 0,
+        "The two dogs are the same word in two places. Count the steps between the "
+        "places.",
     )
     expect(got != 5, "5 is the sum of the positions 1 and 4. Take their difference.")
     expect(
@@ -95,16 +101,32 @@ def turn_it_to_position_five(turned: Any) -> str:
             f"Those are the hands at position {other}. The question asks for position "
             "5.",
         )
-    if not close(got, _two_hands(5)):
-        values = ", ".join(f"{value:.3f}" for value in got.tolist())
-        raise Wrong(
-            f"At position 5, the pairs are (cos 5, sin 5) and (cos 0.05, sin 0.05). "
-            f"You gave ({values})."
-        )
+    half, fast, slow = _two_hands(2.5), _two_hands(5)[:2], _two_hands(5)[2:]
+    named = {
+        "Those are the hands at position 2.5: half the way.": half,
+        "The fast hand has turned, the slow one has not.": [*fast, 1.0, 0.0],
+        "The slow hand has turned, the fast one has not.": [1.0, 0.0, *slow],
+        "Your pairs are (sin, cos). The first number of a pair is its cosine: a hand "
+        "that has not turned is (1, 0).": [*fast[::-1], *slow[::-1]],
+        "All cosines come first. Here the two numbers of a hand are side by side.": [
+            fast[0], slow[0], fast[1], slow[1],
+        ],
+        "Those hands have turned by 5 degrees and 0.05 degrees. The angles are in "
+        "radians.": _two_hands(math.radians(5)),
+    }  # fmt: skip
+    for message, wrong in named.items():
+        expect(not close(got, wrong), message)
+    short = getattr(turned, "dtype", None) is torch.bfloat16
+    expect_close(
+        got,
+        _two_hands(5),
+        "At position 5, the pairs are (cos 5, sin 5) and (cos 0.05, sin 0.05).",
+        8e-3 if short else 1e-3,  # any arithmetic will do, but not 0.28 for 0.284
+    )
     return "The first hand has turned by 5 radians, the second by 0.05."
 
 
-def _two_hands(position: int) -> list[float]:
+def _two_hands(position: float) -> list[float]:
     angles = (position, 0.01 * position)
     return [f(angle) for angle in angles for f in (math.cos, math.sin)]
 
@@ -125,8 +147,11 @@ def _two_hands(position: int) -> list[float]:
     "turns.",
 )
 def what_stays(same: Any) -> str:
-    letters = same if isinstance(same, str) else "".join(map(str, same))
-    chosen = {letter for letter in letters.upper() if letter.isalpha()}
+    try:
+        words = re.findall(r"\w+", same if isinstance(same, str) else " ".join(same))
+    except TypeError:
+        words = []
+    chosen = {c for word in words if word.lower() != "and" for c in word.upper()}
     expect(
         bool(chosen) and chosen <= set("ABCD"),
         f'Write the letters of your choice, for example "AD". You gave {same!r}.',

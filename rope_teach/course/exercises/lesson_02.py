@@ -15,7 +15,10 @@ from rope_teach.course.exercises import (
     close,
     exercise,
     expect,
+    expect_close,
     number,
+    untouched,
+    uses,
 )
 
 
@@ -50,11 +53,11 @@ def a_hand_for_a_hundred_tokens(hand_number: Any) -> str:
     )
     expect(
         got != 16,
-        "You looked for a speed of 1/100. A hand with that speed has moved 1 radian "
-        "after 100 tokens. A full turn is 2π radians.",
+        "Hand 16 has a speed of 1/100: it has moved 1 radian after 100 tokens. A full "
+        "turn is 2π radians.",
     )
     expect(
-        not 100 < got < 120,
+        abs(got - 111.7) > 0.1,
         f"{got:g} is a wavelength. The question asks which hand has it.",
     )
     expect(
@@ -95,9 +98,12 @@ def build(positions, dim, base):
     "cosine. This is `sinusoidal(positions, dim, base)`.",
 )
 def build_the_table(build: Callable[..., Any]) -> str:
-    positions = torch.tensor([0, 1, 7, 50])
-    for dim, base in ((8, 10_000.0), (6, 100.0)):
-        got = as_tensor(build(positions, dim, base))
+    found = uses(build, sinusoidal)
+    expect(not found, "`sinusoidal` is what this exercise builds. Do without it.")
+    cases = (([0, 1, 7, 50], 8, 10_000.0), ([12, 3, 0], 6, 100.0), ([5, 90], 16, 500.0))
+    for places, dim, base in cases:
+        positions = torch.tensor(places)
+        got = as_tensor(untouched(build, positions, dim, base))
         expect(
             tuple(got.shape) != (dim, len(positions)),
             "Rows and columns are swapped: make one row per position.",
@@ -108,12 +114,10 @@ def build_the_table(build: Callable[..., Any]) -> str:
             f"({len(positions)}, {dim}), and yours has {tuple(got.shape)}.",
         )
         right = sinusoidal(positions, dim, base, torch.float64)
+        if close(got, right):
+            continue
         _name_a_wrong_table(got, right, positions, dim, base)
-        expect(
-            close(got, right),
-            f"For dim {dim} and base {base:g}, the row of position 1 should be "
-            f"{_listed(right[1])}; yours is {_listed(got[1])}.",
-        )
+        expect_close(got, right, f"positions {places}, dim {dim}, base {base:g}:")
     return "That is the whole table of the 2017 paper."
 
 
@@ -134,9 +138,19 @@ def _name_a_wrong_table(
         f"With base {base:g} you computed the table of base 10,000. The base is an "
         "argument.",
     )
+    counted = sinusoidal(torch.arange(len(positions)), dim, base, torch.float64)
     every = torch.arange(dim, dtype=torch.float64)
     alone = positions[:, None] * base ** (-every / dim)
     misconceptions = (
+        (
+            counted,
+            f"Your rows are those of positions 0 to {len(positions) - 1}. The "
+            f"positions asked for are {positions.tolist()}.",
+        ),
+        (
+            built(theta).flip(0),
+            "The rows come in reverse order.",
+        ),
         (
             torch.where(every % 2 == 0, alone.sin(), alone.cos()),
             "Every feature turns at its own speed. The sine and the cosine of one hand "
@@ -180,10 +194,6 @@ def _name_a_wrong_table(
             raise Wrong(message)
 
 
-def _listed(row: Tensor) -> str:
-    return f"[{', '.join(f'{value:.3f}' for value in row.tolist())}]"
-
-
 @exercise(
     "2.3",
     "Later, without a table",
@@ -209,43 +219,65 @@ def later(code, steps, theta):
     "matter: the position itself never appears.",
 )
 def later_without_a_table(later: Callable[..., Any]) -> str:
-    theta = inverse_frequencies(8)
-    for position, steps in ((5, 3), (40, -6), (1000, 25)):
+    cases = ((5, 3, 8), (40, -6, 8), (1000, 25, 6), (3, 700, 12), (17, 1, 4))
+    for position, steps, dim in cases:
+        theta = inverse_frequencies(dim)
         places = torch.tensor([position, position + steps, position - steps])
-        start, right, back = sinusoidal(places, 8, dtype=torch.float64)
-        given = start.clone()
-        got = as_tensor(later(given, steps, theta))
-        what = f"{steps} tokens after position {position}"
-        expect(
-            not close(given, right),
-            "You wrote into the code that you were given. The caller still needs it: "
-            "return a new one.",
-        )
+        start, right, back = sinusoidal(places, dim, dtype=torch.float64)
+        got = as_tensor(untouched(later, start.clone(), steps, theta))
+        what = f"{steps} tokens after position {position}, theta {dim // 2} speeds:"
         expect(
             got.shape == start.shape,
-            "A code of 8 features goes in, and 8 features should come out; yours has "
-            f"shape {tuple(got.shape)}.",
+            f"A code of {dim} features goes in, and {dim} features should come out; "
+            f"yours has shape {tuple(got.shape)}.",
         )
-        expect(
-            not close(got, back),
-            "Your hands turn the other way: that is the code of an earlier position. "
-            "The sine comes first, and the minus sign belongs to the new cosine.",
-        )
-        expect(not close(got, start), "The code came back unchanged.")
-        expect(
-            not close(got, start + sinusoidal(torch.tensor(steps), 8)),
-            "You added the code of `steps`. Angles add up; sines and cosines do not.",
-        )
-        one = sinusoidal(torch.tensor(position + 1), 8)
-        expect(
-            not close(got, one),
-            "Your hands turn by one token, whatever `steps` says.",
-        )
-        expect(
-            close(got, right),
-            f"{what}, the code should be {_listed(right)}; yours is {_listed(got)}.",
-        )
+        if close(got, right):
+            continue
+        _name_a_wrong_turn(got, start, right, back, position, steps)
+        expect_close(got, right, what)
     return "The same turn at every position: you never had to know where the token was."
+
+
+def _name_a_wrong_turn(
+    got: Tensor, start: Tensor, right: Tensor, back: Tensor, position: int, steps: int
+) -> None:
+    """Raise :class:`Wrong` if ``got`` is what a known misconception gives."""
+    dim = len(start)
+    expect(
+        not close(got, back),
+        "Your hands turn the other way: this is the code of a position "
+        f"{abs(steps)} tokens {'earlier' if steps > 0 else 'later'}. The sine comes "
+        "first, and the minus sign belongs to the new cosine.",
+    )
+    expect(
+        not close(got, start),
+        f"With steps = {steps} the code came back unchanged."
+        + " A negative number of steps goes back." * (steps < 0),
+    )
+    expect(
+        not close(got, start + sinusoidal(torch.tensor(steps), dim)),
+        "You added the code of `steps`. Angles add up; sines and cosines do not.",
+    )
+    for far, message in (
+        (1, "Your hands turn by one token, whatever `steps` says."),
+        (steps + 1, "Your hands turn one token too far."),
+        (steps - 1, "Your hands turn one token too little."),
+        (2 * steps, "Your hands turn twice as far as asked."),
+    ):
+        expect(not close(got, sinusoidal(torch.tensor(position + far), dim)), message)
+    expect(
+        not close(got, right.view(-1, 2).flip(-1).flatten()),
+        "The right hands, but each pair has its cosine first. A code has the sine "
+        "first.",
+    )
+    expect(
+        not close(got, torch.cat([right[0::2], right[1::2]])),
+        "The right numbers in another order: the two of a hand belong side by side.",
+    )
+    expect(
+        not close(got, torch.cat([right[:2], start[2:]])),
+        "Only hand 0 has turned. Each hand turns, by its own speed.",
+    )
 
 
 @exercise(
@@ -263,16 +295,25 @@ def read(noisy, table):
     """Return the position whose code was `noisy` before the noise."""
     return (table - noisy).norm(dim=-1).argmin()
 ''',
-    why="The codes are far enough apart to survive noise of 0.3 in each feature. All "
+    why="The codes are far enough apart to survive noise of 0.2 in each feature. All "
     "codes have the same length, so the largest dot product finds the same row.",
 )
 def read_the_clock(read: Callable[..., Any]) -> str:
     generator = torch.Generator().manual_seed(0)
-    for rows, position in ((300, 0), (300, 37), (300, 211), (500, 499)):
-        table = sinusoidal(torch.arange(rows), 64)
-        noisy = table[position] + 0.3 * torch.randn(64, generator=generator)
+    cases = (
+        (300, 0),
+        (300, 37),
+        (300, 211),
+        (500, 499),
+        (500, 256),
+        (40, 21),
+        (900, 3),
+    )
+    for rows, position in cases:
+        table = sinusoidal(torch.arange(rows), 64, dtype=torch.float64)
+        noisy = table[position] + 0.2 * torch.randn(64, generator=generator).double()
         distances = (table - noisy).norm(dim=-1)
-        found = as_tensor(read(noisy, table))
+        found = as_tensor(read(noisy.clone(), table.clone()))
         expect(
             tuple(found.shape) != (64,),
             "You returned a code. The question asks for its position, one number.",
@@ -296,12 +337,13 @@ def read_the_clock(read: Callable[..., Any]) -> str:
         one_hand = (table[:, :2] - noisy[:2]).norm(dim=-1).argmin()
         expect(
             got != one_hand or got == position,
-            "You looked at hand 0 alone. It comes round about every 6 tokens. Compare "
-            "whole rows.",
+            "That is what hand 0 alone would say. It comes round about every 6 "
+            "tokens. Compare whole rows.",
         )
         expect(
             got == position,
-            f"The noisy code of position {position} was read as {got:g}.",
+            f"With {rows} rows, the noisy code of position {position} was read as "
+            f"{got:g}.",
         )
     return (
         "Fast hands tell nearby positions apart, slow hands distant ones. Together "

@@ -9,14 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rope_teach.absolute import alibi_bias, alibi_slopes
 from rope_teach.course.exercises import (
     Wrong,
+    apart,
     as_tensor,
     close,
     exercise,
     expect,
+    expect_close,
     expect_shape,
     number,
+    truth,
+    untouched,
+    uses,
 )
 
 
@@ -44,9 +50,10 @@ def the_last_place_that_fits(start: Any) -> str:
         "31.",
     )
     expect(
-        got != 26,
-        "26 works, but row 31 stays free: there is a larger start.",
+        got not in range(27),
+        f"{got:g} works, but row 31 stays free: there is a larger start.",
     )
+    expect(got in range(-99, 99), "A position is a whole number of rows.")
     expect(
         got == 27,
         f"Starting at {got:g}, the last token is at {got + 4:g}. The last row is 31, "
@@ -74,40 +81,36 @@ def slopes(heads):
     "`alibi_slopes` also handles numbers that are not a power of two.",
 )
 def slopes_of_alibi(slopes: Callable[..., Any]) -> str:
-    for heads in (8, 4, 16):
+    expect(
+        not uses(slopes, alibi_slopes, alibi_bias),
+        "The package's own function does it for you. Use the formula.",
+    )
+    for heads in (8, 4, 16, 2, 32, 1):
         got = as_tensor(slopes(heads)).flatten()
-        expect_shape(got, (heads,))
+        expect(
+            len(got) == heads,
+            f"{heads} heads have {heads} slopes; you gave {len(got)}.",
+        )
         h = torch.arange(1, heads + 1, dtype=torch.float64)
         right = 2 ** (-8 * h / heads)
-        expect(
-            not close(got, 2 ** (-8 * (h - 1) / heads)),
+        if close(got, right, 1e-6):
+            continue
+        named = {
             "Your h starts at 0, so the first head has slope 1. The formula starts at "
-            "h = 1.",
-        )
-        expect(
-            not close(got, -right),
+            "h = 1.": 2 ** (-8 * (h - 1) / heads),
             "A slope is positive here. The minus sign is in the score, before the "
-            "slope.",
-        )
-        expect(
-            not close(got, right.flip(0)),
-            "The right slopes, but the flattest comes first. Put the steepest first.",
-        )
-        expect(
-            heads == 8 or not close(got, 2**-h),
+            "slope.": -right,
+            "The right slopes, but the flattest comes first. Put the steepest first.": (
+                right.flip(0)
+            ),
             f"2^-h is right only for 8 heads. With {heads} heads the exponent is "
-            f"-8h/{heads}.",
-        )
-        expect(
-            not close(got, 2 ** (8 * h / heads)),
+            f"-8h/{heads}.": 2**-h,
             "The minus sign in the exponent is missing: these slopes get steeper and "
-            "steeper.",
-        )
-        expect(
-            close(got, right, 1e-6),
-            f"With {heads} heads the first two slopes are {right[0]:.4f} and "
-            f"{right[1]:.4f}; yours are {got[0]:.4f} and {got[1]:.4f}.",
-        )
+            "steeper.": 2 ** (8 * h / heads),
+        }
+        for message, wrong in named.items():
+            expect(not close(got, wrong, 1e-6), message)
+        expect_close(got, right, f"With {heads} heads:", 1e-6, axes=("place",))
     return (
         "They range from steep heads that see a few tokens to flat ones that see "
         "hundreds."
@@ -134,17 +137,8 @@ def is_relative(bias):
 )
 def is_it_relative(is_relative: Callable[..., Any]) -> str:
     for bias, right, what in _biases():
-        answer = is_relative(bias.clone())
-        expect(
-            answer is not None, "Your function returns nothing. Is there a `return`?"
-        )
-        answer = as_tensor(answer)
-        expect(
-            answer.numel() == 1,
-            "Expected one True or False for the whole matrix. `.all()` reduces many to "
-            "one.",
-        )
-        if bool(answer) != right:
+        answer = untouched(is_relative, bias.clone())
+        if truth(answer) != right:
             raise Wrong(what)
     return (
         "That is the test for a Toeplitz matrix. RoPE's score will pass it too, in "
@@ -158,6 +152,20 @@ def _biases() -> list[tuple[Tensor, bool, str]]:
     ahead = n - m
     corner = -ahead.abs()
     corner[5, 0] = corner[0, 5] = 3.0
+    generator = torch.Generator().manual_seed(3)
+    any_bias = torch.randn(9, generator=generator)[(n[:5] - m[:5]).long() + 4]
+    spoiled = []
+    for i, j in ((i, j) for i in range(5) for j in range(5) if abs(i - j) < 4):
+        bias = any_bias.clone()
+        bias[i, j] += 0.5
+        spoiled.append(
+            (
+                bias,
+                False,
+                f"One entry is off, at row {i}, column {j}: it differs from the others "
+                "on its diagonal.",
+            )
+        )
     return [
         (
             -0.5 * ahead.abs(),
@@ -205,6 +213,19 @@ def _biases() -> list[tuple[Tensor, bool, str]]:
             "The corners hold 3, where the distance is 5. A bias may have any value "
             "for a distance, as long as it is always the same one.",
         ),
+        (
+            any_bias,
+            True,
+            "This one has a random value for each n - m, on both sides of the diagonal "
+            "and with no order among them. That is still relative.",
+        ),
+        (torch.tensor([[1.0, 2.0], [3.0, 1.0]]), True, "A relative bias for 2 tokens."),
+        (
+            torch.tensor([[1.0, 2.0], [2.0, 1.5]]),
+            False,
+            "For 2 tokens: the diagonal holds 1 and 1.5.",
+        ),
+        *spoiled,
     ]
 
 
@@ -228,7 +249,7 @@ def reach(slope):
     "with s = 1/2, sees 9 tokens; the flattest, with 1/256, sees 1179.",
 )
 def as_good_as_gone(reach: Callable[..., Any]) -> str:
-    for slope in (0.5, 1 / 16, 1 / 256):
+    for slope in (0.5, 1 / 16, 1 / 256, 0.037):
         got, right = number(reach(slope)), math.log(100) / slope
         what = f"With slope {slope:g}"
         named = {
@@ -243,16 +264,133 @@ def as_good_as_gone(reach: Callable[..., Any]) -> str:
             0.01 / slope: "solved for a bias of -0.01, which keeps 99 % of the weight.",
             -right: "got a negative distance: ln(0.01) is negative, and so is the "
             "bias.",
+            math.log(99)
+            / slope: "gave the far key 1 % of the two weights together. The "
+            "text asks for 1 % of the other's.",
             slope * math.log(100): "multiplied by the slope. A steeper head sees less "
             "far, not further.",
         }
         for value, message in named.items():
-            expect(not math.isclose(got, value, rel_tol=2e-3), f"{what} you {message}")
+            expect(not math.isclose(got, value, rel_tol=5e-4), f"{what} you {message}")
+        whole = got == round(got) and abs(got - right) < 1  # tokens are whole
+        kept, wanted = apart(100 * math.exp(min(-slope * got, 50)), 1)
         expect(
-            abs(got - right) <= max(0.005 * right, 0.01)
-            or got in (round(right), math.ceil(right)),
-            f"{what}, at distance {got:.1f} the weight is "
-            f"{math.exp(min(-slope * got, 50)):.2%} of the weight at distance 0, not 1 "
-            "%.",
+            whole or math.isclose(got, right, rel_tol=5e-4),
+            f"{what}, at distance {got:g} the weight is {kept} % of the weight at "
+            f"distance 0, not {wanted} %.",
         )
     return "ln(100) / slope. So each head has a horizon, chosen before training begins."
+
+
+@exercise(
+    "3.5",
+    "Attention with a slope",
+    difficulty=4,
+    minutes=8,
+    hints=(
+        "Build the scores step by step and print their shapes: (heads, seq, seq). The "
+        "slope of a head multiplies a whole matrix: slopes[:, None, None].",
+        "m = torch.arange(seq)[:, None]; n = torch.arange(seq); the bias is -slopes[:, "
+        "None, None] * (m - n).abs(), and scores.masked_fill(n > m, -math.inf) hides "
+        "the later tokens. Then softmax over the last dimension.",
+    ),
+    solution='''
+def attend(q, k, v, slopes):
+    """Return causal attention with ALiBi: (heads, seq, head_dim)."""
+    m = torch.arange(q.shape[1])[:, None]
+    n = torch.arange(q.shape[1])
+    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+    scores = scores - slopes[:, None, None] * (m - n).abs()
+    scores = scores.masked_fill(n > m, -math.inf)
+    return scores.softmax(dim=-1) @ v
+''',
+    why="Five lines: compare, scale, lower by the distance, hide what is later, mix. "
+    "Any encoding that works on the score enters in the third line.",
+)
+def attention_with_a_slope(attend: Callable[..., Any]) -> str:
+    generator = torch.Generator().manual_seed(35)
+    for heads, seq, head_dim in ((2, 5, 4), (4, 7, 16), (1, 1, 2), (3, 3, 3)):
+        shape = (heads, seq, head_dim)
+        q, k, v = torch.randn(3, *shape, generator=generator).unbind()
+        slopes = torch.rand(heads, generator=generator) + 0.1
+        got = as_tensor(untouched(attend, q, k, v, slopes))
+        expect_shape(got, shape)
+        if close(got, _attended(q, k, v, slopes)):
+            continue
+        _name_a_wrong_attention(got, q, k, v, slopes)
+        expect_close(
+            got,
+            _attended(q, k, v, slopes),
+            f"{heads} heads, {seq} tokens:",
+            axes=("head", "token", "feature"),
+        )
+    return "That is a whole attention layer. The next cell puts it between the weights."
+
+
+def _attended(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    slopes: Tensor,
+    *,
+    scale: float | None = None,
+    sign: float = -1.0,
+    power: int = 1,
+    hidden: float = -math.inf,
+    dim: int = -1,
+) -> Tensor:
+    """Attention with ALiBi, or with one of its parts done wrongly."""
+    m, n = torch.arange(q.shape[1])[:, None], torch.arange(q.shape[1])
+    scores = q @ k.transpose(-1, -2) * (scale or q.shape[-1] ** -0.5)
+    scores = scores + sign * slopes[:, None, None] * (m - n).abs() ** power
+    return scores.masked_fill(n > m, hidden).softmax(dim=dim).nan_to_num() @ v
+
+
+def _name_a_wrong_attention(
+    got: Tensor, q: Tensor, k: Tensor, v: Tensor, slopes: Tensor
+) -> None:
+    """Raise :class:`Wrong` if ``got`` is what a known misconception gives."""
+    m, n = torch.arange(q.shape[1])[:, None], torch.arange(q.shape[1])
+    bias = -slopes[:, None, None] * (m - n).abs()
+    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+    named = {
+        "Your tokens look ahead: every key is used, also the later ones.": (
+            (scores + bias).softmax(-1) @ v
+        ),
+        "This is attention without a slope: the bias has no effect.": _attended(
+            q, k, v, 0 * slopes
+        ),
+        "Your bias *raises* the score with distance. It has a minus sign.": _attended(
+            q, k, v, slopes, sign=1.0
+        ),
+        "The scores are not divided by the root of head_dim.": _attended(
+            q, k, v, slopes, scale=1.0
+        ),
+        "The scores are divided by head_dim, not by its root.": _attended(
+            q, k, v, slopes, scale=1 / q.shape[-1]
+        ),
+        "The bias was divided by the root of head_dim together with the scores.": (
+            _attended(q, k, v, slopes / q.shape[-1] ** 0.5)
+        ),
+        "A later token still gets a score of 0, and so a share. Hide it with "
+        "-math.inf.": _attended(q, k, v, slopes, hidden=0.0),
+        "The softmax runs over the queries. Each query shares out its own weights: the "
+        "last dimension.": _attended(q, k, v, slopes, dim=-2),
+        "The later tokens were removed after the softmax, so the weights no longer add "
+        "up to 1.": (scores + bias).softmax(-1).tril() @ v,
+        "Every head has the slope of the first one.": _attended(
+            q, k, v, slopes[:1].expand_as(slopes)
+        ),
+        "The slopes are those of the other heads, in reverse order.": _attended(
+            q, k, v, slopes.flip(0)
+        ),
+        "The bias grows with the square of the distance.": _attended(
+            q, k, v, slopes, power=2
+        ),
+        "The mask hides the earlier tokens and shows the later ones.": (scores + bias)
+        .masked_fill(n < m, -math.inf)
+        .softmax(-1)
+        @ v,
+    }
+    for message, wrong in named.items():
+        expect(not close(got, wrong), message)

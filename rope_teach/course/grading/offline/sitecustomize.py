@@ -8,25 +8,26 @@ open, because a notebook and its kernel talk over them.
 import ipaddress
 import socket
 import sys
+from typing import Any
 
 
 class NetworkIsCutError(ConnectionError):
     """Something asked for a host that is not this machine."""
 
 
-def is_this_machine(host):
+def is_this_machine(host: object) -> bool:
     """Whether a name or an address is a loopback one (or the machine's own name)."""
     host = host.decode() if isinstance(host, bytes) else host
     if host in (None, "", "localhost", socket.gethostname()):
         return True
     try:
-        address = ipaddress.ip_address(host)
+        address = ipaddress.ip_address(str(host))
     except ValueError:
         return False
     return address.is_loopback or address.is_unspecified
 
 
-def refuse_outside(event, arguments):
+def refuse_outside(event: str, arguments: tuple[Any, ...]) -> None:
     """Audit hook: Python calls it before it connects, sends or looks a name up."""
     if event in ("socket.getaddrinfo", "socket.gethostbyname"):
         host = arguments[0]
@@ -39,8 +40,8 @@ def refuse_outside(event, arguments):
         return
     if not is_this_machine(host):
         raise NetworkIsCutError(
-            f"the tests run without a network, and something asked for {host!r}: "
-            "lessons must work in a classroom that is offline"
+            f"tests and grading run without a network; something asked for {host!r}. "
+            "Lessons must work in a classroom that is offline."
         )
 
 

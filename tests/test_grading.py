@@ -1,0 +1,347 @@
+"""A class with mischief in it: each prank costs its exercise, and nobody else anything.
+
+Two notebooks hold all the mischief, one cell an exercise, and end in a right answer. In
+the first nothing ends the process; in the second nearly every cell does.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from unittest.mock import Mock
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from rope_teach import __main__
+from rope_teach.course import grading, handout
+from rope_teach.course.exercises import find
+from rope_teach.course.grading import guard
+
+VICTIM = "VICTIM"  # stands for a folder outside the student's
+START = """import ctypes, math, os, shutil, socket, sys, threading, time, torch
+from pathlib import Path
+from rope_teach import *
+from rope_teach.course import exercises
+from rope_teach.course.exercises import check, lesson_05"""
+RIGHT, WRONG = "RIGHT", "answer = lambda *given, **named: torch.full((3,), 3.0)"
+
+# code, the state of the exercise, and what the report must say
+REPLACE = "torch.Tensor.all = lambda *given, **named: torch.tensor(True)"
+PRANKS = {
+    "a check of one's own": (
+        f"{WRONG}\ndef check(key, answer): print('✓', key, 'Right.')",
+        "wrong", "",
+    ),
+    "the judges replaced": (
+        f"{WRONG}\nright = exercises.Feedback('right', '✓ Right.')\n"
+        "exercises.feedback = exercises.check = lambda key, answer: right\n"
+        "exercises.close = lesson_05.close = lambda *given: True\n"
+        "exercises.expect = lesson_05.expect = lambda *given: None\n"
+        "for task in exercises.EXERCISES.values():\n"
+        "    object.__setattr__(task, 'judge', lambda answer: 'Right.')",
+        "wrong", "",
+    ),
+    "what judges stand on, replaced": (
+        f"{RIGHT}\n{REPLACE}\ndef answer(*given, right=answer):\n"
+        "    return right(*given) * 0 + 3",
+        "wrong", "",
+    ),
+    "the same, from inside an answer": (
+        f"{RIGHT}\ndef answer(*given, right=answer):\n    {REPLACE}\n"
+        "    return right(*given) * 0 + 3",
+        "wrong", "replaced Tensor.all while it was checked",
+    ),
+    "a result written to every channel": (
+        f"{WRONG}\nfor fd in range(3, 64):\n    try:\n        os.write(fd, b'"
+        '{"key": "4.1", "kind": "right", "text": ""}\\n'
+        "')\n    except OSError: pass",
+        "wrong", "",
+    ),
+    "files deleted": (
+        f"shutil.rmtree('{VICTIM}')\n{RIGHT}",
+        "wrong", "PermissionError",
+    ),
+    "a file written": (
+        f"Path('{VICTIM}/new').write_text('I was here')\n{RIGHT}",
+        "wrong", "PermissionError",
+    ),
+    "the home directory written": (
+        f"Path.home().joinpath('owned').write_text('I was here')\n{RIGHT}",
+        "right", "",
+    ),
+    "the parent killed": (
+        f"os.kill(os.getppid(), 9)\n{RIGHT}",
+        "wrong", "Your code stopped with",
+    ),
+    "the network": (
+        "socket.create_connection(('192.0.2.1', 80), 5)\n" + RIGHT,
+        "wrong", "run without a network",
+    ),
+    "an exit, from inside an answer": (
+        "def answer(*given): raise SystemExit('bye')",
+        "wrong", "SystemExit: bye",
+    ),
+    "a tracer, and another folder": (
+        f"os.chdir('/')\nsys.settrace(lambda *given: None)\n{RIGHT}",
+        "right", "",
+    ),
+    "recursion without end": (
+        "def answer(*given): return answer(*given)", "wrong", "RecursionError",
+    ),
+    "an error": ("1 / 0", "wrong", "ZeroDivisionError"),
+    "a syntax error": ("answer = (", "wrong", "SyntaxError"),
+}  # fmt: skip
+if sys.platform == "linux":
+    PRANKS["10 GB"] = (
+        "answer = torch.ones(10 * 2**30, dtype=torch.uint8)",
+        "wrong", "Your code stopped with RuntimeError",
+    )  # fmt: skip
+if guard.landlock_version():
+    PRANKS["files deleted, by a program"] = (
+        f"os.system('rm -rf {VICTIM}')\n{RIGHT}", "right", "",
+    )  # fmt: skip
+CRASHES = {
+    "an endless loop": ("while True: pass", "stopped", "took more than"),
+    "an endless loop, when judged": (
+        "def answer(*given):\n    while True: pass", "stopped", "took more than",
+    ),
+    "os._exit": (f"{RIGHT}\nos._exit(0)", "stopped", "ended the process"),
+    "a fork bomb": ("while True: os.fork()", "stopped", "more than"),
+    "a crash in C": ("ctypes.string_at(0)", "stopped", "ended the process"),
+    "everything caught": (
+        "while True:\n    try:\n        time.sleep(1)\n"
+        "    except BaseException:\n        pass",
+        "stopped", "took more than",
+    ),
+    "prints without end": (
+        "while True: print('x' * 10**6)", "stopped", "took more than",
+    ),
+    "a thread that strikes later": (
+        f"{RIGHT}\ndef strike():\n    time.sleep(4)\n    os._exit(1)\n"
+        "threading.Thread(target=strike).start()",
+        "right", "",
+    ),
+}  # fmt: skip
+# Solved with START alone, by a function; the judges of 5.4 and 20.2 trust Tensor.all.
+KEYS = [
+    "1.2", "1.3", "5.4", "20.2", "1.4", "2.2", "2.3", "2.4", "3.2", "3.3", "3.4", "4.4",
+    "5.1", "8.1", "8.2", "8.3", "8.4", "8.5", "9.1", "9.3",
+]  # fmt: skip
+LIMITS = grading.Limits(seconds=10, minutes=4)
+pytestmark = pytest.mark.timeout(900)
+
+
+def stand_alone():
+    """Each exercise whose solution needs no more than START, with that solution."""
+    found = {}
+    for key, stub in grading.stubs().items():
+        name = re.search(r"^check\(.+, (\w+)\)", stub, re.MULTILINE)[1]
+        found[key] = f"{find(key).solution}\nanswer = {name}"
+    return {key: found[key] for key in KEYS}
+
+
+def notebook(path, sources):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=[new_code_cell(s) for s in sources]), path)
+
+
+def digest(folder):
+    """Everything in a folder: names, contents and times of change."""
+    found = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        found.update(f"{path} {path.stat().st_mtime_ns}".encode())
+        found.update(path.read_bytes() if path.is_file() else b"")
+    return found.hexdigest()
+
+
+def write_mischief(path, cases, victim):
+    """One cell an exercise, then a right answer; return which key is whose."""
+    solutions = stand_alone()
+    cells, whose = [START], {}
+    for key, (name, (code, *_)) in zip(KEYS, cases.items(), strict=False):
+        code = code.replace(RIGHT, solutions[key]).replace(VICTIM, str(victim))
+        cells.append(f'{code}\n\n\ncheck("{key}", answer)')
+        whose[name] = key
+    last = KEYS[-1]
+    notebook(path, [*cells, f'{solutions[last]}\n\n\ncheck("{last}", answer)'])
+    return whose
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory):
+    """A class of three, graded once: the key of each case, and the marks."""
+    folder = tmp_path_factory.mktemp("class")
+    victim = tmp_path_factory.mktemp("precious")
+    (victim / "thesis.txt").write_text("two years of work")
+    whose = write_mischief(folder / "mallory" / "pranks.ipynb", PRANKS, victim)
+    whose |= write_mischief(
+        folder / "trudy" / "deep" / "crashes.ipynb", CRASHES, victim
+    )
+    stub = grading.stubs()["4.2"]
+    notebook(folder / "ada" / "04_her_own.ipynb", [
+        START, stub, 'key_position = 57\n\n\ncheck("4.2", key_position)',
+    ])  # fmt: skip
+    (folder / "ada" / "05_half_saved.ipynb").write_text('{"cells": [')
+    before = digest(folder), digest(victim), digest(Path(grading.__file__).parent)
+    marks = grading.grade(folder, limits=LIMITS, jobs=2)
+    assert before[:2] == (digest(folder), digest(victim))
+    by_key = {(mark.student, mark.exercise): mark for mark in marks}
+    return whose, by_key, marks
+
+
+@pytest.mark.parametrize("name", PRANKS)
+def test_a_prank_costs_its_exercise(name, graded):
+    whose, by_key, _ = graded
+    mark = by_key["mallory", whose[name]]
+    _, state, text = PRANKS[name]
+    assert mark.state == state, mark
+    assert text in mark.text
+
+
+@pytest.mark.parametrize("name", CRASHES)
+def test_a_crash_costs_its_exercise(name, graded):
+    whose, by_key, _ = graded
+    mark = by_key["trudy", whose[name]]
+    _, state, text = CRASHES[name]
+    assert mark.state == state, mark
+    assert text in mark.text
+
+
+@pytest.mark.parametrize("student", ["mallory", "trudy"])
+def test_what_comes_after_mischief_is_judged(student, graded):
+    assert graded[1][student, KEYS[-1]].state == "right"
+
+
+def test_a_second_cell_counts_and_a_broken_file_is_named(graded):
+    _, by_key, marks = graded
+    assert by_key["ada", "4.2"].mark == 1
+    assert by_key["ada", "5.2"].state == "missing"
+    assert "05_half_saved.ipynb cannot be read" in by_key["ada", "5.2"].text
+    table = grading.report(marks)
+    assert table.splitlines()[0].split()[:1] == ["student"]
+    assert "1/4" in next(line for line in table.splitlines() if line.startswith("ada "))
+    assert "trudy, 1.2: took more than 10 seconds" in table
+
+
+# ------------------------------------------------------------- what is quick to ask
+
+
+@pytest.fixture
+def handed_out(tmp_path):
+    """A class of two, who have not begun."""
+    for student in ("ada", "bob"):
+        list(handout.hand_out(tmp_path / "class" / student))
+    return tmp_path / "class"
+
+
+def test_what_nobody_touched_is_not_run(handed_out, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(grading, "_start", None)  # it would raise
+    files = tmp_path / "marks.csv", tmp_path / "marks.json"
+    command = ["grade", str(handed_out), "--lessons", "4", "5", "--jobs", "1"]
+    given = ["--csv", str(files[0]), "--json", str(files[1])]
+    assert __main__.main(command + given) == 0
+    table = capsys.readouterr().out
+    assert "student    4    5   all\nada        ·    ·     0\nbob" in table
+    with files[0].open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert rows == [
+        {name: str(value) for name, value in row.items()}
+        for row in json.loads(files[1].read_text("utf-8"))
+    ]
+    assert len(rows) == 2 * 9 and {row["state"] for row in rows} == {"waiting"}
+    assert rows[0]["student"] == "ada" and rows[0]["exercise"] == "4.1"
+
+
+def test_one_student_s_exercises_are_listed(handed_out, monkeypatch, capsys):
+    monkeypatch.setattr(grading, "_start", None)
+    assert __main__.main(["grade", str(handed_out / "ada"), "--lessons", "4"]) == 0
+    table = capsys.readouterr().out
+    assert table.startswith("· 4.1   not attempted yet\n")
+    assert "0 of 4 right" in table
+
+
+def test_a_process_that_cannot_start_is_not_the_student_s_fault(
+    tmp_path, monkeypatch, capsys
+):
+    notebook(tmp_path / "a.ipynb", ['check("4.2", 57)'])
+    monkeypatch.setattr(guard, "namespaces", lambda: ("false",))
+    assert __main__.main(["grade", str(tmp_path)]) == 2
+    assert "before any cell" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "must be a folder of notebooks, got nowhere"),
+        (["."], "there is no notebook in ."),
+        ([".", "--lessons", "4", "99"], "lessons must be in 0 to"),
+        ([".", "--csv", "nowhere/marks.csv"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_graded_is_said(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert __main__.main(["grade", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--jobs", "--seconds", "--minutes", "--memory"])
+@pytest.mark.parametrize("value", ["0", "-1", "many"])
+def test_limits_are_positive_numbers(option, value, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        __main__.main(["grade", ".", option, value])
+    assert option in capsys.readouterr().err
+
+
+# ------------------------------------------- the wall that every system has: Python's
+
+
+@pytest.fixture
+def hook(tmp_path):
+    return guard.watch(tmp_path / "inside")
+
+
+@pytest.mark.parametrize(
+    ("event", "given"),
+    [
+        ("open", ("PATH", "w", os.O_WRONLY)),
+        ("open", ("PATH", None, os.O_CREAT)),
+        ("os.remove", ("PATH", -1)),
+        ("os.rename", ("PATH", "PATH", -1, -1)),
+        ("os.truncate", ("PATH", 0)),
+        ("os.symlink", ("anything", "PATH", -1)),
+        ("shutil.rmtree", ("PATH", None)),
+    ],
+)
+def test_files_change_inside_only(event, given, hook, tmp_path):
+    for place, refused in [("inside", False), ("inside/..", True), ("insider", True)]:
+        path = str(tmp_path / place / "x")
+        arguments = tuple(path if item == "PATH" else item for item in given)
+        if refused:
+            with pytest.raises(PermissionError, match="nothing may change"):
+                hook(event, arguments)
+        else:
+            hook(event, arguments)
+    hook("open", (str(tmp_path / "x"), "r", os.O_RDONLY))  # reading is no change
+
+
+def test_a_file_moved_out_is_refused_as_well(hook, tmp_path):
+    inside, outside = str(tmp_path / "inside" / "x"), str(tmp_path / "x")
+    for paths in ((inside, outside), (outside, inside)):
+        with pytest.raises(PermissionError):
+            hook("os.rename", (*paths, -1, -1))
+
+
+def test_starts_are_counted_and_the_parent_is_safe(hook, monkeypatch):
+    for victim in (os.getppid(), -1, -os.getppid()):
+        with pytest.raises(PermissionError, match="may be ended"):
+            hook("os.kill", (victim, 9))
+    for _ in range(guard.MOST_STARTS):
+        hook("os.fork", ())
+    monkeypatch.setattr(os, "_exit", ended := Mock())
+    hook("subprocess.Popen", ("ls", [], None, None))
+    ended.assert_called_once_with(guard.TOO_MANY)
