@@ -1,7 +1,7 @@
 """Summaries of a ship's log: four encodings, longer reports, what helps and harms.
 
 One small encoder-decoder learns reports of 8 sentences and is measured on reports of
-8, 16 and 32. Lesson 14 reads the result; a test repeats one run. About five
+8, 16 and 32. Lesson 14 reads the result; a test repeats one run. About ten
 minutes of one core:
 
     python benchmarks/summarization.py --jobs 2
@@ -32,6 +32,7 @@ from rope_teach.rotary import RotaryEmbedding
 
 TRAINED, MEASURED, FACT = 8, (8, 16, 32), 3  # sentences; a sentence has 3 tokens
 STEPS, BATCH, LR, REPORTS, SEEDS = 300, 32, 5e-3, 300, (0, 1, 2)
+LONG_STEPS, LONG_SEEDS = 1200, (0, 1)  # four times the steps: do random places help?
 MORE_STEPS, MORE_LR = 250, 3e-3  # on longer reports, where that is the remedy
 MODEL = {"vocab": len(REPORT_WORDS), "max_len": FACT * max(MEASURED)}
 ENCODINGS = ("none", "learned", "sinusoidal", "rope")
@@ -40,6 +41,7 @@ CASES = [
     *itertools.product(["rotated cross-attention"], ["rope"], SEEDS),
     *itertools.product(["random places"], ["rope"], SEEDS),
     *itertools.product(["then longer reports"], ["rope"], SEEDS),
+    *itertools.product(["plain, long", "random places, long"], ["rope"], LONG_SEEDS),
 ]
 
 
@@ -95,9 +97,10 @@ def run(kind: str, encoding: str, seed: int) -> dict[str, Any]:
     seed_everything(seed)
     model = model_of(kind, encoding)
     batches: Iterator[AnyBatch] = report_batches("train", BATCH, TRAINED, seed=seed)
-    if kind == "random places":
+    if kind.startswith("random places"):
         batches = at_random_places(batches, seed)
-    fit(model, batches, STEPS, LR, label=None)
+    steps = LONG_STEPS if kind.endswith("long") else STEPS
+    fit(model, batches, steps, LR, label=None)
     if kind == "then longer reports":
         fit(model, longer_reports(seed + 100), MORE_STEPS, MORE_LR, label=None)
     return {
@@ -149,6 +152,7 @@ def main() -> None:
     settings = {
         "model": MODEL,
         "steps": STEPS,
+        "long_steps": LONG_STEPS,
         "batch": BATCH,
         "lr": LR,
         "more_steps": MORE_STEPS,

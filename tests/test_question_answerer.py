@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from rope_teach.attention import ENCODINGS
+from rope_teach.course.functions import first_match, questions
 from rope_teach.course.models import QuestionAnswerer
+from rope_teach.course.small import answer_prompt, load_small, write
 from rope_teach.course.tasks import (
     PAD,
     START,
@@ -19,6 +21,8 @@ from rope_teach.course.tasks import (
 )
 from rope_teach.course.training import (
     RESULTS,
+    exact_match,
+    f1,
     fit,
     load,
     loss_of,
@@ -253,3 +257,17 @@ def test_the_results_can_be_repeated(results, monkeypatch):
     for sentences, scores in again["scores"].items():
         wanted = exact(results, "random places", "rope", sentences)[1]
         assert sum(scores["exact"]) / 4 == pytest.approx(wanted, abs=0.1)
+
+
+def test_the_small_models_answers_can_be_repeated():
+    kept = json.loads((RESULTS / "small_answers.json").read_text())["runs"]
+    model, tokens = load_small()
+    known = {(q.question, q.answer): q for q in questions("test")}
+    for row in kept[::70]:  # of every length
+        q = known[row["question"], row["answer"]]
+        prompt = answer_prompt(tokens, q.context, q.question)
+        (text,) = write(model, tokens, [prompt], 40)
+        assert exact_match(text, q.answer) == row["exact"]["model"]
+        assert f1(first_match(q), q.answer) == pytest.approx(
+            row["f1"]["first match"], abs=1e-3
+        )

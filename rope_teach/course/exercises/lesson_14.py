@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rope_teach import angles, inverse_frequencies, rotate
+from rope_teach.course import training
 from rope_teach.course.exercises import (
     Wrong,
     as_tensor,
@@ -16,10 +20,11 @@ from rope_teach.course.exercises import (
     expect,
     expect_shape,
     number,
+    untouched,
+    uses,
 )
-from rope_teach.course.training import f1
-
-START, END = 1, 2  # as in rope_teach.course.tasks
+from rope_teach.course.models import Summarizer, summarize
+from rope_teach.course.tasks import END, PAD, START
 
 
 @exercise(
@@ -40,19 +45,19 @@ def given_from(targets):
     "target is the next word. One row of words serves as both, shifted by one place.",
 )
 def one_place_late(given_from: Callable[..., Any]) -> str:
-    for targets in ([10, 22, 3, 2], [8, 19, 3, 12, 25, 3, 2]):
-        answer = given_from(list(targets))
-        expect(
-            answer is not None, "Your function returns nothing. Is there a `return`?"
-        )
+    rng = random.Random(14)
+    rows = [[*rng.sample(range(5, 29), n), END] for n in (3, 6, 1, 9, 12)]
+    for targets in [*rows, [END]]:
+        answer = untouched(given_from, torch.tensor(targets))
         got = [int(token) for token in as_tensor(answer).flatten().tolist()]
+        right = [START, *targets[:-1]]
         expect(
             got != targets,
             "Given and targets are the same row. At each place the decoder would see "
             "the very word that it has to predict: there is nothing left to learn.",
         )
         expect(
-            got != [*targets[1:], START] and got[: len(targets) - 1] != targets[1:],
+            len(targets) == 1 or got[: len(targets) - 1] != targets[1:],
             "You shifted the other way: at each place the decoder would be given a "
             "word from the future.",
         )
@@ -71,9 +76,8 @@ def one_place_late(given_from: Callable[..., Any]) -> str:
             f"Right except for the first token: START is 1, you gave {got[:1]}.",
         )
         expect(
-            got == [START, *targets[:-1]],
-            f"For the targets {targets} the decoder is given {[START, *targets[:-1]]}; "
-            f"you gave {got}.",
+            got == right,
+            f"For the targets {targets} the decoder is given {right}; you gave {got}.",
         )
     return "START and all but the last target. The causal mask does the rest."
 
@@ -102,10 +106,11 @@ def score_between_two_texts(score: Any) -> str:
     )
     expect(
         abs(got - 2) > 1e-3,
-        "You divided by the number of features. Divide by its square root.",
+        "2 is the dot product divided by the number of features. Divide by its square "
+        "root.",
     )
-    rotated = {_rotated_score(4, 9): "9", _rotated_score(4, 30): "30"}
-    for value, place in rotated.items():
+    for place in (9, 30):
+        value = _rotated_score(4, place)
         expect(
             min(abs(got - value), abs(got - 2 * value)) > 2e-2,
             "That is the score with both tokens turned, the report's at position "
@@ -149,52 +154,90 @@ def rouge_1(written, wanted):
     "often.",
 )
 def rouge_1_by_hand(rouge_1: Callable[..., Any]) -> str:
-    cases = (
-        (["mast", "cracks"], ["mast", "cracks"]),
-        (["mast", "cracks", "pump", "jams"], ["pump", "jams"]),
-        (["pump", "jams"], ["mast", "cracks", "pump", "jams", "sail", "holds"]),
-        (["pump", "pump", "pump"], ["pump", "jams"]),
-        (["jams", "pump"], ["pump", "jams"]),
-        (["pump", "jams", "pump"], ["pump", "leaks", "pump", "jams"]),
-        (["mast"], ["pump", "jams"]),
-    )
+    found = uses(rouge_1, training.f1, training.rouge_l)
+    expect(not found, f"`{found}` does it all. Write this one by hand.")
+    rng = random.Random(3)
+    words = ["mast", "pump", "sail", "jams", "leaks"]
+    cases = [
+        ("mast cracks".split(), "mast cracks".split()),
+        ("mast cracks pump jams".split(), "pump jams".split()),
+        ("pump jams".split(), "mast cracks pump jams sail holds".split()),
+        ("pump pump pump".split(), "pump jams".split()),
+        ("jams pump".split(), "pump jams".split()),
+        ("pump jams pump".split(), "pump leaks pump jams".split()),
+        ("mast".split(), "pump jams".split()),
+    ]
+    for _ in range(20):
+        sizes = rng.randint(1, 7), rng.randint(1, 7)
+        cases.append((rng.choices(words, k=sizes[0]), rng.choices(words, k=sizes[1])))
+    got = []
     for written, wanted in cases:
-        right = f1(" ".join(written), " ".join(wanted))
-        what = f'For "{" ".join(written)}" against "{" ".join(wanted)}"'
         try:
-            got = number(rouge_1(list(written), list(wanted)))
+            got.append(number(untouched(rouge_1, list(written), list(wanted))))
         except ZeroDivisionError:
             raise Wrong(
-                f"{what} you divide by zero. Precision and recall are both 0 here, "
-                "and so is F1."
+                f"{_against(written, wanted)} you divide by zero. Precision and recall "
+                "are both 0 here, and so is F1."
             ) from None
-        hits = sum(word in wanted for word in written)
-        common = right * (len(written) + len(wanted)) / 2
-        names = {
-            "that is exact match; words in common should count even when others "
-            "differ": float(written == wanted),
-            "you counted each repetition as a hit; a word counts at most as often as "
-            "it is wanted": 2 * hits / (len(written) + len(wanted)),
-            "that is recall alone; a text that says everything would score 1": common
-            / len(wanted),
-            "that is precision alone; a text of one safe word would score 1": common
-            / len(written),
-            "that is the plain mean of precision and recall; the harmonic mean is "
-            "2 · P · R / (P + R)": common * (1 / len(written) + 1 / len(wanted)) / 2,
-            "you counted each word once; a word counts as often as both have it": 2
-            * len({*written} & {*wanted})
-            / (len(written) + len(wanted)),
-        }
-        for name, value in names.items():
-            expect(
-                abs(got - value) > 1e-6 or abs(got - right) < 1e-6,
-                f"{what} you gave {got:.3f}: {name}.",
-            )
+    for name, rule in NOT_ROUGE.items():  # named only if every case agrees
+        values = [rule(*case) for case in cases]
         expect(
-            abs(got - right) < 1e-6,
-            f"{what} F1 is {right:.3f}; you gave {got:.3f}.",
+            any(abs(a - b) > 1e-6 for a, b in zip(got, values, strict=True)),
+            f"Your results are those of another measure: {name}",
+        )
+    for mine, case in zip(got, cases, strict=True):
+        right = _f1(_common(*case), *case)
+        expect(
+            abs(mine - right) < 1e-3,
+            f"{_against(*case)} F1 is {right:.3f}; you gave {mine:.3f}.",
         )
     return 'And "jams pump" scores 1 against "pump jams". So read the texts, too.'
+
+
+Words = Sequence[str]
+
+
+def _against(written: Words, wanted: Words) -> str:
+    return f'For "{" ".join(written)}" against "{" ".join(wanted)}"'
+
+
+def _common(written: Words, wanted: Words) -> int:
+    return (Counter(written) & Counter(wanted)).total()
+
+
+def _f1(common: float, written: Words, wanted: Words) -> float:
+    return 2 * common / (len(written) + len(wanted))
+
+
+NOT_ROUGE: dict[str, Callable[[Words, Words], float]] = {
+    "exact match. Words in common should count even when others differ.": lambda a, b: (
+        float(a == b)
+    ),
+    "each repetition is a hit. A word counts at most as often as it is "
+    "wanted.": lambda a, b: _f1(sum(word in b for word in a), a, b),
+    "recall alone. A text that says everything would score 1.": lambda a, b: (
+        _common(a, b) / len(b)
+    ),
+    "precision alone. A text of one safe word would score 1.": lambda a, b: (
+        _common(a, b) / len(a)
+    ),
+    "the plain mean of precision and recall. The harmonic mean is "
+    "2 · P · R / (P + R).": lambda a, b: _common(a, b) * (1 / len(a) + 1 / len(b)) / 2,
+    "each word counts once. It should count as often as both have it.": lambda a, b: (
+        _f1(len({*a} & {*b}), a, b)
+    ),
+    "Jaccard's: common words over all different words.": lambda a, b: (
+        len({*a} & {*b}) / len({*a} | {*b})
+    ),
+    "Jaccard's, with repetitions: common words over the words of both "
+    "together.": lambda a, b: _common(a, b) / (len(a) + len(b) - _common(a, b)),
+    "words are compared place by place. For ROUGE-1 the order does not "
+    "count.": lambda a, b: _f1(sum(x == y for x, y in zip(a, b, strict=False)), a, b),
+    "ROUGE-L, which looks at the order.": lambda a, b: training.rouge_l(
+        " ".join(a), " ".join(b)
+    ),
+    "precision times recall.": lambda a, b: _common(a, b) ** 2 / len(a) / len(b),
+}
 
 
 @exercise(
@@ -203,7 +246,7 @@ def rouge_1_by_hand(rouge_1: Callable[..., Any]) -> str:
     difficulty=4,
     minutes=10,
     hints=(
-        "Greedy keeps only the best first word. With two beams, both first words stay. "
+        "Greedy keeps only the best first word. Here every first word stays. "
         "What is the probability of each pair of words?",
         "For each first word a and next word b, compute first[a] * then[a, b]. Take "
         "the largest of all the products.",
@@ -222,28 +265,29 @@ def best_pair(first, then):
 def two_beams(best_pair: Callable[..., Any]) -> str:
     generator = torch.Generator().manual_seed(3)
     cases = [(torch.tensor([0.6, 0.4]), torch.tensor([[0.5, 0.5], [0.1, 0.9]]))]
-    for _ in range(20):
-        cases.append(
-            (
-                torch.randn(5, generator=generator).softmax(0),
-                (3 * torch.randn(5, 5, generator=generator)).softmax(1),
-            )
-        )
-    pairs = [as_tensor(best_pair(*case)) for case in cases]
+    even = torch.full((4, 5), 0.2)
+    even[3] = torch.tensor([0.05, 0.05, 0.8, 0.05, 0.05])  # after the least likely
+    cases.append((torch.tensor([0.28, 0.26, 0.24, 0.22]), even))
+    for rows, columns in [(5, 5), (6, 4), (4, 7), (9, 3), (3, 9)] * 8:
+        first = (torch.randn(rows, generator=generator) / 4).softmax(0)
+        then = (3 * torch.randn(rows, columns, generator=generator)).softmax(1)
+        cases.append((first, then))
+    pairs = [as_tensor(untouched(best_pair, *case)) for case in cases]
     for pair in pairs:
         expect(
             pair.numel() != 1,
             "That is one number. Which two words does it stand for? divmod(number, "
             "columns) splits what argmax of a matrix returns.",
         )
-        expect_shape(pair, (2,))
-    got = [(int(a), int(b)) for a, b in pairs]
+        expect_shape(pair.flatten(), (2,))
+    got = [(int(pair.flatten()[0]), int(pair.flatten()[1])) for pair in pairs]
 
     def always(rule: Callable[[Tensor, Tensor], Tensor]) -> list[tuple[int, int]]:
         """The pair with the largest entry of what ``rule`` makes of each case."""
-        return [divmod(int(rule(*case).argmax()), len(case[0])) for case in cases]
+        return [divmod(int(rule(*case).argmax()), case[1].shape[1]) for case in cases]
 
     best = always(lambda first, then: first[:, None] * then)
+    among = [case[0].argsort(descending=True).tolist() for case in cases]
     expect(
         got != [(b, a) for a, b in best],
         "The right two words in the wrong order: the first word is written first.",
@@ -264,18 +308,180 @@ def two_beams(best_pair: Callable[..., Any]) -> str:
         "Probabilities of words in a row are multiplied, not added. (Their logarithms "
         "are added.)",
     )
+    flat = [int((first[:, None] * then).argmax()) for first, then in cases]
+    rows_for_columns = [
+        divmod(k, case[1].shape[0]) for k, case in zip(flat, cases, strict=True)
+    ]
     expect(
-        got != always(lambda first, then: first * then),
-        "You multiplied each *column* by the probability of its word. first belongs to "
-        "the first word, which is the row: first[:, None].",
+        got == best or got != rows_for_columns,
+        "The right entry, read with the wrong width: divide by the number of columns, "
+        "which is not always the number of rows.",
     )
-    for (a, b), (c, d), (first, then) in zip(best, got, cases, strict=True):
+    for kept in (2, 3):
+        narrow = always(
+            lambda f, t, kept=kept: torch.where(  # type: ignore[misc]
+                (f >= f.sort(descending=True).values[:kept][-1])[:, None],
+                f[:, None] * t,
+                -1.0,
+            )
+        )
         expect(
-            (a, b) == (c, d),
-            f"With {len(first)} words: the likeliest pair is {(a, b)}, with "
-            f"probability {first[a] * then[a, b]:.2f}; you gave {(c, d)}.",
+            got == best or got != narrow,
+            f"You went on with the {kept} likeliest first words only. Here the "
+            "likeliest pair of all is asked for: keep every first word.",
+        )
+    for (a, b), mine, (first, then), ranks in zip(best, got, cases, among, strict=True):
+        expect(
+            (a, b) == mine,
+            f"With {len(first)} first and {then.shape[1]} next words: the likeliest "
+            f"pair is {(a, b)}, with probability {first[a] * then[a, b]:.2f}, and its "
+            f"first word is number {ranks.index(a) + 1} by likelihood; you gave "
+            f"{mine}.",
         )
     return (
         "That is beam search with all beams kept. `summarize(..., beams=3)` keeps "
         "three at each step."
     )
+
+
+@exercise(
+    "14.5",
+    "Write with a cache",
+    difficulty=4,
+    minutes=12,
+    hints=(
+        "What changes from one step to the next: the report, the decoder's caches, or "
+        "the newest token? Make before the loop what does not change.",
+        "Before the loop: memory, real, one cache per block, and new = [[START]]. In "
+        "it: logits = model.write(memory, real, new, caches), then "
+        "new = logits[:, -1].argmax(-1, keepdim=True). Stop at END.",
+    ),
+    solution='''
+def with_cache(model, document, steps):
+    """Return the summary of `document` (1, seq): at most `steps` ids."""
+    memory, real = model.read(document), document != PAD
+    caches = [KeyValueCache() for _ in model.decoder]
+    new, written = torch.tensor([[START]]), []
+    while len(written) < steps and END not in written:
+        logits = model.write(memory, real, new, caches)
+        new = logits[:, -1].argmax(-1, keepdim=True)
+        written.append(int(new))
+    return written
+''',
+    why="The report is read once. The caches hold the keys of the words so far, each "
+    "turned at its own place, so only the newest word goes in; its place is the number "
+    "of words in the cache.",
+)
+def write_with_a_cache(with_cache: Callable[..., Any]) -> str:
+    found = uses(with_cache, summarize)
+    expect(not found, "`summarize` does it all. Write the loop yourself.")
+    for seed, padding, steps in CASES_OF_LOOP:
+        model = _Recorder(seed)
+        document = _report(seed, padding)
+        right = summarize(model, document, steps)[0].tolist()
+        model.recorded = []
+        model.reads = 0
+        answer = untouched(with_cache, model, document, steps)
+        got = [int(token) for token in as_tensor(answer).flatten().tolist()]
+        _expect_fed_well(model)
+        expect(
+            got[:1] != [START] or right[:1] == [START],
+            "Your summary begins with START, which is given and not written.",
+        )
+        expect(
+            got != right[:-1] or right[-1] != END,
+            "The END that the model wrote is missing: it belongs to the summary, and "
+            "tells a reader that it is complete.",
+        )
+        expect(
+            END not in got[:-1],
+            f"The model wrote END after {got.index(END) + 1 if END in got else 0} "
+            f"tokens, and your loop went on to {len(got)}.",
+        )
+        expect(
+            len(got) <= steps,
+            f"steps is {steps}, and you wrote {len(got)} tokens.",
+        )
+        expect(
+            got == right,
+            f"With steps={steps} the likeliest tokens are {right}; you gave {got}."
+            + (
+                " This report contains padding. Does the decoder know which places "
+                "are real?"
+                if padding
+                else ""
+            ),
+        )
+    return (
+        "One token goes in at each step, however long the summary is. The lesson uses "
+        "your loop on the next slide."
+    )
+
+
+CASES_OF_LOOP = [  # seed, padding, steps: some end early, some are cut
+    (0, 0, 9), (3, 4, 12), (12, 0, 12), (13, 4, 10), (5, 3, 9), (6, 0, 9), (0, 5, 1),
+]  # fmt: skip
+
+
+def _report(seed: int, padding: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(3, 9, (1, 7), generator=generator)
+    return torch.cat([tokens, torch.full((1, padding), PAD)], dim=1)
+
+
+class _Recorder(Summarizer):
+    """An untrained summarizer that notes what it is given."""
+
+    def __init__(self, seed: int) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            super().__init__(9, 32, 2, 2, encoding="rope")
+            for weight in self.parameters():
+                if weight.ndim == 2:
+                    weight.data *= 3  # so that what it writes is not always the same
+        self.recorded: list[tuple[list[int], list[Any]]] = []
+        self.reads = 0
+        self.requires_grad_(False)
+
+    def read(self, document: Tensor, positions: Tensor | None = None) -> Tensor:
+        self.reads += 1
+        return super().read(document, positions)
+
+    def write(
+        self, memory: Tensor, real: Tensor, given: Tensor, caches: Any = None
+    ) -> Tensor:
+        self.recorded.append((given.flatten().tolist(), list(caches or [])))
+        return super().write(memory, real, given, caches)
+
+
+def _expect_fed_well(model: _Recorder) -> None:
+    """What must hold of the calls, whatever came out."""
+    expect(model.reads > 0, "model.read was never called: nobody read the report.")
+    expect(bool(model.recorded), "model.write was never called: nothing was written.")
+    expect(
+        model.reads == 1,
+        f"The encoder ran {model.reads} times. The report does not change: read it "
+        "once, before the loop.",
+    )
+    for step, (given, caches) in enumerate(model.recorded):
+        expect(
+            bool(caches),
+            f"At step {step} model.write got no caches, so it knows only the tokens "
+            "of this call.",
+        )
+        expect(
+            step > 0 or given == [START],
+            f"The first call was given {given}. The decoder starts from START alone, "
+            f"which is {START}.",
+        )
+        expect(
+            len(given) == 1,
+            f"At step {step} you gave {len(given)} tokens. The caches already hold the "
+            "earlier ones, so they would be counted twice: give the newest only.",
+        )
+    for (_, before), (_, after) in pairwise(model.recorded):
+        expect(
+            [id(cache) for cache in before] == [id(cache) for cache in after],
+            "A later call got other caches than the one before it, so the words in "
+            "between are forgotten. Make them once, before the loop.",
+        )

@@ -1,20 +1,26 @@
-"""The exercises of lesson 15: spans, start and end."""
+"""The exercises of lesson 15: spans, start and end, and positions with gaps."""
 
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rope_teach.course.exercises import (
-    Wrong,
     as_tensor,
     close,
     exercise,
     expect,
-    number,
+    expect_close,
+    untouched,
+)
+
+STORY = (
+    "anna reached oslo . ben entered rome . anna entered new york . ben reached lima ."
 )
 
 
@@ -25,14 +31,10 @@ def _pair(answer: Any) -> tuple[int, int]:
         f"A span is two numbers, start and end; you gave {len(values)}.",
     )
     expect(
-        all(value == int(value) for value in values),
+        all(value == value // 1 for value in values),
         f"A span is two whole numbers: places of words. You gave {values}.",
     )
     return int(values[0]), int(values[1])
-
-
-def _same(a: float, b: float) -> bool:
-    return math.isclose(a, b, abs_tol=1e-4)
 
 
 @exercise(
@@ -43,14 +45,15 @@ def _same(a: float, b: float) -> bool:
     hints=(
         "Find the last sentence about anna, then count its words from the start of "
         "the text. The first word is number 0, and a full stop counts.",
-        "The first three sentences have 4, 4 and 5 words: anna's last city comes "
-        "right after two more words.",
+        "The first two sentences have 4 words each, so anna's last sentence begins at "
+        "word 8; her city comes right after two more words.",
     ),
     solution="span = (10, 11)",
     why="anna's last sentence begins at word 8. Two words later come new and york.",
 )
 def point_at_the_answer(span: Any) -> str:
     start, end = _pair(span)
+    words = STORY.split()
     expect(
         (start, end) != (2, 2),
         "That is anna's first city. She travelled on: the last mention wins.",
@@ -65,24 +68,33 @@ def point_at_the_answer(span: Any) -> str:
     )
     expect(
         (start, end) != (11, 12),
-        "Positions count from 0 in this course: you are one word too far.",
+        "Those are the two words if you count from 1. In this course positions count "
+        "from 0.",
     )
     expect(
-        (start, end) not in ((16, 17), (15, 16), (14, 15)),
-        "Count in the text only: the question and START are not part of it here.",
+        (start, end) != (16, 17),
+        "Those are the places in the whole row of the lesson, question and START "
+        "included. Here they are not part of the text.",
     )
     expect(
         (start, end) != (8, 9),
-        "You left out the full stops. Each one counts as a word.",
+        'Words 8 and 9 are "anna entered". Full stops count as words; without them you '
+        "would arrive here.",
     )
     expect(
-        (start, end) != (10, 10),
-        "The city has two words: the end is one word after the start.",
+        (start, end) not in ((10, 10), (11, 11)),
+        "The city has two words, and you point at one of them.",
     )
+    expect(
+        not (8 <= start <= 10 and 11 <= end <= 12) or (start, end) == (10, 11),
+        "The answer lies in your span, with other words: anna is in new york, not in "
+        f'"{" ".join(words[start : end + 1])}".',
+    )
+    inside = 0 <= start <= end < len(words)
+    pointed = f'"{" ".join(words[start : end + 1])}"' if inside else "no span of it"
     expect(
         (start, end) == (10, 11),
-        f"Words {start} to {end} are not the answer. Number the words from 0, "
-        "including the full stops.",
+        f"Counted from 0, words {start} to {end} of this text are {pointed}.",
     )
     return "Two numbers stand for two words, and the model never has to write them."
 
@@ -104,13 +116,20 @@ def over_text(logits, text):
     why="exp(-inf) is 0, so a masked word has no probability, whatever the others are.",
 )
 def not_in_the_question(over_text: Callable[..., Any]) -> str:
-    text = torch.tensor([False, False, True, True, False])
-    for logits in (
-        torch.tensor([3.0, 0.5, 1.0, 2.0, 4.0]),
-        torch.tensor([3.0, -0.5, -1.0, -2.0, -4.0]),
-        torch.tensor([900.0, -200.0, -300.0, -300.5, 0.0]),
-    ):
-        got = as_tensor(over_text(logits.clone(), text)).to(torch.float64)
+    generator = torch.Generator().manual_seed(15)
+    first = torch.tensor([False, False, True, True, False])
+    cases = [
+        (torch.tensor([3.0, 0.5, 1.0, 2.0, 4.0]), first),
+        (torch.tensor([3.0, -0.5, -1.0, -2.0, -4.0]), first),
+        (torch.tensor([900.0, -200.0, -300.0, -300.5, 0.0]), first),
+        (torch.tensor([5.0, 1.0, -3e30, -4e30, 2.0]), first),
+    ]
+    for size in (4, 9, 17):  # the text may lie anywhere, also at the start
+        text = torch.rand(size, generator=generator) < 0.5
+        text[size // 2], text[size // 3] = True, False
+        cases.append((10 * torch.randn(size, generator=generator), text))
+    for logits, text in cases:
+        got = as_tensor(untouched(over_text, logits.clone(), text.clone()))
         expect(
             got.shape == logits.shape,
             f"{len(logits)} logits went in and {got.numel()} came back. Keep every "
@@ -132,8 +151,7 @@ def not_in_the_question(over_text: Callable[..., Any]) -> str:
         )
         expect(
             not torch.isneginf(got[text]).any(),
-            "You hid the text and kept the rest: `text` is True where the answer "
-            "may be.",
+            "You hid words of the text: `text` is True where the answer may be.",
         )
         expect(
             not close(got.sum(), 1.0) or bool((got < 0).any()),
@@ -144,13 +162,13 @@ def not_in_the_question(over_text: Callable[..., Any]) -> str:
             f"The text's best logit is {got[text].max():g}, but a masked word has "
             f"{got[~text].max():g} and wins. Which logit is lower than any other?",
         )
+        chance = got.softmax(0)
         expect(
-            not (got[~text].isfinite().all() and got[~text].max() > -50),
+            bool((chance[~text] < 1e-12).all()),
             "The masked places still have a noticeable probability. Which logit "
             "gives exactly none?",
         )
-        chance = got.softmax(0)
-        wanted = logits.masked_fill(~text, -math.inf).softmax(0)
+        wanted = logits.double().masked_fill(~text, -math.inf).softmax(0)
         expect(
             close(chance, wanted),
             "Within the text the probabilities should follow the given logits.",
@@ -180,131 +198,170 @@ def best_span(start, end):
     why="The logits of start and end add up, and only pairs in the right order count.",
 )
 def the_best_span(best_span: Callable[..., Any]) -> str:
-    for start, end in (
+    rng = random.Random(15)
+    cases = [
         ([1.0, 2.0, 5.0], [4.0, 3.5, -1.0]),
         ([0.0, 3.0, 1.0], [0.0, 2.0, 1.0]),
         ([4.0, 0.0, 4.5, 0.0], [0.0, 3.0, 0.0, 1.0]),
         ([-3.0, -1.0, -4.0], [-2.0, -5.0, -1.5]),
-    ):
-        got = _pair(best_span(list(start), list(end)))
-        spans = [(i, j) for i in range(len(start)) for j in range(i, len(end))]
-        right = max(spans, key=lambda s: start[s[0]] + end[s[1]])
-        times = max(spans, key=lambda s: start[s[0]] * end[s[1]])
-        longer = max(
-            (s for s in spans if s[0] < s[1]), key=lambda s: start[s[0]] + end[s[1]]
+        ([3.0, 6.0], [3.0, 1.0]),
+    ]
+    for shift in (0, -20, 0, 8) * 12:
+        size = rng.randint(1, 12)
+        start, end = (
+            [shift + n / 10 for n in rng.sample(range(-50, 51), size)] for _ in range(2)
         )
-        first = max(range(len(start)), key=start.__getitem__)
-        last = max(range(len(end)), key=end.__getitem__)
-        what = f"start {start} and end {end}"
+        if _clear(start, end):
+            cases.append((start, end))
+    got = [_pair(untouched(best_span, list(s), list(e))) for s, e in cases]
+    for (start, end), (i, j) in zip(cases, got, strict=True):
         expect(
-            got[0] <= got[1],
-            f"For {what} you gave {got}: it ends before it starts. Two separate maxima "
-            "do not yet make a span.",
-        )
-        expect(
-            got == right or got != (last, first),
-            f"For {what} you swapped the two maxima. That makes a different span: each "
-            "logit is about one role.",
+            i <= j,
+            f"For start {start} and end {end} you gave {(i, j)}: it ends before it "
+            "starts. Two separate maxima do not yet make a span.",
         )
         expect(
-            got == right or got != times or min(start) > -2,
-            f"For {what} you gave {got}: two negative logits have a large product. The "
-            "score of a span is the sum.",
+            0 <= i and j < len(start),
+            f"With {len(start)} words, numbered from 0, you gave {(i, j)}.",
         )
+    for name, rule in NOT_BEST.items():  # named only if every case agrees
         expect(
-            got == right or got != longer,
-            f"For {what} the best span is one word: start and end may be the same.",
+            got != [_best(s, e, rule) for s, e in cases]
+            or got == [_best(s, e, _sum) for s, e in cases],
+            name,
         )
+    for (start, end), mine in zip(cases, got, strict=True):
+        right = _best(start, end, _sum)
+        sums = [start[a] + end[b] for a, b in (right, mine)]
         expect(
-            right[0] == right[1] or got[0] != got[1],
-            f"For {what} a span of more than one word scores higher.",
+            mine == right,
+            f"For start {start} and end {end} you gave {mine}, which scores "
+            f"{sums[1]:.1f}; {right} scores {sums[0]:.1f}.",
         )
-        expect(
-            got == right or got[0] != first,
-            f"For {what} you chose the best start first, and then an end after it. "
-            "Another pair scores more in total.",
-        )
-        expect(
-            got == right or got[1] != last,
-            f"For {what} you chose the best end first, and then a start before it. "
-            "Another pair scores more in total.",
-        )
-        expect(got == right, f"For {what} the best span is {right}; you gave {got}.")
     return "This is what `QuestionAnswerer.answer` does, for a whole batch."
+
+
+Rule = Callable[[list[float], list[float], int, int], Any]
+
+
+def _best(start: list[float], end: list[float], rule: Rule) -> tuple[int, int]:
+    spans = [(i, j) for i in range(len(start)) for j in range(i, len(end))]
+    return max(spans, key=lambda s: rule(start, end, *s))
+
+
+def _sum(start: list[float], end: list[float], i: int, j: int) -> float:
+    return start[i] + end[j]
+
+
+def _clear(start: list[float], end: list[float]) -> bool:
+    """Whether one span is the best by far, so that rounding decides nothing."""
+    spans = [(i, j) for i in range(len(start)) for j in range(i, len(end))]
+    sums = sorted(start[i] + end[j] for i, j in spans)
+    return len(sums) < 2 or sums[-1] - sums[-2] > 0.05
+
+
+NOT_BEST: dict[str, Rule] = {
+    "You multiply the two logits. Two negative ones have a large product; the score of "
+    "a span is the sum.": lambda s, e, i, j: s[i] * e[j],
+    "You never point at a single word, or only if nothing else is left. Start and end "
+    "may be the same.": lambda s, e, i, j: (i < j, s[i] + e[j]),
+    "You only point at single words. A span may be longer.": lambda s, e, i, j: (
+        i == j,
+        s[i] + e[j],
+    ),
+    "You only look at spans of at most two words. A span may be "
+    "longer.": lambda s, e, i, j: (j <= i + 1, s[i] + e[j]),
+    "You only look at spans of at most three words. A span may be "
+    "longer.": lambda s, e, i, j: (j <= i + 2, s[i] + e[j]),
+    "You choose the best start first, and then an end after it. Another pair may score "
+    "more in total.": lambda s, e, i, j: (s[i], e[j]),
+    "You choose the best end first, and then a start before it. Another pair may score "
+    "more in total.": lambda s, e, i, j: (e[j], s[i]),
+    "You swap the roles: end[i] + start[j]. Each logit is about one "
+    "end of the span.": lambda s, e, i, j: e[i] + s[j],
+    "You take the pair of two separate maxima and swap it if they are in the wrong "
+    "order. Each logit is about one role.": lambda s, e, i, j: (
+        (i, j) == tuple(sorted((s.index(max(s)), e.index(max(e)))))
+    ),
+}
 
 
 @exercise(
     "15.4",
-    "Half right",
-    difficulty=2,
-    minutes=4,
+    "Room between sentences",
+    difficulty=3,
+    minutes=8,
     hints=(
-        "How many words have the two answers in common? Precision divides that by the "
-        "number of words given, recall by the number of words wanted.",
-        "2 · common / (words given + words wanted).",
+        "A free place before sentence 1 moves every later sentence, too. How far has "
+        "sentence 3 moved in all?",
+        "Sentence s has moved by room[0] + ... + room[s - 1], the question by 0: "
+        "cumsum. Add that to 0, 1, 2, ..., looked up for each token by its sentence.",
     ),
     solution='''
-def word_f1(given, wanted):
-    """Return the F1 of two answers, each a text of words."""
-    a, b = given.split(), wanted.split()
-    common = sum(min(a.count(w), b.count(w)) for w in set(a))
-    return 2 * common / (len(a) + len(b))
+def with_room(sentence, room):
+    """Return the position of each token: (seq,), whole numbers."""
+    moved = torch.tensor([0, *room]).cumsum(0)
+    return torch.arange(len(sentence)) + moved[sentence]
 ''',
-    why="The harmonic mean of common/given and common/wanted is "
-    "2·common / (given + wanted).",
+    why="Within a sentence every step is 1, as in a real text. Between sentences the "
+    "room adds up, as if other sentences stood there.",
 )
-def half_right(word_f1: Callable[..., Any]) -> str:
-    for given, wanted, common in (
-        ("york", "new york", 1),
-        ("new delhi", "new york", 1),
-        ("oslo", "new york", 0),
-        ("reached new york", "new york", 2),
-        ("new new", "new york", 1),
-        ("new york new", "new delhi new", 2),
-        ("cape town", "cape town", 2),
-    ):
-        a, b = len(given.split()), len(wanted.split())
-        right = 2 * common / (a + b)
-        what = f'"{given}" against "{wanted}"'
-        try:
-            got = number(word_f1(given, wanted))
-        except ZeroDivisionError:
-            raise Wrong(
-                f"For {what} you divide by zero. Precision and recall are both 0 here, "
-                "and so is F1."
-            ) from None
+def room_between_sentences(with_room: Callable[..., Any]) -> str:
+    rng = random.Random(4)
+    cases: list[tuple[list[int], list[int]]] = [([6, 4, 5, 4], [10, 0, 3])]
+    for count in (1, 2, 3, 4, 6, 4, 5):
+        sizes = [rng.randint(2, 6) for _ in range(count + 1)]
+        cases.append((sizes, [rng.randint(0, 30) for _ in range(count)]))
+    answers: list[Tensor] = []
+    for sizes, room in cases:
+        sentence = torch.repeat_interleave(torch.tensor(sizes))
+        got = as_tensor(untouched(with_room, sentence, list(room))).flatten()
         expect(
-            _same(got, right) or not _same(got, common / a),
-            f"For {what} you gave the precision, {got:.2f}. The missing words count "
-            "too.",
+            len(got) == len(sentence),
+            f"There are {len(sentence)} tokens, and you gave {len(got)} positions.",
         )
+        answers.append(got)
+    for name, rule in NOT_ROOM.items():  # named only if every case agrees
+        same = [
+            close(got, rule(torch.repeat_interleave(torch.tensor(sizes)), room))
+            for got, (sizes, room) in zip(answers, cases, strict=True)
+        ]
+        expect(not all(same), name)
+    for got, (sizes, room) in zip(answers, cases, strict=True):
+        sentence = torch.repeat_interleave(torch.tensor(sizes))
+        inside = sentence.diff() == 0
+        what = f"With sentences of {sizes} tokens and room {room}:"
         expect(
-            _same(got, right) or not _same(got, common / b),
-            f"For {what} you gave the recall, {got:.2f}. The extra words count too.",
+            bool((got.diff()[inside] == 1).all()),
+            f"{what} within a sentence, or the question, each step should be 1.",
         )
-        expect(
-            _same(got, right) or not _same(got, (common / a + common / b) / 2),
-            f"For {what} you gave {got:.2f}, the plain mean of precision and recall. "
-            "The harmonic mean is 2 · P · R / (P + R).",
-        )
-        once = len({*given.split()} & {*wanted.split()})
-        expect(
-            _same(got, right) or not _same(got, 2 * once / (a + b)),
-            f"For {what} you counted each word once. It counts as often as both have "
-            "it.",
-        )
-        repeated = sum(word in wanted.split() for word in given.split())
-        expect(
-            _same(got, right) or not _same(got, 2 * repeated / (a + b)),
-            f"For {what} you counted a repeated word twice, but it was wanted once.",
-        )
-        expect(
-            _same(got, right) or got not in (0, 1),
-            f"For {what} you gave {got:g}, which is exact match. F1 gives part of a "
-            "point for part of the words.",
-        )
-        expect(
-            _same(got, right),
-            f"For {what} F1 is {right:.2f}; you gave {got:.2f}.",
-        )
-    return "Half the words are not half the truth: new delhi is not new york."
+        expect_close(got, _positions(sentence, room), what)
+    return "The lesson uses your positions on the next slide."
+
+
+def _moved(sentence: Tensor, room: list[int], add: bool = True) -> Tensor:
+    moved = torch.tensor([0, *room])
+    return (moved.cumsum(0) if add else moved)[sentence]
+
+
+def _positions(sentence: Tensor, room: list[int]) -> Tensor:
+    return torch.arange(len(sentence)) + _moved(sentence, room)
+
+
+NOT_ROOM: dict[str, Callable[[Tensor, list[int]], Tensor]] = {
+    "Those are 0, 1, 2, ...: nothing has moved.": lambda sentence, room: torch.arange(
+        len(sentence)
+    ),
+    "Each sentence moves by the room before itself only. The room before earlier "
+    "sentences has moved it, too.": lambda sentence, room: (
+        torch.arange(len(sentence)) + _moved(sentence, room, add=False)
+    ),
+    "Those are the moves. Add them to the places 0, 1, 2, ...": _moved,
+    "The question has moved, too, by the first room. It stays where it "
+    "is.": lambda sentence, room: (
+        torch.arange(len(sentence)) + torch.tensor([*room, 0]).cumsum(0)[sentence]
+    ),
+    "The places are one too high: they count from 0.": lambda sentence, room: (
+        _positions(sentence, room) + 1
+    ),
+}
