@@ -71,7 +71,11 @@ VERDICTS: dict[str, dict[str, tuple[Verdict, ...]]] = {
         ),
     },
     "RoPE": {
-        "unique": (Verdict(8, "yes", "fast hands and slow ones"),),
+        "unique": (
+            Verdict(4, "no", "one hand comes round again"),
+            Verdict(5, "partly", "four hands tell 0 from 44"),
+            Verdict(8, "yes", "fast hands and slow ones"),
+        ),
         "bounded": (Verdict(4, "yes", "a turn keeps every length"),),
         "same step, same change": (Verdict(4, "yes", "the same turn"),),
         "any length": (Verdict(3, "partly", "defined there, but not learned"),),

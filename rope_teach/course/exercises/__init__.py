@@ -18,7 +18,7 @@ import math
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, ValuesView
+from collections.abc import Callable, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import dataclass
 from types import CodeType, FunctionType
 from typing import Any
@@ -570,3 +570,24 @@ class torch_calls(TorchFunctionMode):
     ) -> Any:
         self.names.add(getattr(func, "__name__", "").strip("_"))
         return func(*args, **(kwargs or {}))
+
+
+def name_mistake(
+    got: Sequence[Any],
+    right: Sequence[Any],
+    mistakes: Mapping[str, Sequence[Any]],
+    tolerance: float = 1e-4,
+) -> None:
+    """Raise :class:`Wrong` with the message of the mistake that ``got`` shows.
+
+    ``got`` and ``right`` hold a value for each case that a judge tried; ``mistakes``
+    the values of each mistake, under its message. Only a mistake that explains every
+    case is named, and none whose values are right.
+    """
+
+    def alike(one: Sequence[Any], other: Sequence[Any]) -> bool:
+        pairs = zip(one, other, strict=True)
+        return all(close(a, b, tolerance) for a, b in pairs)
+
+    for message, values in mistakes.items():
+        expect(not alike(got, values) or alike(values, right), message)

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from rope_teach.course.exercises import as_tensor, close, exercise, expect, number
+from rope_teach.course.exercises import (
+    apart,
+    as_tensor,
+    difference,
+    exercise,
+    expect,
+    expect_close,
+    expect_shape,
+    name_mistake,
+    number,
+    untouched,
+)
 
 
-def _turn(a: float, b: float, angle: float) -> tuple[float, float]:
+def _turn(pair: Tensor, angle: float) -> Tensor:
+    a, b = pair
     cos, sin = math.cos(angle), math.sin(angle)
-    return a * cos - b * sin, a * sin + b * cos
+    return torch.stack([a * cos - b * sin, a * sin + b * cos])
 
 
 @exercise(
@@ -34,34 +48,51 @@ def undo(pair, angle):
     "transpose: the two sines swap places.",
 )
 def undo_a_turn(undo: Callable[..., Any]) -> str:
-    for a, b, angle in ((1.0, 0.0, 0.5), (0.6, -1.2, 2.0)):
-        across, up = _turn(a, b, angle)
-        turned = torch.tensor([across, up], dtype=torch.float64)
-        got = as_tensor(undo(turned, angle))
+    pairs = torch.randn(5, 2, generator=torch.Generator().manual_seed(4))
+    angles = (0.5, -1.3, 2.0, 7.9, -0.07)
+    cases = [(_turn(x, a), a, x) for x, a in zip(pairs, angles, strict=True)]
+    try:
+        got = [as_tensor(untouched(undo, turned, angle)) for turned, angle, _ in cases]
+    except IndexError as error:
+        inside = traceback.extract_tb(error.__traceback__)[-1].name
         expect(
-            not close(got, _turn(across, up, angle)),
+            inside != "rotation_matrix",
+            "rotation_matrix takes a tensor with an angle for each pair, here one: "
+            "torch.tensor([...]), with the brackets.",
+        )
+        raise
+    expect(
+        any(answer.shape != (1, 2) for answer in got),
+        "A pair has shape (2,); yours has (1, 2). Take the row out of its table.",
+    )
+    for answer in got:
+        expect_shape(answer, (2,))
+    name_mistake(
+        got,
+        [x for *_, x in cases],
+        {
             "You turned again in the same direction: the pair is now two angles away "
-            "from where it started.",
-        )
-        expect(
-            not close(got, -turned),
+            "from where it started.": [_turn(t, a) for t, a, _ in cases],
             "A minus sign in front of the pair is half a turn, whatever the angle was. "
-            "The minus sign belongs to the angle.",
-        )
-        expect(
-            not close(got, turned),
-            "The pair came back unchanged: nothing is undone.",
-        )
-        swapped = _turn(up, across, angle)
-        expect(
-            not close(got, swapped),
+            "The minus sign belongs to the angle.": [-t for t, *_ in cases],
+            "The pair came back unchanged: nothing is undone.": [t for t, *_ in cases],
             "The two features are swapped. That mirrors the pair; it does not turn it "
-            "back.",
-        )
-        expect(
-            close(got, (a, b)),
-            f"({a}, {b}) turned by {angle} should come back as ({a}, {b}); you gave "
-            f"({', '.join(f'{v:.3f}' for v in got.flatten().tolist())}).",
+            "back.": [_turn(t.flip(0), a) for t, a, _ in cases],
+            "Both features are swapped and the angle is negated. The angle alone is "
+            "enough.": [_turn(t.flip(0), -a) for t, a, _ in cases],
+            "This takes the angle in degrees. Here it is in radians.": [
+                _turn(t, -math.radians(a)) for t, a, _ in cases
+            ],
+        },
+        tolerance=2e-3,
+    )
+    for answer, (_, angle, before) in zip(got, cases, strict=True):
+        expect_close(
+            answer,
+            before,
+            f"A pair was turned by {angle:g}. This is not the pair as it was:",
+            2e-3,
+            axes=("feature",),
         )
     return (
         "The opposite angle undoes a turn. The gradient of RoPE is exactly this "
@@ -100,9 +131,10 @@ def follow_the_query(position: Any) -> str:
         "48 is how far the query moved. The key moves just as far, but from where it "
         "was.",
     )
+    distance, wanted = apart(got - 50, 7)
     expect(
-        got == 57,
-        f"At {got:g} the distance is {got - 50:g}. It was 9 - 2 = 7.",
+        abs(got - 57) < 1e-4,
+        f"There the distance is {distance}. It was 9 - 2 = {wanted}.",
     )
     return "Both moved by 48. The distance stayed 7, and so did the score."
 
@@ -118,33 +150,39 @@ def follow_the_query(position: Any) -> str:
     ),
     solution="inv_freq = math.pi / 2 / 5",
     why="Equal pairs score |q|² cos(5 θ). The cosine is zero at a quarter turn, so θ = "
-    "π / 10. Odd multiples of it work too.",
+    "π / 10. Its odd multiples give zero too, after more turning.",
 )
 def blind_at_distance_five(inv_freq: Any) -> str:
     got = number(inv_freq)
+    score, quarters = math.cos(5 * got), 5 * got / (math.pi / 2)
     expect(
         got != 0,
         "At speed 0 the hand never turns, and every distance has the same score.",
     )
     expect(
-        not math.isclose(got, math.pi / 2, rel_tol=1e-3),
-        "π/2 per token is a quarter turn after 1 token. The right angle should come "
-        "after 5 tokens.",
-    )
-    expect(
-        not math.isclose(got, math.pi / 5, rel_tol=1e-3),
-        "π/5 gives half a turn after 5 tokens: the arrows point in opposite directions "
-        "and the score is at its lowest, not zero.",
-    )
-    expect(
         not math.isclose(got, 18, rel_tol=1e-3),
-        "18 degrees is the right angle in the wrong unit. Angles here are in radians.",
+        "18 radians per token are nearly three full turns. Did you mean degrees? "
+        "Angles here are in radians.",
     )
-    score = math.cos(5 * got)
     expect(
-        abs(score) < 1e-3,
-        f"At {got:g} radians per token, the score at distance 5 is {score:.3f} of its "
-        "largest value.",
+        abs(score) > 2e-4 or got > 0,
+        "The score at distance 5 is zero, but this hand turns backwards. Give the "
+        "smallest positive speed.",
+    )
+    expect(
+        abs(score) > 2e-4 or quarters < 2,
+        f"The score at distance 5 is zero, but after {quarters:.0f} quarter turns. A "
+        "slower hand does it too.",
+    )
+    expect(
+        abs(score) > 2e-3 or abs(score) < 2e-4,
+        f"Very close: the score at distance 5 is {score:.4f} of its largest value. "
+        "Write the speed with math.pi.",
+    )
+    expect(
+        abs(score) < 2e-4,
+        f"At {got:g} radians per token the hand has made {quarters:.3g} quarter turns "
+        f"at distance 5, and the score is {score:.3f} of its largest value.",
     )
     return (
         "A quarter turn in 5 tokens. At distance 10 the arrows point in opposite "
@@ -174,36 +212,173 @@ def twins(distance, period, last):
     "image.",
 )
 def what_one_hand_confuses(twins: Callable[..., Any]) -> str:
-    for distance, period, last in ((3, 12, 40), (5, 8, 30), (0, 10, 30)):
-        got = [int(d) for d in as_tensor(twins(distance, period, last)).flatten()]
-        turns = [d for d in range(last + 1) if d % period == distance % period]
-        mirror = {distance % period, -distance % period}
-        right = [d for d in range(last + 1) if d % period in mirror]
-        what = f"distance {distance}, period {period}, up to {last}"
+    cases = [(3, 12, 40), (17, 12, 40), (0, 10, 30), (6, 12, 30), (4, 1000, 1996)]
+    cases += [(101, 7, 18), (45, 9, 31), (5, 8, 3), (9, 16, 9)]
+    got = [_listed(twins(*case)) for case in cases]
+    right = [_twins(*case) for case in cases]
+    for case, answer in zip(cases, got, strict=True):
+        expect(answer.ndim < 2, "Give one list of distances, not a table.")
         expect(
-            got != turns or turns == right,
-            f"For {what} you found the full turns, but not the mirror images: a cosine "
-            f"is the same for x and -x, so {period - distance} belongs there too.",
+            bool((answer == answer.round()).all()),
+            f"{_case(*case)} you list distances that are not whole numbers.",
+        )
+    name_mistake(
+        got,
+        right,
+        {
+            "You found the full turns, but not the mirror images: a cosine is the same "
+            "for x and -x.": [
+                [d for d in range(last + 1) if d % period == distance % period]
+                for distance, period, last in cases
+            ],
+            "You found whole turns after `distance`. A cosine is the same for x and "
+            "-x, too, and there may be distances before it.": [
+                list(range(distance, last + 1, period))
+                for distance, period, last in cases
+            ],
+            "You found the mirror images, but not the full turns.": [
+                [d for d in range(last + 1) if (d + distance) % period == 0]
+                for distance, period, last in cases
+            ],
+            "You stopped after one turn: the hand keeps turning.": [
+                [d for d in both if d <= period]
+                for both, (_, period, _) in zip(right, cases, strict=True)
+            ],
+            "You left out `last` itself: range(last) stops one short of it.": [
+                [d for d in both if d < last]
+                for both, (*_, last) in zip(right, cases, strict=True)
+            ],
+            "Distance 0 is missing where it belongs.": [
+                [d for d in both if d > 0] for both in right
+            ],
+        },
+    )
+    for case, answer, both in zip(cases, got, right, strict=True):
+        mine = [int(d) for d in answer.flatten()]
+        extra = [d for d in mine if d not in both]
+        missing = [d for d in both if d not in mine]
+        expect(
+            not extra,
+            f"{_case(*case)} you list {extra[0] if extra else ''}, which has another "
+            "score or is out of range.",
         )
         expect(
-            got != [d for d in right if d <= period],
-            f"For {what} you stopped after one turn: the hand keeps turning.",
+            not missing,
+            f"{_case(*case)} {missing[0] if missing else ''} is missing: its score is "
+            "the same.",
         )
         expect(
-            got != [d for d in right if d < last] or last not in right,
-            f"For {what} you left out {last} itself: range(last) stops one short of "
-            "it.",
+            sorted(set(mine)) == sorted(mine),
+            f"{_case(*case)} you list a distance twice.",
         )
-        expect(
-            not distance or got != list(range(0, last + 1, distance)),
-            f"For {what} you listed multiples of the distance. Twice the distance is "
-            "twice the angle, which has a different cosine.",
-        )
-        expect(
-            sorted(got) == right, f"For {what} the twins are {right}; you gave {got}."
-        )
-        expect(got == right, "The right distances, but not in order.")
+        expect(mine == both, "The right distances, but not in increasing order.")
     return (
         "One hand confuses these distances. A bank of hands at many speeds does not: "
         "lesson 05."
     )
+
+
+def _listed(answer: Any) -> Tensor:
+    expect(
+        not isinstance(answer, (set, frozenset)),
+        "A set has no order. sorted(...) makes a list of it.",
+    )
+    if isinstance(answer, Iterable) and not hasattr(answer, "__array__"):
+        answer = answer if isinstance(answer, str) else list(answer)
+    marks = answer if isinstance(answer, list) else []
+    expect(
+        not any(isinstance(mark, bool) for mark in marks)
+        and str(getattr(answer, "dtype", "")) not in ("bool", "torch.bool"),
+        "You gave True or False for each distance. List the distances themselves.",
+    )
+    return as_tensor(answer)
+
+
+def _twins(distance: int, period: int, last: int) -> list[int]:
+    same = {distance % period, -distance % period}
+    return [d for d in range(last + 1) if d % period in same]
+
+
+def _case(distance: int, period: int, last: int) -> str:
+    return f"For distance {distance}, period {period}, up to {last}:"
+
+
+@exercise(
+    "4.5",
+    "All scores at once",
+    difficulty=4,
+    minutes=10,
+    hints=(
+        "Turn first, compare afterwards: one loop over the tokens turns all queries, "
+        "another turns all keys. What is then left to do for row m and column n?",
+        "torch.stack([turn(q, m * inv_freq) for m, q in enumerate(queries)]) holds the "
+        "turned queries (seq, 2). All dot products at once: queries @ keys.T.",
+    ),
+    solution='''
+def score_table(queries, keys, inv_freq):
+    """Return the scores (seq, seq) of all turned pairs."""
+    q = torch.stack([turn(x, m * inv_freq) for m, x in enumerate(queries)])
+    k = torch.stack([turn(x, n * inv_freq) for n, x in enumerate(keys)])
+    return q @ k.T
+''',
+    why="Each token is turned once, by its own position: 2 seq turns for seq * seq "
+    "scores. The product of the two tables then holds every pair of tokens.",
+)
+def all_scores_at_once(score_table: Callable[..., Any]) -> str:
+    generator = torch.Generator().manual_seed(45)
+    cases = []
+    for seq, inv_freq in ((5, 0.2), (7, 0.93), (1, 0.4), (12, 1.7)):
+        q, k = torch.randn(2, seq, 2, generator=generator, dtype=torch.float64)
+        cases.append((q, k, inv_freq))
+    got = [as_tensor(untouched(score_table, *case)) for case in cases]
+    for answer, (q, *_) in zip(got, cases, strict=True):
+        expect(
+            answer.shape != q.shape or len(q) == 2,
+            f"The result has a pair for each token, {tuple(answer.shape)}. Wanted is a "
+            "score for each query and each key.",
+        )
+        expect_shape(answer, (len(q), len(q)))
+    right = [_scores(*case) for case in cases]
+    name_mistake(
+        got,
+        right,
+        {
+            "These are the scores before any turn.": [q @ k.T for q, k, _ in cases],
+            "Rows and columns are swapped: row m belongs to query m.": [
+                scores.T for scores in right
+            ],
+            "Only the queries are turned.": [_turned(q, s) @ k.T for q, k, s in cases],
+            "Only the keys are turned.": [q @ _turned(k, s).T for q, k, s in cases],
+            "Queries and keys turn in opposite directions: nothing is relative then.": [
+                _turned(q, s) @ _turned(k, -s).T for q, k, s in cases
+            ],
+            "Both turn clockwise. The sign is +: counter-clockwise.": [
+                _scores(q, k, -s) for q, k, s in cases
+            ],
+            "You turned at 0.2 radians per token. The speed is an argument.": [
+                _scores(q, k, 0.2) for q, k, _ in cases
+            ],
+            "The scores above the diagonal are missing: here every query meets every "
+            "key.": [scores.tril() for scores in right],
+            "These are the shares after softmax. Return the scores themselves.": [
+                scores.softmax(-1) for scores in right
+            ],
+            "You divided by the square root of 2, as attention does. Return the plain "
+            "dot products.": [scores / 2**0.5 for scores in right],
+        },
+    )
+    for answer, scores, (q, _, inv_freq) in zip(got, right, cases, strict=True):
+        wrong = difference(answer, scores)
+        expect(not wrong, f"For {len(q)} tokens and speed {inv_freq:g}: {wrong}")
+    return (
+        "Each token was turned once, by its own position, and every score knows the "
+        "distance. The next slide draws your table."
+    )
+
+
+def _turned(pairs: Tensor, inv_freq: float) -> Tensor:
+    return torch.stack([_turn(x, m * inv_freq) for m, x in enumerate(pairs)])
+
+
+def _scores(queries: Tensor, keys: Tensor, inv_freq: float) -> Tensor:
+    return _turned(queries, inv_freq) @ _turned(keys, inv_freq).T

@@ -11,25 +11,38 @@ from torch import Tensor
 from rope_teach import laws
 from rope_teach.course.exercises import (
     Wrong,
+    apart,
     as_tensor,
-    close,
+    difference,
     exercise,
     expect,
     expect_shape,
+    name_mistake,
+    untouched,
+    uses,
 )
-from rope_teach.frequencies import inverse_frequencies
+from rope_teach.frequencies import inverse_frequencies, wavelengths
 from rope_teach.ops import rotate
-from rope_teach.pairing import full_table
+from rope_teach.rotary import RotaryEmbedding
+from rope_teach.rotation import rotate_complex, rotate_matrix
 from rope_teach.tables import cos_sin
 
-
-def _features(*shape: int) -> Tensor:
-    generator = torch.Generator().manual_seed(5)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+FEATURES = ("token", "feature")
 
 
-def _tables(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    return cos_sin(positions, inverse_frequencies(head_dim), torch.float64)
+def _features(*shape: int, seed: int = 5) -> Tensor:
+    """Random features in float32, as a lesson has them."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _tables(
+    positions: Tensor, head_dim: int, base: float = 1e4
+) -> tuple[Tensor, Tensor]:
+    return cos_sin(positions, inverse_frequencies(head_dim, base))
+
+
+def _woven(first: Tensor, second: Tensor) -> Tensor:
+    return torch.stack([first, second], -1).flatten(-2)
 
 
 @exercise(
@@ -54,47 +67,73 @@ def speeds(head_dim, base):
     "features (2i out of d), so it runs from 0 to almost -1.",
 )
 def one_speed_for_each_pair(speeds: Callable[..., Any]) -> str:
-    for head_dim, base in ((8, 10_000.0), (6, 100.0), (64, 500_000.0)):
-        got = as_tensor(speeds(head_dim, base))
-        right = inverse_frequencies(head_dim, base)
+    taken = uses(speeds, inverse_frequencies, wavelengths, RotaryEmbedding, "inv_freq")
+    expect(not taken, f"You took the package's {taken}. Write the formula yourself.")
+    cases = [(8, 10_000.0), (6, 100.0), (64, 500_000.0), (2, 7.0), (20, 1_234.5)]
+    got = [as_tensor(speeds(*case)) for case in cases]
+    right = [inverse_frequencies(*case) for case in cases]
+    formulas: dict[str, Callable[[Tensor, int, float], Tensor]] = {
+        "The hands slow down half as fast as they should. The exponent is -2i/d: "
+        "feature 2i, not pair i.": lambda i, d, base: base ** (-i / d),
+        "The hands slow down twice as fast as they should. The exponent is -2i/d, and "
+        "d counts features.": lambda i, d, base: base ** (-4 * i / d),
+        "The hands speed up. The exponent has a minus sign.": (
+            lambda i, d, base: base ** (2 * i / d)
+        ),
+        "These are the right speeds, but slowest first. Hand 0 is the fastest.": (
+            lambda i, d, base: base ** (-2 * i.flip(0) / d)
+        ),
+        "Your first hand has the speed of hand 1. Hands count from 0.": (
+            lambda i, d, base: base ** (-2 * (i + 1) / d)
+        ),
+        "You used base 10,000 throughout. The base is an argument.": (
+            lambda i, d, _: 1e4 ** (-2 * i / d)
+        ),
+        "Your last hand has the speed 1/base. The exponent is -2i/d, and i ends at "
+        "d/2 - 1.": lambda i, d, base: base ** (-i / max(d / 2 - 1, 1)),
+        "These are wavelengths, tokens for a full turn, not radians per token.": (
+            lambda i, d, base: 2 * torch.pi * base ** (2 * i / d)
+        ),
+    }
+
+    def relative(values: list[Tensor]) -> list[Tensor]:
+        pairs = zip(values, right, strict=True)
+        return [(v / r).log() if v.shape == r.shape else v for v, r in pairs]
+
+    name_mistake(
+        relative(got),
+        relative(right),
+        {
+            message: relative(
+                [formula(torch.arange(d // 2).double(), d, b) for d, b in cases]
+            )
+            for message, formula in formulas.items()
+        },
+        tolerance=5e-3,
+    )
+    for (head_dim, base), mine, r in zip(cases, got, right, strict=True):
         what = f"head_dim={head_dim}, base={base:g}"
         expect(
-            got.numel() != head_dim,
+            mine.numel() != head_dim,
             f"For {what} you gave {head_dim} speeds, one for each feature. The two "
             "features of a pair share a hand: d/2 speeds.",
         )
-        expect_shape(got, (head_dim // 2,))
-        expect(
-            not close(got, right**0.5),
-            f"For {what} the hands slow down half as fast as they should. The exponent "
-            "is -2i/d: feature 2i, not pair i.",
-        )
-        expect(
-            not close(got * right, torch.ones_like(right), 1e-3),
-            f"For {what} the hands speed up. The exponent has a minus sign.",
-        )
-        expect(
-            not close(got, right.flip(0)),
-            "These are the right speeds, but slowest first. Hand 0 is the fastest.",
-        )
-        expect(
-            not close(got[:-1], right[1:]),
-            f"For {what} your first hand has the speed of hand 1. Hands count from 0.",
-        )
-        expect(
-            not close(got, inverse_frequencies(head_dim)) or base == 10_000.0,
-            f"For {what} you used base 10,000. The base is an argument.",
-        )
-        expect(
-            close(got, right, 1e-6),
-            f"For {what} hand 1 should turn by {right[1]:.4g} radians per token; yours "
-            f"turns by {got[1]:.4g}.",
-        )
-    for odd in (7, 1):
+        expect_shape(mine, (head_dim // 2,))
+        off = ~((mine / r - 1).abs() < 2e-3)
+        if off.any():
+            hand = int(off.nonzero()[0])
+            should, yours = apart(float(r[hand]), float(mine[hand]))
+            raise Wrong(
+                f"For {what} hand {hand} should turn by {should} radians per token; "
+                f"yours turns by {yours}."
+            )
+    for odd in (7, 1, 129):
         try:
-            got = speeds(odd, 10_000.0)
+            many = as_tensor(speeds(odd, 10_000.0)).numel()
         except ValueError:
             continue
+        except Wrong:
+            many = 0
         except Exception as error:
             raise Wrong(
                 f"For head_dim={odd} your code stops with {type(error).__name__}. "
@@ -102,7 +141,7 @@ def one_speed_for_each_pair(speeds: Callable[..., Any]) -> str:
             ) from None
         raise Wrong(
             f"For head_dim={odd} the last feature has no partner, and you returned "
-            f"{len(got)} speeds. Raise a ValueError before you compute."
+            f"{many or 'no'} speeds. Raise a ValueError before you compute."
         )
     return (
         "A head of 64 features has 32 hands. An odd head size is rejected at once; a "
@@ -129,55 +168,45 @@ def partner(x):
     "partner of (a, b) is (-b, a): the pair after a quarter turn.",
 )
 def the_partner(partner: Callable[..., Any]) -> str:
-    for shape in ((8,), (3, 6), (2, 3, 5, 4)):
-        x = _features(*shape)
-        given = x.clone()
-        got = as_tensor(partner(x))
-        a, b = given[..., 0::2], given[..., 1::2]
-        expect(
-            torch.equal(x, given),
-            "Your function changed its input. Make a new tensor; the caller still "
-            "needs x for the cosine.",
-        )
-        expect_shape(got, shape)
-        expect(
-            not close(got, torch.stack([b, a], -1).flatten(-2)),
+    cases = [_features(*shape) for shape in ((8,), (2,), (3, 6), (2, 3, 5, 4))]
+    got = [as_tensor(untouched(partner, x)) for x in cases]
+    for mine, x in zip(got, cases, strict=True):
+        expect_shape(mine, tuple(x.shape))
+    pairs = [(x[..., 0::2], x[..., 1::2]) for x in cases]
+    right = [_woven(-b, a) for a, b in pairs]
+    name_mistake(
+        got,
+        right,
+        {
             "You swapped the features of each pair, but changed no sign. That mirrors "
-            "the pair instead of turning it. Which of the two gets the minus sign?",
-        )
-        expect(
-            not close(got, torch.stack([b, -a], -1).flatten(-2)),
+            "the pair instead of turning it. Which of the two gets the minus sign?": [
+                _woven(b, a) for a, b in pairs
+            ],
             "The minus sign is on the wrong feature: this turns clockwise. The first "
-            "line of the formula has - b sin.",
-        )
-        expect(
-            not close(got, torch.cat([-b, a], -1)),
+            "line of the formula has - b sin.": [_woven(b, -a) for a, b in pairs],
             "The right numbers in the wrong order: cat puts all first features before "
-            "all second ones. Put each pair back side by side.",
-        )
-        half = torch.cat([-given.chunk(2, -1)[1], given.chunk(2, -1)[0]], -1)
-        expect(
-            not close(got, half),
+            "all second ones. Put each pair back side by side.": [
+                torch.cat([-b, a], -1) for a, b in pairs
+            ],
             "You paired feature i with feature i + d/2. That is another pairing "
-            "(lesson 07); here the partners are neighbours: (0, 1), (2, 3).",
-        )
-        positions = torch.tensor(3)
-        cos, sin = _tables(positions, shape[-1])
-        wide_cos, wide_sin = (full_table(t, "interleaved") for t in (cos, sin))
+            "(lesson 07); here the partners are neighbours: (0, 1), (2, 3).": [
+                torch.cat([-x.chunk(2, -1)[1], x.chunk(2, -1)[0]], -1) for x in cases
+            ],
+            "The signs are right, but the features kept their places. a needs b, and b "
+            "needs a.": [_woven(-a, b) for a, b in pairs],
+        },
+    )
+    for mine, r, x in zip(got, right, cases, strict=True):
+        wrong = difference(mine, r, axes=FEATURES[-x.ndim :])
         expect(
-            close(given * wide_cos + got * wide_sin, rotate(given, cos, sin)),
-            "x * cos + partner(x) * sin is not the turn that the formula gives. Try "
-            f"one pair: for (1, 2) yours is {_pair_of(partner)}.",
+            not wrong,
+            f"x * cos + partner(x) * sin is not the formula's turn. For x of shape "
+            f"{tuple(x.shape)}: {wrong}",
         )
     return (
         "(-b, a) is the pair after a quarter turn. So a turn is cosine times the pair "
         "plus sine times its quarter turn."
     )
-
-
-def _pair_of(partner: Callable[..., Any]) -> str:
-    values = as_tensor(partner(torch.tensor([1.0, 2.0]))).flatten().tolist()
-    return f"({', '.join(f'{value:g}' for value in values)})"
 
 
 @exercise(
@@ -198,38 +227,43 @@ def backward(g, cos, sin):
     "changes sign.",
 )
 def the_gradient_by_hand(backward: Callable[..., Any]) -> str:
-    for shape in ((6, 8), (2, 3, 5, 4)):
-        g = _features(*shape)
-        cos, sin = _tables(torch.arange(1, shape[-2] + 1), shape[-1])
-        got = as_tensor(backward(g, cos, sin))
-        expect_shape(got, shape)
-        expect(
-            not close(got, rotate(g, cos, sin)),
+    taken = uses(backward, torch.autograd.grad, "requires_grad_", "backward", "vjp")
+    expect(not taken, f"You used {taken}. Do it by hand, with the tables alone.")
+    cases = []
+    for seed, shape in enumerate(((6, 8), (2, 3, 5, 4), (1, 2), (9, 10))):
+        tables = _tables(torch.arange(1, shape[-2] + 1), shape[-1], 100.0)
+        cases.append((_features(*shape, seed=seed), *tables))
+    got = [as_tensor(untouched(backward, *case)) for case in cases]
+    for mine, (g, *_) in zip(got, cases, strict=True):
+        expect_shape(mine, tuple(g.shape))
+    right = [rotate(g, cos, -sin) for g, cos, sin in cases]
+    name_mistake(
+        got,
+        right,
+        {
             "You turned g forward, the way the layer turned x. The gradient turns the "
-            "other way: by the opposite angle.",
-        )
-        expect(
-            not close(got, rotate(g, -cos, sin)),
+            "other way: by the opposite angle.": [rotate(*case) for case in cases],
             "You flipped the sign of the cosine. cos(-φ) is cos φ; it is the sine that "
-            "changes.",
-        )
-        expect(
-            not close(got, rotate(g, -cos, -sin)),
+            "changes.": [rotate(g, -cos, sin) for g, cos, sin in cases],
             "You changed both signs: that adds half a turn and is not the opposite "
-            "angle.",
-        )
+            "angle.": [rotate(g, -cos, -sin) for g, cos, sin in cases],
+            "You swapped the tables. The opposite angle has the same cosine.": [
+                rotate(g, sin, cos) for g, cos, sin in cases
+            ],
+            "You gave g back unchanged. That is right only at position 0.": [
+                g for g, *_ in cases
+            ],
+            "The sign is right, but the pairs are (i, i + d/2): lesson 07. Here the "
+            "partners are neighbours.": [
+                rotate(g, cos, -sin, pairing="half") for g, cos, sin in cases
+            ],
+        },
+    )
+    for mine, r in zip(got, right, strict=True):
+        wrong = difference(mine, r, axes=FEATURES)
         expect(
-            not close(got, rotate(g, sin, cos)),
-            "You swapped the tables. The opposite angle has the same cosine.",
-        )
-        expect(
-            not close(got, g),
-            "You gave g back unchanged. That is right only at position 0.",
-        )
-        expect(
-            close(got, rotate(g, cos, -sin)),
-            "This is not what autograd gives. Compare the two as on the slide about "
-            "the gradient.",
+            not wrong,
+            f"This is not what autograd gives for g of shape {tuple(r.shape)}. {wrong}",
         )
     return (
         "One minus sign, and no memory: backward needs only the tables. Fast kernels "
@@ -240,8 +274,8 @@ def the_gradient_by_hand(backward: Callable[..., Any]) -> str:
 @exercise(
     "5.4",
     "Along the right axis",
-    difficulty=2,
-    minutes=3,
+    difficulty=3,
+    minutes=5,
     hints=(
         "The pairs of x are (batch, seq, heads, d/2). Broadcasting lines up shapes "
         "from the right.",
@@ -256,9 +290,9 @@ def line_up(table):
     "stretched over the heads, and each token keeps its own row.",
 )
 def along_the_right_axis(line_up: Callable[..., Any]) -> str:
-    for batch, seq, heads, head_dim in ((2, 5, 3, 8), (1, 4, 4, 6)):
+    for batch, seq, heads, head_dim in ((2, 5, 3, 8), (1, 4, 4, 6), (3, 7, 2, 10)):
         cos, sin = _tables(torch.arange(seq), head_dim)
-        got = as_tensor(line_up(cos))
+        got = as_tensor(untouched(line_up, cos))
         shape, pairs = tuple(got.shape), (batch, seq, heads, head_dim // 2)
         expect(
             shape != (seq, head_dim // 2),
@@ -288,10 +322,16 @@ def along_the_right_axis(line_up: Callable[..., Any]) -> str:
         right = rotate(x, cos, sin, layout="bshd")
         a, b = x[..., 0::2], x[..., 1::2]
         other = as_tensor(line_up(sin))
-        turned = torch.stack([a * got - b * other, a * other + b * got], -1).flatten(-2)
         expect(
-            close(turned, right),
-            f"{shape} lines up, but the tokens are not turned by their own positions.",
+            tuple(other.shape) == shape,
+            f"Two tables of one shape come back as {shape} and {tuple(other.shape)}.",
+        )
+        turned = _woven(a * got - b * other, a * other + b * got)
+        wrong = difference(turned, right, axes=("text", "token", "head", "feature"))
+        expect(
+            not wrong,
+            f"{shape} lines up, but the tokens are not turned by their own positions. "
+            f"With it: {wrong}",
         )
     return (
         "The 1 stands in for the heads. The package's layout='bshd' does this for you."
@@ -308,8 +348,8 @@ def _broadcasts(shape: tuple[int, ...], pairs: tuple[int, ...]) -> bool:
 @exercise(
     "5.5",
     "A whole head",
-    difficulty=3,
-    minutes=6,
+    difficulty=4,
+    minutes=12,
     hints=(
         "Three steps: the speeds, the angles (one row for each position), the turn.",
         "speeds(head_dim, base) of 5.1, angle = positions.unsqueeze(-1) * speeds, then "
@@ -319,8 +359,8 @@ def _broadcasts(shape: tuple[int, ...], pairs: tuple[int, ...]) -> bool:
 def turn_head(x, positions, base=10_000.0):
     """Return x with every pair turned by its own hand."""
     head_dim = x.shape[-1]
-    pair = torch.arange(head_dim // 2)
-    inv_freq = base ** (-2 * pair.double() / head_dim)
+    pair = torch.arange(head_dim // 2, dtype=torch.float64)
+    inv_freq = base ** (-2 * pair / head_dim)
     angle = positions.unsqueeze(-1) * inv_freq
     return turn_pairs(x, angle.cos(), angle.sin()).to(x.dtype)
 ''',
@@ -328,47 +368,71 @@ def turn_head(x, positions, base=10_000.0):
     "the middle keeps far positions exact.",
 )
 def a_whole_head(turn_head: Callable[..., Any]) -> str:
-    x = _features(5, 8)
-    positions = torch.tensor([0, 1, 2, 10, 300])
-    expect_shape(as_tensor(turn_head(x, positions)), (5, 8))
-    got = as_tensor(turn_head(x, positions))
-    right = rotate(x, *_tables(positions, 8))
+    taken = uses(turn_head, rotate, rotate_matrix, rotate_complex, RotaryEmbedding)
     expect(
-        not close(got, rotate(x, *_tables(torch.arange(5), 8))),
-        "You turned the tokens by 0, 1, 2, 3, 4. The positions are an argument, and "
-        "here they are 0, 1, 2, 10, 300.",
+        not taken,
+        f"You let the package's {taken} turn. Use turn_pairs, or the formula.",
     )
-    expect(
-        not close(got, rotate(x, *_tables(-positions, 8))),
-        "You turn clockwise: the minus sign belongs in the first line of the formula, "
-        "before b sin.",
+    cases: list[tuple[Any, ...]] = [
+        (_features(5, 8), torch.tensor([0, 1, 2, 10, 300])),
+        (_features(4, 16), torch.tensor([7, 3, 3, 1])),
+        (_features(3, 2), torch.tensor([5, 0, 40]), 100.0),
+        (_features(6, 64), torch.tensor([12, 90, 2, 33, 1, 500]), 500_000.0),
+    ]
+    got = [as_tensor(untouched(turn_head, *case)) for case in cases]
+    for mine, (x, *_) in zip(got, cases, strict=True):
+        expect_shape(mine, tuple(x.shape))
+    right = [_head(*case) for case in cases]
+    name_mistake(
+        got,
+        right,
+        {
+            "You turned the tokens by 0, 1, 2, ... The positions are an argument.": [
+                _head(x, torch.arange(len(x)), *base) for x, _, *base in cases
+            ],
+            "You turn clockwise: the minus sign belongs in the first line of the "
+            "formula, before b sin.": [_head(x, -m, *base) for x, m, *base in cases],
+            "You paired feature i with feature i + d/2: lesson 07. Here the pairs are "
+            "(0, 1), (2, 3), ...": [
+                rotate(x, *_tables(m, x.shape[-1], *base), pairing="half")
+                for x, m, *base in cases
+            ],
+            "Every pair turns at the same speed. Each pair should have its own speed, "
+            "θ_i.": [
+                rotate(x, *cos_sin(m, torch.ones(x.shape[-1] // 2)))
+                for x, m, *_ in cases
+            ],
+            "The right numbers in the wrong order: put each pair back side by side, "
+            "with stack and flatten.": [
+                torch.cat([out[..., 0::2], out[..., 1::2]], -1) for out in right
+            ],
+            "Your hands always turn as with base 10,000. The base is an argument.": [
+                _head(x, m) for x, m, *_ in cases
+            ],
+        },
+        tolerance=1e-3,
     )
-    expect(
-        not close(got, rotate(x, *_tables(positions, 8), pairing="half")),
-        "You paired feature i with feature i + d/2: lesson 07. Here the pairs are "
-        "(0, 1), (2, 3), ...",
-    )
-    hands = cos_sin(positions, torch.ones(4, dtype=torch.float64), torch.float64)
-    expect(
-        not close(got, rotate(x, *hands)),
-        "Every pair turns at the same speed. Each pair should have its own speed, θ_i.",
-    )
-    try:
-        laws.check_all(lambda x, m: turn_head(x, m))
-    except laws.LawBroken as broken:
-        raise Wrong(f"A law is broken: {broken}.") from None
-    error = (got - right).abs().max().item()
-    expect(
-        error < 1e-3,
-        "It is a rotation, but not by the angles of RotaryEmbedding: off by "
-        f"{error:.2g}. Are the speeds base ** (-2i/d)?",
-    )
-    slow = rotate(x, *cos_sin(positions, inverse_frequencies(8, 100.0), torch.float64))
-    expect(
-        close(as_tensor(turn_head(x, positions, 100.0)), slow, 1e-3),
-        "With base=100 your hands turn as before. The base is an argument.",
-    )
+    for mine, r, (x, m, *_) in zip(got, right, cases, strict=True):
+        wrong = difference(mine, r, 1e-3, axes=FEATURES)
+        expect(
+            not wrong,
+            f"{_broken_law(turn_head)} For {x.shape[-1]} features and the positions "
+            f"{m.tolist()}: {wrong}",
+        )
     return (
         "That is all of RoPE: a handful of lines, no parameters. RotaryEmbedding adds "
         "checks, layouts and a cached table."
     )
+
+
+def _head(x: Tensor, positions: Tensor, base: float = 1e4) -> Tensor:
+    return rotate(x, *_tables(positions, x.shape[-1], base))
+
+
+def _broken_law(turn_head: Callable[..., Any]) -> str:
+    """Which law an answer breaks, without the law's guess at a cause."""
+    try:
+        laws.check_all(lambda x, m: as_tensor(turn_head(x.float(), m)))
+    except laws.LawBroken as broken:
+        return f"A law is broken: {str(broken).split(' Likely')[0]}"
+    return "It is a rotation, but not by the angles of RotaryEmbedding."

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from rope_teach import laws
-from rope_teach.checks import Pairing
 from rope_teach.course.exercises import (
     Wrong,
     as_tensor,
     close,
     exercise,
     expect,
+    expect_close,
     expect_shape,
+    untouched,
 )
 from rope_teach.frequencies import inverse_frequencies
 from rope_teach.ops import rotate
@@ -49,26 +50,27 @@ def way_back(head_dim, rotary_dim):
     "and flatten writes them in a row. The package calls this half_to_interleaved.",
 )
 def the_way_back(way_back: Callable[..., Any]) -> str:
-    for head_dim, rotary_dim in ((8, 8), (12, 6)):
-        got = as_tensor(way_back(head_dim, rotary_dim))
+    for head_dim, rotary_dim in ((8, 8), (12, 6), (20, 16), (10, 2)):
+        answer = way_back(head_dim, rotary_dim)
+        got = as_tensor(answer)
         features = torch.arange(head_dim)
         forward = interleaved_to_half(features, rotary_dim)
         right = half_to_interleaved(features, rotary_dim)
         what = f"With head_dim={head_dim} and rotary_dim={rotary_dim}"
         expect(
-            not close(got, forward),
+            close(got, right) or not close(got, forward),
             f"{what} you gave {forward.tolist()}: that goes from interleaved to half. "
             "The way back is a different order: applying the same one twice does not "
             "undo it.",
         )
         expect(
-            rotary_dim == head_dim or not close(got, half_to_interleaved(features)),
+            close(got, right) or not close(got, half_to_interleaved(features)),
             f"{what} only the first {rotary_dim} features are rotated. The partner of "
             f"feature 0 is {rotary_dim // 2} places further on, and features from "
             f"{rotary_dim} on stay where they are.",
         )
         expect(
-            not close(got, features),
+            close(got, right) or not close(got, features),
             f"{what} nothing moved: features 0 and 1 still belong to two different "
             "hands.",
         )
@@ -78,10 +80,14 @@ def the_way_back(way_back: Callable[..., Any]) -> str:
             "end.",
         )
         expect_shape(got, (head_dim,))
-        expect(
-            close(got, right),
-            f"{what} the order is {right.tolist()}; you gave {got.int().tolist()}.",
-        )
+        expect_close(got, right, f"{what} look at your order.")
+        try:
+            features[..., answer]
+        except (IndexError, TypeError) as error:
+            raise Wrong(
+                f"{what} the numbers are right, but x[..., index] stops with "
+                f"{type(error).__name__}: {error}. An index is made of whole numbers."
+            ) from None
     return "Partners are side by side again. The same index reorders the rows of W_q."
 
 
@@ -108,7 +114,7 @@ def convert_key(weight, config):
     "only the rotated features have partners to be moved next to.",
 )
 def convert_a_key(convert_key: Callable[..., Any]) -> str:
-    for heads, kv_heads, factor in ((8, 2, 1.0), (6, 3, 0.5)):
+    for heads, kv_heads, factor in ((8, 2, 1.0), (6, 3, 0.5), (4, 4, 0.25)):
         config = {
             "num_attention_heads": heads,
             "num_key_value_heads": kv_heads,
@@ -116,60 +122,50 @@ def convert_a_key(convert_key: Callable[..., Any]) -> str:
             "partial_rotary_factor": factor,
         }
         rows, rotary_dim = kv_heads * 24, int(24 * factor)
-        weight = torch.arange(rows, dtype=torch.float64)[:, None] * torch.ones(5)
-        got = as_tensor(convert_key(weight.clone(), dict(config)))
-
-        def by(
-            count: int,
-            part: int | None,
-            source: Pairing = "half",
-            target: Pairing = "interleaved",
-            given: Tensor = weight,
-        ) -> Tensor:
-            return convert_projection(given, count, source, target, part)
-
+        numbers = torch.arange(rows, dtype=torch.float64)[:, None]
+        weight = torch.cat([numbers, numbers.sin() + torch.arange(4)], dim=1)
+        right = convert_projection(weight, kv_heads, "half", "interleaved", rotary_dim)
+        try:
+            got = as_tensor(untouched(convert_key, weight.clone(), dict(config)))
+        except ValueError as error:
+            _expect_key_heads(convert_key, weight, config, right, str(error))
+            raise
+        if close(got, right):
+            continue
+        _expect_key_heads(convert_key, weight, config, right)
         expect(
             not close(got, weight),
             "The weight came back unchanged: the program would still find half pairs.",
         )
         expect(
-            not close(got, by(kv_heads, rotary_dim, "interleaved", "half")),
+            not any(
+                close(
+                    got,
+                    convert_projection(weight, kv_heads, "interleaved", "half", part),
+                )
+                for part in (rotary_dim, None)
+            ),
             "You went from interleaved to half. This checkpoint is in half order and "
             "must become interleaved.",
         )
         expect(
             not any(
-                close(got, by(heads, part)) for part in _parts(heads, rows, factor)
+                close(got, convert_projection(weight, 1, "half", "interleaved", part))
+                for part in (None, int(rows * factor))
             ),
-            f"W_k has {kv_heads} heads of 24 rows. You cut its {rows} rows into "
-            f"{heads} pieces, one for each query head: num_key_value_heads counts the "
-            "key heads.",
-        )
-        shared = heads // kv_heads
-        expect(
-            not any(
-                close(got, by(shared, part)) for part in _parts(shared, rows, factor)
-            ),
-            f"You divided the two head counts: {shared} query heads share one key "
-            f"head. W_k has {kv_heads} heads, num_key_value_heads.",
-        )
-        expect(
-            not close(got, by(1, None)),
-            f"You reordered all {rows} rows as one head. Each of the {kv_heads} heads "
+            f"You reordered the {rows} rows as one head. Each of the {kv_heads} heads "
             "is reordered on its own.",
         )
         expect(
-            factor == 1 or not close(got, by(kv_heads, None)),
+            not close(got, convert_projection(weight, kv_heads, "half", "interleaved")),
             f"You reordered all 24 features of each head, but with "
             f"partial_rotary_factor={factor:g} only {rotary_dim} are rotated. The "
             "others stay in their rows.",
         )
-        expect_shape(got, (rows, 5))
-        expect(
-            close(got, by(kv_heads, rotary_dim)),
-            f"With {config} the first eight rows should be the old rows "
-            f"{by(kv_heads, rotary_dim)[:8, 0].int().tolist()}; yours are "
-            f"{got[:8, 0].int().tolist()}.",
+        expect_close(
+            got,
+            right,
+            f"With {config}, a weight whose column 0 holds the numbers of the rows:",
         )
     return (
         "The right number of heads, and only the rotated rows. Public converters got "
@@ -177,97 +173,121 @@ def convert_a_key(convert_key: Callable[..., Any]) -> str:
     )
 
 
-def _parts(heads: int, rows: int, factor: float) -> list[int | None]:
-    """How many features a converter that miscounts the heads may have reordered."""
-    part = int(rows // heads * factor)
-    return [None, part] if part and part % 2 == 0 else [None]
+def _expect_key_heads(
+    convert_key: Callable[..., Any],
+    weight: Tensor,
+    config: dict[str, Any],
+    right: Tensor,
+    stopped: str = "",
+) -> None:
+    """Whether the answer is right as soon as both head counts are those of the key."""
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    alike = {**config, "num_attention_heads": kv_heads}
+    try:
+        helps = close(convert_key(weight.clone(), alike), right)
+        if not helps and kv_heads * kv_heads != heads:  # a quotient of the two?
+            alike["num_attention_heads"] = kv_heads * kv_heads
+            helps = close(convert_key(weight.clone(), alike), right)
+    except Exception:
+        helps = False
+    expect(
+        not helps,
+        f"With {heads} query heads and {kv_heads} key heads your result depends on "
+        "num_attention_heads"
+        + (f", and the conversion stops: {stopped}." if stopped else ".")
+        + f" W_k has {kv_heads} heads of 24 rows: num_key_value_heads counts them.",
+    )
 
 
 @exercise(
     "7.3",
     "The detector",
-    difficulty=3,
-    minutes=6,
+    difficulty=4,
+    minutes=8,
     hints=(
-        "Put a 1 in feature 0 and rotate it to position 1. Which other feature is not "
-        "zero?",
-        "The partner of feature 0 is feature 1 for interleaved pairs. If it is any "
-        "other feature, the pairing is half. Its sign does not matter.",
+        "Put a 1 in one feature and rotate it to position 1. Which other feature is "
+        "not zero? If none is, this feature does not turn: try the next.",
+        "The first feature that turns has its partner next to it if pairs are "
+        "interleaved, and further on if they are half. The sign does not matter.",
     ),
     solution='''
 def pairing_of(turn):
     """Return "interleaved" or "half"."""
-    out = turn(torch.eye(8)[:1], torch.tensor([1]))
-    return "interleaved" if out[0, 1].abs() > 1e-6 else "half"
+    for feature in range(8):
+        out = turn(torch.eye(8)[[feature]], torch.tensor([1]))[0]
+        out[feature] = 0
+        if out.abs().max() > 1e-6:
+            partner = out.abs().argmax()
+            return "interleaved" if partner == feature + 1 else "half"
 ''',
-    why="Only feature 0 and its partner can be nonzero. Feature 1 is the partner only "
-    "for interleaved pairs, whatever the sign, the speeds and the part that is "
-    "rotated.",
+    why="Only a feature and its partner can be nonzero. The first feature that turns "
+    "is the first of its pair, and its partner is the next one only for interleaved "
+    "pairs, whatever the sign, the speeds and the part that is rotated.",
 )
 def the_detector(pairing_of: Callable[..., Any]) -> str:
-    # Slow and fast hands, both ways round, the whole head and a part of it.
-    for base, sign, rotary_dim in (
-        (1e4, 1, 8), (1e4, -1, 8), (1e4, 1, 4), (1e4, -1, 4), (100.0, 1, 8)
-    ):  # fmt: skip
-        for pairing in ("interleaved", "half"):
-            seen: list[int] = []
-
-            def turn(
-                x: Tensor,
-                positions: Tensor,
-                base: float = base,
-                sign: int = sign,
-                rotary_dim: int = rotary_dim,
-                pairing: Any = pairing,
-                seen: list[int] = seen,
-            ) -> Tensor:
-                positions = torch.as_tensor(positions)
-                seen += positions.flatten().tolist()
-                inv_freq = inverse_frequencies(rotary_dim, base)
-                cos, sin = cos_sin(positions, inv_freq, torch.float64)
-                return rotate(x, cos, sign * sin, pairing)
-
+    slow = 0.05 * inverse_frequencies(8)
+    still = torch.cat([torch.zeros(1), inverse_frequencies(8)[1:]]).double()
+    strangers = [  # speeds, the first rotated feature, which way round, in words
+        (inverse_frequencies(8), 0, 1, "a rotation"),
+        (inverse_frequencies(8), 0, -1, "a clockwise rotation, whose sines come out "
+         "negative,"),
+        (inverse_frequencies(4), 0, 1, "a rotation of features 0 to 3 alone, where "
+         "half pairs are (0, 2) and (1, 3),"),
+        (inverse_frequencies(4), 4, -1, "a rotation of features 4 to 7 alone"),
+        (slow, 0, 1, "a slow rotation, by 0.05 radians a token and less,"),
+        (still, 0, 1, "a rotation whose first hand has speed 0"),
+        (inverse_frequencies(8, 100.0), 0, 1, "a rotation with base 100"),
+    ]  # fmt: skip
+    for inv_freq, first, sign, words in strangers:
+        for pairing in ("half", "interleaved"):
+            turn = _Stranger(inv_freq, first, sign, pairing)
             got = pairing_of(turn)
-            _judge_detection(got, pairing, seen, sign, rotary_dim)
+            expect(
+                got is not None,
+                "Your function returned nothing for "
+                + words
+                + f" with {pairing} pairs.",
+            )
+            expect(
+                isinstance(got, str) and got in ("interleaved", "half"),
+                f'The answer must be "interleaved" or "half"; you gave {got!r}.',
+            )
+            expect(
+                bool(turn.seen),
+                "You never called turn(x, positions), so you cannot know what it does.",
+            )
+            expect(
+                any(turn.seen) or got == pairing,
+                "You tried only position 0. No hand has turned there, so every pairing "
+                "gives the input back.",
+            )
+            expect(
+                got == pairing,
+                f"You answered {got!r} for {words} with {pairing} "
+                "pairs. Where does the sine of each feature come out?",
+            )
     return (
         "Right for both pairings, both signs and partial rotary, without reading a "
         "line of anyone's code."
     )
 
 
-def _judge_detection(
-    got: Any, pairing: str, seen: list[int], sign: int, rotary_dim: int
-) -> None:
-    expect(got is not None, "Your function returns nothing. Is there a `return`?")
-    expect(
-        got in ("interleaved", "half"),
-        f'The answer must be "interleaved" or "half"; you gave {got!r}.',
-    )
-    expect(
-        bool(seen),
-        "You never called turn(x, positions), so you cannot know what it does.",
-    )
-    expect(
-        any(seen) or got == pairing,
-        "You tried only position 0. No hand has turned there, so every pairing gives "
-        "the input back.",
-    )
-    expect(
-        got == pairing or sign == 1,
-        f"You answered {got!r} for a clockwise rotation with {pairing} pairs. Its sine "
-        "comes out negative: look at its place, not at its sign.",
-    )
-    expect(
-        got == pairing or rotary_dim == 8,
-        f"You answered {got!r} for a rotation of the first {rotary_dim} of 8 features, "
-        f"with {pairing} pairs. Half pairs are then (0, {rotary_dim // 2}), not (0, "
-        "4).",
-    )
-    expect(
-        got == pairing,
-        f"You answered {got!r} for a rotation with {pairing} pairs. Which feature of "
-        "the output gets the sine when a 1 goes into feature 0?",
-    )
+class _Stranger:
+    """Somebody's rotation of ``x`` ``(seq, 8)``, and the positions it was asked for."""
+
+    def __init__(self, inv_freq: Tensor, first: int, sign: int, pairing: Any) -> None:
+        self.inv_freq, self.first, self.sign = inv_freq, first, sign
+        self.pairing: Any = pairing
+        self.seen: list[int] = []
+
+    def __call__(self, x: Tensor, positions: Tensor) -> Tensor:
+        positions = torch.as_tensor(positions)
+        self.seen += positions.flatten().tolist()
+        cos, sin = cos_sin(positions, self.inv_freq, torch.float64)
+        size = 2 * len(self.inv_freq)
+        before, part, after = x.split([self.first, size, 8 - size - self.first], -1)
+        turned = rotate(part, cos, self.sign * sin, self.pairing)
+        return torch.cat([before, turned, after], dim=-1)
 
 
 @exercise(
@@ -293,27 +313,50 @@ def repaired(x, positions):
 )
 def repair_the_mixed_code(repaired: Callable[..., Any]) -> str:
     generator = torch.Generator().manual_seed(7)
-    x = torch.randn(4, 8, generator=generator, dtype=torch.float64)
-    positions = torch.tensor([1, 2, 30, 400])
-    got = as_tensor(repaired(x.clone(), positions))
-    expect_shape(got, (4, 8))
-    cos, sin = cos_sin(positions, inverse_frequencies(8), torch.float64)
-    expect(
-        not close(got, rotate(x, cos, sin, "interleaved"), 1e-3),
-        "This is a rotation now, but with interleaved pairs. The checkpoint was "
-        "trained with half pairs, so its logits would be wrong.",
-    )
-    expect(
-        not close(got, rotate(x, cos, -sin, "half"), 1e-3),
-        "Half pairs, but clockwise: the sine has the wrong sign.",
-    )
+    for head_dim, dtype in ((8, torch.float64), (16, torch.float32)):
+        x = torch.randn(5, head_dim, generator=generator, dtype=dtype)
+        positions = torch.tensor([1, 2, 400, 30, 7])
+        got = as_tensor(untouched(repaired, x.clone(), positions))
+        expect_shape(got, (5, head_dim))
+        inv_freq = inverse_frequencies(head_dim)
+
+        def at(
+            m: Tensor, x: Tensor = x, inv_freq: Tensor = inv_freq
+        ) -> tuple[Tensor, Tensor, Tensor]:
+            cos, sin = cos_sin(m, inv_freq, x.dtype)
+            return x, cos, sin
+
+        x, cos, sin = at(positions)
+        expect(
+            not close(got, rotate(x, cos, sin, "interleaved"), 1e-3),
+            "This is a rotation now, but with interleaved pairs. The checkpoint was "
+            "trained with half pairs, so its logits would be wrong.",
+        )
+        expect(
+            not close(got, rotate(x, cos, -sin, "half"), 1e-3),
+            "Half pairs, but clockwise: the sine has the wrong sign.",
+        )
+        expect(
+            not close(got, rotate(*at(torch.arange(5)), pairing="half"), 1e-3),
+            "Your rows are turned by 0, 1, 2, ... Use the positions that come in.",
+        )
+        expect(
+            not close(got, rotate(*at(positions + 1), pairing="half"), 1e-3),
+            "Each row is turned by one position too many.",
+        )
     try:
-        laws.check_all(repaired)
+        laws.check_all(lambda x, m: torch.as_tensor(repaired(x, m)))
     except laws.LawBroken as broken:
-        raise Wrong(f"A law is broken: {broken}.") from None
-    expect(
-        close(got, rotate(x, cos, sin, "half"), 1e-3),
+        law = str(broken).partition(" Likely cause")[0].rstrip(".")
+        raise Wrong(
+            f"A law is broken: {law}. laws.check_all(repaired) also says what often "
+            "causes this."
+        ) from None
+    expect_close(
+        got,
+        rotate(x, cos, sin, "half"),
         "Every law holds, but this is not the rotation with half pairs, base 10,000 "
         "and this course's sign.",
+        tolerance=1e-3,
     )
     return "Every law holds, and the pairing is the checkpoint's."

@@ -23,8 +23,8 @@ from rope_teach.ops import rotate
 from rope_teach.tables import angles, cos_sin
 
 
-def _near(got: float, expected: float) -> bool:
-    return math.isclose(got, expected, rel_tol=1e-3)
+def _near(got: float, expected: float, tolerance: float = 1e-3) -> bool:
+    return math.isclose(got, expected, rel_tol=tolerance)
 
 
 @exercise(
@@ -46,7 +46,7 @@ def wavelength(i, rotary_dim, base):
     why="A full turn is 2π radians; at θ radians per token it takes 2π / θ tokens.",
 )
 def a_wavelength(wavelength: Callable[..., Any]) -> str:
-    for i, rotary_dim, base in ((3, 16, 1e4), (31, 64, 5e5)):
+    for i, rotary_dim, base in ((3, 16, 1e4), (31, 64, 5e5), (5, 12, 777.0)):
         got = number(wavelength(i, rotary_dim, base))
         speed = base ** (-2 * i / rotary_dim)
         what = f"hand {i} of a bank with rotary_dim={rotary_dim} and base {base:,.0f}"
@@ -71,9 +71,14 @@ def a_wavelength(wavelength: Callable[..., Any]) -> str:
             "two features.",
         )
         expect(
-            _near(got, 2 * math.pi / speed),
-            f"{what[0].upper()}{what[1:]} needs {2 * math.pi / speed:,.1f} tokens; you "
-            f"gave {got:,.1f}.",
+            not _near(got, 360 / speed),
+            f"For {what} you gave {got:,.1f}, as if a full turn were 360. Speeds are "
+            "in radians per token.",
+        )
+        expect(
+            _near(got, 2 * math.pi / speed, 1e-4),
+            f"{what[0].upper()}{what[1:]} needs {2 * math.pi / speed:,.3f} tokens; you "
+            f"gave {got:,.3f}.",
         )
     return (
         "The whole spectrum of a model follows from two numbers of its configuration."
@@ -83,7 +88,7 @@ def a_wavelength(wavelength: Callable[..., Any]) -> str:
 @exercise(
     "8.2",
     "A base for a context",
-    difficulty=3,
+    difficulty=2,
     minutes=5,
     hints=(
         "What is the number of the slowest hand? Write down its wavelength.",
@@ -156,7 +161,7 @@ def query_for(key, distance):
 def a_query_that_likes_one_distance(query_for: Callable[..., Any]) -> str:
     inv_freq = inverse_frequencies(128)
     positions = torch.arange(4096)
-    for seed, distance in ((0, 37), (1, 1500)):
+    for seed, distance in enumerate((37, 1500, 1, 4095)):
         generator = torch.Generator().manual_seed(seed)
         key = torch.randn(128, generator=generator, dtype=torch.float64)
         query = as_tensor(query_for(key.clone(), distance))
@@ -180,8 +185,8 @@ def a_query_that_likes_one_distance(query_for: Callable[..., Any]) -> str:
         best = _likes_best(query, key, inv_freq, positions)
         expect(
             best == distance,
-            f"For distance {distance} your query scores highest at {best}. By which "
-            "angle did you turn each hand?",
+            f"For distance {distance} your query scores highest at {best}. Which "
+            "query agrees with that key in every hand, at that distance?",
         )
     return (
         "This head looks at one distance, near or far. Nothing fades unless the "
@@ -225,6 +230,8 @@ def hands_in_new_territory(new_territory: Callable[..., Any]) -> str:
         (128, 1.0, 1e4, 4096, 5000),
         (64, 0.5, 5e5, 2048, 100_000),
         (64, 1.0, 1e4, 4096, 4096),
+        (96, 0.25, 3e4, 1024, 1025),
+        (80, 1.0, 2e5, 3000, 3200),
     ):
         config = {
             "head_dim": head_dim,
@@ -232,15 +239,24 @@ def hands_in_new_territory(new_territory: Callable[..., Any]) -> str:
             "rope_theta": base,
             "max_position_embeddings": trained,
         }
-        got = hand_numbers(new_territory(dict(config), length))
-        right = _slow_hands(int(head_dim * factor), base, trained)
         what = f"With {config} and {length:,} tokens"
+        answer = new_territory(dict(config), length)
+        expect(
+            answer is not None,
+            f"{what} your function returned nothing. If there are no such hands, "
+            "return an empty list.",
+        )
+        got = hand_numbers(answer)
+        right = _slow_hands(int(head_dim * factor), base, trained)
         if length <= trained:
             expect(
                 not got,
                 f"{what} the text is no longer than the trained length: no hand goes "
+                f"{what} the text is no longer than the trained length: no hand goes "
                 "where it has not been.",
             )
+            continue
+        if got == right:
             continue
         expect(
             got != [i for i in range(int(head_dim * factor) // 2) if i not in right],
@@ -259,7 +275,7 @@ def hands_in_new_territory(new_territory: Callable[..., Any]) -> str:
         )
         not_round = _slow_hands(int(head_dim * factor), base, length)
         expect(
-            not not_round or got != [i for i in right if i not in not_round],
+            not got or got != [i for i in right if i not in not_round],
             f"{what} you left out the hands that have not come round after {length:,}. "
             "They too go where they have not been.",
         )
@@ -271,7 +287,7 @@ def hands_in_new_territory(new_territory: Callable[..., Any]) -> str:
         expect(
             sorted(got) == right,
             f"{what} the answer is hands {right[0]} to {right[-1]}; you gave "
-            f"{len(got)} hands: {got[:3]}...",
+            + (f"{len(got)}, from {got[0]} to {got[-1]}." if got else "none."),
         )
         expect(got == right, "The right hands, but not fastest first.")
     return (
@@ -311,33 +327,40 @@ def first_that_holds(bases, rotary_dim, context):
     "whole context.",
 )
 def the_smallest_base_that_holds(first_that_holds: Callable[..., Any]) -> str:
-    bases = [2_000_000, 1_000_000, 500_000, 200_000, 100_000]
-    for rotary_dim, context in ((64, 7000), (64, 12_000), (32, 3000)):
+    all_of_them = [2_000_000, 1_000_000, 500_000, 200_000, 100_000]
+    for bases, rotary_dim, context in (
+        (all_of_them, 64, 7000),
+        (all_of_them, 64, 12_000),
+        (all_of_them, 32, 3000),
+        ([500_000, 1_000_000, 2_000_000], 64, 7000),  # holds, fails, holds
+        ([2_000_000, 1_000_000], 64, 6235),  # a million fails first at 6,235:
+        ([2_000_000, 1_000_000], 64, 6236),  # one distance more is one too many
+        ([2_000_000, 200_000], 64, 6463),
+    ):
         got = number(first_that_holds(list(bases), rotary_dim, context))
         means = {base: _mean_cosine(base, rotary_dim, context) for base in bases}
         holds = sorted(base for base, mean in means.items() if mean.min() >= 0)
-        at_the_end = sorted(base for base, mean in means.items() if mean[-1] >= 0)
-        what = f"With rotary_dim={rotary_dim} and context={context:,}"
+        what = f"With bases {sorted(bases)}, rotary_dim={rotary_dim} and "
+        what += f"context={context:,}"
+        expect(got in bases, f"{what} you gave {got:,.0f}, which is not one of them.")
+        mean = means[int(got)]
+        first = int((mean < 0).double().argmax())
         expect(
-            got in bases,
-            f"{what} you gave {got:,.0f}, which is not one of {sorted(bases)}.",
-        )
-        lowest = means[int(got)].min().item()
-        first = int((means[int(got)] < 0).double().argmax())
-        expect(
-            lowest >= 0 or got != at_the_end[0],
-            f"{what} base {got:,.0f} is above zero at the last distance, but dips "
-            f"below zero at distance {first:,}. The whole context counts.",
+            bool(mean.min() >= 0 or mean[-1] < 0),
+            f"{what} base {got:,.0f} is above zero at the last distance, "
+            f"{context - 1:,}, but below zero at distance {first:,}. The whole context "
+            "counts.",
         )
         expect(
-            lowest >= 0,
-            f"{what} base {got:,.0f} does not hold: the mean is {lowest:.3f} at its "
-            f"lowest, and first falls below zero at distance {first:,}.",
+            bool(mean.min() >= 0),
+            f"{what} base {got:,.0f} does not hold: at distance {first:,} its mean is "
+            f"{mean[first]:.4f}.",
         )
         expect(
             got == holds[0],
-            f"{what} base {got:,.0f} holds, but {holds[0]:,} is smaller and holds too. "
-            "A larger base that fails says nothing about the smaller ones.",
+            f"{what} base {got:,.0f} holds, but {holds[0]:,} is smaller and holds too: "
+            f"its lowest mean at distances 0 to {context - 1:,} is "
+            f"{means[holds[0]].min():.4f}.",
         )
     return (
         "Half a million holds where a million fails. A larger base is not always safer."

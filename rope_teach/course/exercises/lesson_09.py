@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from rope_teach.attention import Attention, segment_mask, segment_positions
-from rope_teach.course.exercises import as_tensor, close, exercise, expect, expect_shape
+from rope_teach.course.exercises import (
+    Wrong,
+    as_tensor,
+    close,
+    exercise,
+    expect,
+    expect_close,
+    expect_shape,
+    untouched,
+)
 from rope_teach.course.exercises import number as one_number
 from rope_teach.rotary import RotaryEmbedding
 
@@ -32,11 +41,11 @@ def positions(real):
     "position. The padding would get -1; a table has no such row, so it is clamped.",
 )
 def positions_from_a_mask(positions: Callable[..., Any]) -> str:
-    for pads in ([3, 0], [0, 1, 4], [5]):
-        slots = torch.arange(7).expand(len(pads), 7)
+    for pads, seq in (([3, 0], 7), ([0, 1, 4], 7), ([5], 7), ([2, 11, 0, 8], 12)):
+        slots = torch.arange(seq).expand(len(pads), seq)
         before = torch.tensor(pads)[:, None]
         real, right = slots >= before, slots - before
-        answer = positions(real.clone())
+        answer = untouched(positions, real.clone())
         expect(
             _places(answer) != int(real.sum()),
             "You gave numbers for the real tokens only. The padding needs one too, any "
@@ -72,12 +81,12 @@ def positions_from_a_mask(positions: Callable[..., Any]) -> str:
             "Your positions count backwards, from the last token to the first.",
         )
         for row, pad in enumerate(pads):
-            wanted = right[row, pad:]
-            expect(
-                close(got[row, pad:], wanted),
-                f"Text {row} has {pad} tokens of padding and should get "
-                f"{wanted.tolist()}; you gave "
-                f"{[round(p, 3) for p in got[row, pad:].tolist()]}.",
+            expect_close(
+                got[row, pad:],
+                right[row, pad:],
+                f"Look at text {row}, which has {pad} tokens of padding, and at its "
+                "real tokens alone.",
+                axes=("token",),
             )
     return (
         "Each text counts from its own first token. Libraries write this as "
@@ -96,7 +105,7 @@ def _places(answer: Any) -> int:
 
 @exercise(
     "9.2",
-    "Mend the step",
+    "Fix the step",
     difficulty=2,
     minutes=5,
     hints=(
@@ -112,10 +121,10 @@ def step(rope, q, k, old_k):
     why="The number of stored keys is the number of tokens so far. Positions count "
     "from 0, so that is also the position of the first new token.",
 )
-def mend_the_step(step: Callable[..., Any]) -> str:
+def fix_the_step(step: Callable[..., Any]) -> str:
     generator = torch.Generator().manual_seed(0)
-    rope = RotaryEmbedding(8)
-    for old, new in ((6, 4), (5, 1), (0, 3)):
+    for old, new, base in ((6, 4, 1e4), (5, 1, 1e4), (0, 3, 1e4), (11, 3, 300.0)):
+        rope = RotaryEmbedding(8, base=base)
         q, k, raw = torch.randn(3, 2, 3, old + new, 8, generator=generator)
         old_k = rope.rotate(raw[:, :, :old])
         fresh_q, fresh_k = q[:, :, old:], k[:, :, old:]
@@ -125,6 +134,10 @@ def mend_the_step(step: Callable[..., Any]) -> str:
             "Return two tensors: the turned queries, and all keys.",
         )
         got_q, got_k = as_tensor(answer[0]), as_tensor(answer[1])
+        expect(
+            got_q.shape != k.shape or got_k.shape != fresh_q.shape or old == 0,
+            "Return the queries first, then the keys: yours come the other way round.",
+        )
         expect_shape(got_q, tuple(fresh_q.shape))
         expect(
             got_k.shape == k.shape,
@@ -132,7 +145,7 @@ def mend_the_step(step: Callable[..., Any]) -> str:
             f"{tuple(got_k.shape)}. Tokens are on the third axis: cat with dim=2.",
         )
 
-        def at(x: Tensor, start: int) -> Tensor:
+        def at(x: Tensor, start: int, rope: RotaryEmbedding = rope) -> Tensor:
             return rope.rotate(x, start=start)
 
         expect(
@@ -151,33 +164,47 @@ def mend_the_step(step: Callable[..., Any]) -> str:
             "The queries came back unchanged. They are turned like the new keys.",
         )
         wrong = {
-            0: "The offset is still missing: the new tokens begin at position 0.",
-            old - 1: "Off by one: the last old token already has that position. "
-            "Positions count from 0, so the next one is the number of old keys.",
-            old + 1: "One off: position " + str(old) + " is left out. After keys 0 to "
-            f"{old - 1} comes {old}.",
-            2: "You used the batch size, shape[0], as the number of tokens.",
-            3: "You used the number of heads, shape[1], as the number of tokens.",
-            8: "You used head_dim, shape[3], as the number of tokens.",
-            new: "You used the number of new tokens. Count the ones that came before.",
+            0: "the offset is still missing.",
+            old - 1: "the last old token already has that one. Positions count from "
+            "0, so the next one is the number of old keys.",
+            old + 1: f"{old} is left out. After keys 0 to {old - 1} comes {old}.",
+            2: "there are 2 texts in the batch, and shape[0] counts those.",
+            3: "there are 3 heads, and shape[1] counts those.",
+            8: "a head has 8 features, and shape[3] counts those.",
+            new: f"there are {new} new tokens. Count the ones that came before.",
         }
-        for start, message in wrong.items():
-            expect(start == old or not close(got_q, at(fresh_q, start)), message)
+        for start, why in wrong.items():
+            expect(
+                start == old or not close(got_q, at(fresh_q, start)),
+                f"After {old} old keys your new queries begin at position {start}: "
+                + why,
+            )
+        expect(
+            new == 1 or not close(got_q, rope.rotate(fresh_q, torch.full((new,), old))),
+            f"All {new} new queries have position {old}. They are {new} tokens, one "
+            "after the other.",
+        )
+        expect(
+            base == 1e4
+            or not close(got_q, RotaryEmbedding(8).rotate(fresh_q, start=old)),
+            f"Turn with the `rope` that you are given. This one has base {base:g}.",
+        )
         expect(
             not close(got_k[:, :, old:], fresh_k),
             "The new keys were stored unrotated. Turn them before you store them: "
             "nothing will do it later.",
         )
-        expect(
-            close(got_q, at(fresh_q, old)),
-            f"With {old} old keys the first new query is at position {old}; yours was "
-            "turned by something else.",
-        )
-        expect(
-            close(got_k[:, :, old:], at(fresh_k, old)),
-            f"With {old} old keys the first new key is at position {old}; yours was "
-            "turned by something else.",
-        )
+        for name, mine, fresh in (
+            ("query", got_q, fresh_q),
+            ("key", got_k[:, :, old:], fresh_k),
+        ):
+            off = (mine - at(fresh, old)).abs().amax(dim=(0, 1, 3)) > 1e-4
+            first = int(off.double().argmax())
+            expect(
+                not off.any(),
+                f"There are {old} old keys, so the new {name} with index {first} is "
+                f"at position {old + first}. Yours was not turned by that.",
+            )
     return (
         "The keys themselves tell you how long the text is, as long as none were "
         "dropped. A cache that drops keys needs a counter: exercise 9.4."
@@ -206,7 +233,7 @@ def pack(lengths):
     "but only at itself and earlier ones.",
 )
 def pack_without_leaks(pack: Callable[..., Any]) -> str:
-    for lengths in ([3, 2], [1, 4, 2], [5], [2, 3, 2]):
+    for lengths in ([3, 2], [1, 4, 2], [5], [2, 3, 2], [4, 1, 3, 3, 6, 2]):
         seq, names = sum(lengths), torch.arange(len(lengths))
         text = names.repeat_interleave(torch.tensor(lengths))[None]
         answer = pack(list(lengths))
@@ -227,10 +254,11 @@ def pack_without_leaks(pack: Callable[..., Any]) -> str:
             "That is the number of each token's text, not its position in it.",
         )
         expect(not close(positions, right + 1), "Positions count from 0, not from 1.")
-        expect(
-            close(positions, right),
-            f"For lengths {lengths} the positions are {right.tolist()}; you gave "
-            f"{[round(p, 3) for p in positions.tolist()]}.",
+        expect_close(
+            positions,
+            right,
+            f"Look at the positions for lengths {lengths}.",
+            axes=("token",),
         )
         expect(
             bool(((mask == 0) | (mask == 1)).all()),
@@ -272,11 +300,14 @@ def pack_without_leaks(pack: Callable[..., Any]) -> str:
             close(mask, allowed) or not close(mask, (size[:, None] == size).tril()),
             "Two texts of the same length are still two texts. Number them.",
         )
-        expect(
-            close(mask, allowed),
-            f"For lengths {lengths} the mask has {int(allowed.sum())} True entries, "
-            f"one triangle per text; yours has {int((mask != 0).sum())}.",
-        )
+        off = (mask != allowed).nonzero()
+        if len(off):
+            query, key = off[0].tolist()
+            may = "may" if allowed[query, key] else "may not"
+            raise Wrong(
+                f"For lengths {lengths} query {query} {may} look at key {key}, and "
+                "your mask says the opposite."
+            )
     return (
         "One triangle per text along the diagonal. With RoPE the positions need not "
         "restart: this mask is enough to make each text behave as if it were alone."
@@ -396,14 +427,27 @@ def _patients(seq: int) -> dict[str, Patient]:
         return torch.cat([out[:, :1] + 0.1 * x[:, -1:], out[:, 1:]], dim=1)
 
     def middle_leak(x: Tensor) -> Tensor:
-        out = causal(x)
-        return torch.cat([out[:, :1], out[:, 1:2] + 0.1 * x[:, 3:4], out[:, 2:]], dim=1)
+        out = causal(x).clone()
+        out[:, 1:2] += 0.1 * x[:, 3:4].sum(1, keepdim=True)
+        return out
+
+    def leak_then_deaf(x: Tensor) -> Tensor:
+        out = causal(x).clone()
+        out[:, :1] += 0.1 * x[:, 1:2].sum(1, keepdim=True)
+        if x.shape[1] > 4:
+            last = causal(torch.cat([x[:, :-2], x[:, -1:]], dim=1))[:, -1:]
+            out = torch.cat([out[:, :-1], last], dim=1)
+        return out
 
     def alone(x: Tensor) -> Tensor:
         return torch.cat([causal(token) for token in x.split(1, dim=1)], dim=1)
 
-    def halves(x: Tensor) -> Tensor:
-        return torch.cat([causal(half) for half in x.chunk(2, dim=1)], dim=1)
+    def pieces(x: Tensor) -> Tensor:
+        return torch.cat([causal(third) for third in x.split(3, dim=1)], dim=1)
+
+    def neighbours(x: Tensor) -> Tensor:
+        near = torch.ones(x.shape[1], x.shape[1]).tril().triu(-1).bool()
+        return causal(x, near)
 
     def no_first(x: Tensor) -> Tensor:
         return torch.cat([causal(x[:, :1]), causal(x[:, 1:])], dim=1)
@@ -413,7 +457,7 @@ def _patients(seq: int) -> dict[str, Patient]:
         return torch.cat([causal(x)[:, :3], without[:, 2:]], dim=1)
 
     def both_faults(x: Tensor) -> Tensor:
-        return torch.cat([both_ways(half) for half in x.chunk(2, dim=1)], dim=1)
+        return torch.cat([both_ways(part) for part in x.split(3, dim=1)], dim=1)
 
     return {
         "Healthy attention": ("right", causal, "token n touches n and all later ones."),
@@ -437,11 +481,16 @@ def _patients(seq: int) -> dict[str, Patient]:
             alone,
             "each token touches its own output and no later one.",
         ),
-        "Two halves": (
+        "Pieces of three": (
             "deaf",
-            halves,
-            "the second half does not depend on the first. No output depends on a "
+            pieces,
+            "a piece does not depend on the pieces before it. No output depends on a "
             "later token.",
+        ),
+        "Neighbours only": (
+            "deaf",
+            neighbours,
+            "a token touches the output after its own, and none further on.",
         ),
         "The first token unheard": (
             "deaf",
@@ -458,5 +507,11 @@ def _patients(seq: int) -> dict[str, Patient]:
             both_faults,
             "outputs depend on later tokens, and some miss earlier ones. A leak takes "
             "precedence.",
+        ),
+        "A leak first, a deaf output last": (
+            "leaks",
+            leak_then_deaf,
+            "output 0 feels token 1, and the last output misses the token before it. A "
+            "leak takes precedence.",
         ),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +13,11 @@ from rope_teach.course.exercises import (
     Wrong,
     as_tensor,
     close,
+    difference,
     exercise,
     expect,
     number,
+    untouched,
 )
 from rope_teach.frequencies import inverse_frequencies
 from rope_teach.tables import cos_sin
@@ -43,7 +46,21 @@ def first_collision(dtype):
 )
 def the_first_collision(first_collision: Callable[..., Any]) -> str:
     for dtype, bits in ((torch.bfloat16, 8), (torch.float16, 11)):
-        got = number(first_collision(dtype))
+        try:
+            answer = first_collision(dtype)
+        except IndexError as error:
+            if bits == 8:
+                raise
+            raise Wrong(
+                "For bfloat16 you find the right position. For float16, where "
+                f"positions collide later, your code stops with IndexError: {error}."
+            ) from None
+        expect(
+            answer is not None,
+            f"For {dtype} your function returns nothing. Is there a `return` in every "
+            "case, and does the search go far enough?",
+        )
+        got = number(answer)
         first = 2**bits
         expect(
             got != first + 1,
@@ -96,30 +113,33 @@ def _stored(m: float, dtype: torch.dtype) -> float:
     "E: 1024, 1024; F: 4096, 4096.",
 )
 def pairs_that_collide(letters: Any) -> str:
-    try:
-        got = {str(letter).upper() for letter in letters} - set(" ,;·")
-    except TypeError:
-        raise Wrong('Answer with letters, for example "AC".') from None
-    expect(got <= set("ABCDEF"), 'Answer with letters from A to F, for example "AC".')
+    listed = isinstance(letters, (list, tuple, set, frozenset, dict))
+    text = " ".join(map(str, letters)) if listed else str(letters)
+    words = re.findall(r"[A-Z]+", text.upper())
+    got = set("".join(word for word in words if word != "AND"))
+    expect(
+        bool(words) and not re.search(r"\d", text) and got <= set("ABCDEF"),
+        'Answer with letters from A to F, for example "AC".',
+    )
     expect(
         "A" not in got,
         "A: 199 and 200 are below 256, where bfloat16 holds every whole number.",
     )
     expect(
         got != set("BCDEF"),
-        "You chose every pair that is closer than a step. Rounding goes to the nearest "
+        "B, C, D, E and F are all closer than a step. But rounding goes to the nearest "
         "stored number, and two close numbers can lie on either side of the middle: "
         "301 and 302, or 1026 and 1030.",
     )
     expect(
         got != set("BDF"),
-        "You cut off the bits. The hardware rounds to the nearest stored number: 1023 "
-        "goes up to 1024, and so does 1030 to 1032.",
+        "B, D and F would collide if the surplus bits were cut off. But the hardware "
+        "rounds to the nearest stored number: 1023 goes up to 1024, and 1030 to 1032.",
     )
     expect(
         got != set("CEF"),
-        "You rounded midway numbers up. They go to the neighbour whose last stored bit "
-        "is 0: 301 goes down to 300.",
+        "C, E and F would collide if midway numbers were rounded up. But they go to "
+        "the neighbour whose last stored bit is 0: 301 goes down to 300.",
     )
     expect(
         "E" in got,
@@ -216,16 +236,22 @@ def speeds_that_survive(steady: Callable[..., Any]) -> str:
 
 def _expect_speeds(module: nn.Module, inv_freq: Tensor, when: str) -> None:
     got = getattr(module, "inv_freq", None)
-    expect(got is not None, "The module has no attribute inv_freq.")
+    if not isinstance(got, Tensor):
+        expect(got is not None, "The module has no attribute inv_freq.")
+        raise Wrong(
+            f"The module's inv_freq is of type {type(got).__name__}. A model "
+            "multiplies it by positions, so it must be a tensor."
+        )
     expect(
         close(got, inv_freq, 1e-2),
         f"The module's inv_freq is not the one that was given, {when}: these are "
         "different speeds. Keep the tensor that the function receives.",
     )
+    off = float((as_tensor(got) - inv_freq).abs().max())
     expect(
-        close(got, inv_freq, 1e-9),
-        f"The module's inv_freq is not the one that was given, {when}. Has it been "
-        "rounded on its way in?",
+        off <= 1e-9,
+        f"Digits are missing {when}: inv_freq has type {got.dtype}, and differs from "
+        f"the one that was given by up to {off:.0e}.",
     )
 
 
@@ -252,10 +278,14 @@ def combine(m, fine, coarse):
 )
 def two_small_tables(combine: Callable[..., Any]) -> str:
     rows = torch.arange(1024)
-    for m, base in ((1_000_000, 1e4), (777_777, 5e5), (5_000, 1e4)):
+    generator = torch.Generator().manual_seed(10)
+    exponents = 3.5 + 2.5 * torch.rand(3, generator=generator, dtype=torch.float64)
+    bases = [1e4, *(10**exponents).tolist()]
+    places = (1_000_000, 777_777, 5_000, 1_048_574)
+    for m, base in zip(places, bases, strict=True):
         inv_freq = inverse_frequencies(64, base)
         fine, coarse = cos_sin(rows, inv_freq), cos_sin(1024 * rows, inv_freq)
-        answer = combine(m, fine, coarse)
+        answer = untouched(combine, m, fine, coarse)
         expect(
             not isinstance(answer, Tensor) or not answer.is_complex(),
             "That is one complex tensor. Return its two parts: cos, then sin.",
@@ -297,14 +327,12 @@ def two_small_tables(combine: Callable[..., Any]) -> str:
         for message, wrong in known.items():
             expect(not close(got, torch.stack(wrong), 1e-5), message)
         right = torch.stack(_at(m, inv_freq))
-        for part, other, good, bad in (
-            (0, 1, "cosine", "sine"),
-            (1, 0, "sine", "cosine"),
-        ):
+        for part, good, bad in ((0, "cosine", "sine"), (1, "sine", "cosine")):
             expect(
                 not close(got[part], right[part], 1e-5)
-                or close(got[other], right[other], 1e-5),
-                f"Your {good} is right, but your {bad} is not. Look at its signs.",
+                or close(got[1 - part], right[1 - part], 1e-5),
+                f"At position {m:,} your {good} is right, but your {bad} is not. "
+                + difference(got[1 - part], right[1 - part], 1e-5, axes=("hand",)),
             )
         error = (got - right).abs().max().item()
         angle = torch.tensor(float(m)) * inv_freq.float()
@@ -315,9 +343,9 @@ def two_small_tables(combine: Callable[..., Any]) -> str:
         )
         expect(
             error < 1e-6,
-            f"At position {m:,} you are off by {error:.0e}; two float32 rows, combined "
-            "correctly, are off by less than 1e-6. The tables may come from any bank: "
-            "use nothing else.",
+            f"At position {m:,} you are off by up to {error:.1g}; two float32 rows, "
+            "combined correctly, are off by less than 1e-6. The tables may come from "
+            "any bank: use nothing else.",
         )
     return (
         "2048 rows instead of a million, all in float32, and no growing error: float32 "
