@@ -19,7 +19,6 @@ from rope_teach.checks import check_count, check_rotary_dim, wrong_shape
 
 __all__ = [
     "axial_frequencies",
-    "constant_frequencies",
     "grid_positions",
     "mixed_frequencies",
     "multimodal_frequencies",
@@ -143,16 +142,6 @@ def pixel_frequencies(
     ends = (0.0, math.log2(max_freq / 2)) if log_spaced else (1.0, max_freq / 2)
     steps = torch.linspace(*ends, rotary_dim // 2, dtype=torch.float64)
     return math.pi * (steps.exp2() if log_spaced else steps)
-
-
-def constant_frequencies(rotary_dim: int) -> Tensor:
-    """Every pair at one radian a token: ``(r/2,)``, a start for learning. Lesson 17.
-
-    >>> constant_frequencies(4)
-    tensor([1., 1.], dtype=torch.float64)
-    """
-    check_rotary_dim(rotary_dim)
-    return torch.ones(rotary_dim // 2, dtype=torch.float64)
 
 
 def mixed_frequencies(

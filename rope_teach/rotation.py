@@ -22,6 +22,7 @@ from rope_teach.checks import (
     align_table,
     check_choice,
     check_floating,
+    wrong_shape,
     wrong_type,
 )
 
@@ -111,6 +112,8 @@ def rotation_matrix(angles: Tensor, pairing: Pairing = "interleaved") -> Tensor:
     """
     check_choice("pairing", pairing, ("interleaved", "half"))
     check_floating("angles", angles)
+    if not angles.ndim:
+        raise wrong_shape("angles", "(..., r/2)", angles)
     pairs = angles.shape[-1]
     i = torch.arange(pairs, device=angles.device)
     a, b = (2 * i, 2 * i + 1) if pairing == "interleaved" else (i, i + pairs)

@@ -31,6 +31,7 @@ from slides.build import (
     build_deck,
     build_index,
     copy_assets,
+    deck_notebooks,
     lesson_notebooks,
     lesson_title,
 )
@@ -186,7 +187,7 @@ def navigation(pages: list[str]) -> str:
 def lay_out(stage: Path, decks: bool) -> None:
     """Write all that Sphinx reads to ``stage``."""
     pages = sources()
-    with_deck = {path.name for path in lesson_notebooks()} if decks else set()
+    with_deck = {path.name for path in deck_notebooks()} if decks else set()
     made = {"api/index.md": api_index()}
     made |= {f"api/{name}.md": module_page(name) for name in public_modules()}
     for source, page in pages.items():
@@ -212,7 +213,7 @@ def build(out: Path, stage: Path, decks: bool = True) -> int:
     lay_out(stage, decks)
     copy_assets(out / "decks")
     if decks:
-        notebooks = lesson_notebooks()
+        notebooks = deck_notebooks()
         for notebook in notebooks:
             build_deck(notebook, out / "decks")
         build_index(notebooks, out / "decks")

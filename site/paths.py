@@ -107,7 +107,7 @@ def table(course: Course, all_lessons: dict[str, Lesson]) -> str:
         )
         minutes, rest = sum(c.minutes for c in chosen), sum(c.exercises for c in chosen)
         times = f"{duration(minutes)} | {duration(rest)}"
-        rows.append(f"| {number} | {', '.join(links)} | {times} |")
+        rows.append(f"| {number} | {links} | {times} |")
         taught, practised = taught + minutes, practised + rest
     rows.append(f"| **all** | | **{duration(taught)}** | **{duration(practised)}** |")
     return "\n".join(rows)

@@ -1,4 +1,4 @@
-"""Build every lesson as an offline reveal.js deck: `python slides/build.py`.
+"""Build every notebook of the course as an offline deck: `python slides/build.py`.
 
 The decks go to `slides/out/` with everything that they load; open `index.html`
 there, from a server or straight from the disk.
@@ -39,6 +39,11 @@ def lesson_notebooks() -> list[Path]:
     return sorted(LESSONS.glob("[0-9][0-9]_*.ipynb"))
 
 
+def deck_notebooks() -> list[Path]:
+    """All that is shown as a deck: the lecture, then the lessons."""
+    return [*LESSONS.glob("lecture.ipynb"), *lesson_notebooks()]
+
+
 def lesson_title(notebook: Path) -> str:
     """The text of a lesson's H1."""
     for cell in nbformat.read(notebook, as_version=4).cells:
@@ -46,6 +51,11 @@ def lesson_title(notebook: Path) -> str:
         if cell.cell_type == "markdown" and heading:
             return heading[1].strip()
     raise ValueError(f"{notebook.name} has no H1 (a markdown line '# Title')")
+
+
+def number_of(notebook: Path) -> str:
+    """A lesson's two digits; the lecture has none."""
+    return notebook.stem[:2] if notebook.stem[:2].isdigit() else ""
 
 
 def copy_assets(out: Path) -> None:
@@ -88,7 +98,7 @@ def build_deck(notebook: Path, out: Path) -> Path:
             notebook.parent / "figures", out / "figures", dirs_exist_ok=True
         )
     title = lesson_title(notebook)
-    label = f"{notebook.stem[:2]} · {title}"
+    label = f"{number_of(notebook) or 'Lecture'} · {title}"
     resources = {"deck": {"title": title, "label": label}}
     html, _ = SlidesExporter(config=EXPORTER).from_filename(str(notebook), resources)
     deck = out / f"{notebook.stem}.html"
@@ -100,7 +110,7 @@ def build_deck(notebook: Path, out: Path) -> Path:
 def build_index(notebooks: list[Path], out: Path) -> Path:
     """Write the page that lists the decks."""
     rows = "\n".join(
-        f'<li><a href="{path.stem}.html"><span>{path.stem[:2]}</span>'
+        f'<li><a href="{path.stem}.html"><span>{number_of(path)}</span>'
         f"{escape(lesson_title(path))}</a></li>"
         for path in notebooks
     )
@@ -115,7 +125,7 @@ def main() -> None:
     parser.add_argument("out", nargs="?", type=Path, default=HERE / "out")
     out = parser.parse_args().out
     copy_assets(out)
-    notebooks = lesson_notebooks()
+    notebooks = deck_notebooks()
     for notebook in notebooks:
         print(build_deck(notebook, out).name)
     print(f"{len(notebooks)} decks: open {build_index(notebooks, out)}")

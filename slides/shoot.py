@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from slides.build import build_deck, copy_assets, lesson_notebooks
+from slides.build import build_deck, copy_assets, deck_notebooks
 from tests.browser import (
     chromium,
     find_chromium,
@@ -27,13 +27,13 @@ COLUMNS, THUMB = 4, (480, 270)
 
 
 def find_notebook(name: str) -> Path:
-    """The notebook at a path, or the lesson with a number."""
+    """The notebook at a path, the lesson with a number, or the lecture."""
     if name.endswith(".ipynb"):
         return Path(name)
-    for notebook in lesson_notebooks():
+    for notebook in deck_notebooks():
         if notebook.name.startswith(name):
             return notebook
-    raise SystemExit(f"no lesson {name}; there are {lesson_notebooks()}")
+    raise SystemExit(f"no lesson {name}; there are {deck_notebooks()}")
 
 
 def shoot(deck: Path, out: Path, browser_path: str) -> list[Path]:
@@ -64,7 +64,7 @@ def contact_sheet(shots: list[Path]) -> Image.Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("lesson", help="number such as 04, or a path")
+    parser.add_argument("lesson", help="number such as 04, lecture, or a path")
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
     browser_path = find_chromium()

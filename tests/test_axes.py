@@ -19,7 +19,6 @@ from rope_teach import (
 )
 from rope_teach.axes import (
     axial_frequencies,
-    constant_frequencies,
     grid_positions,
     mixed_frequencies,
     multimodal_frequencies,
@@ -75,7 +74,7 @@ def test_one_axis_is_plain_rope():
 KINDS = {
     "axial": RotaryEmbedding(D, axes=2, base=100.0).inv_freq,
     "pixel": axial_frequencies(pixel_frequencies(8), pixel_frequencies(8)),
-    "constant": axial_frequencies(constant_frequencies(8), constant_frequencies(8)),
+    "constant": axial_frequencies(torch.ones(4).double(), torch.ones(4).double()),
     "mixed": mixed_frequencies(inverse_frequencies(D, 10.0)),
     "multimodal": multimodal_frequencies(inverse_frequencies(D), (5, 3)),
 }
@@ -178,7 +177,7 @@ def test_rotary_embedding_torch_axial(kind):
     one = {
         "lang": inverse_frequencies(8, 100.0),
         "pixel": pixel_frequencies(8),
-        "constant": constant_frequencies(8),
+        "constant": torch.ones(4).double(),
     }[kind]
     rope = RotaryEmbedding(D, inv_freq=axial_frequencies(one, one))
     positions = pixel_positions(4, 5) if kind == "pixel" else GRID

@@ -201,7 +201,7 @@ def test_a_key_may_be_a_number_and_a_wrong_one_is_answered(capsys):
         ("torch.ones(2) + torch.ones(3)", "shapes do not fit"),
         ("1 if torch.ones(2) > 0 else 0", "not a whole tensor"),
         ("torch.ones(2)[0.5]", "whole number"),
-        ("torch.ones(2)[2]", "Counting starts at 0"),
+        ("torch.ones(2)[2]", "places are counted from 0"),
         ("torch.cos(1.0)", "takes a tensor"),
         ("[1.0].cos()", "Only a tensor has that method"),
         ("f()", "calls itself without end"),

@@ -12,6 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 import lesson as tool
 
 LESSONS = tool.lesson_paths()
+(LECTURE,) = tool.lesson_paths("lecture")
+ALL = [*LESSONS, LECTURE]
 
 
 def test_the_first_nine_lessons_are_there_once():
@@ -20,21 +22,21 @@ def test_the_first_nine_lessons_are_there_once():
     assert len(set(numbers)) == len(numbers)
 
 
-@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
 def test_contract(path):
     assert tool.lint(path) == []
 
 
-@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
 def test_conforms(path):
-    for place in (path, tool.solved_path(path)):
+    for place in (path, tool.solved_path(path))[: 1 if path == LECTURE else 2]:
         notebook = nbformat.read(place, as_version=4)
         tool.conform(notebook)
         same = nbformat.read(place, as_version=4) == notebook
         assert same, "run python tools/lesson.py conform"
 
 
-@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
 def test_links_lead_somewhere(path):
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type != "markdown":
@@ -185,6 +187,60 @@ def test_linter_sees(fault, model):
     assert list(tool.problems(notebook)) == []
     fault(notebook)
     assert any(FAULTS[fault] in problem for problem in tool.problems(notebook))
+
+
+def full_cell(notebook):
+    code_cell(notebook).source = "x = 1\n" * 13
+
+
+def second_cell(notebook):
+    place = notebook.cells.index(code_cell(notebook))
+    notebook.cells.insert(place, copy.deepcopy(notebook.cells[place]))
+
+
+def no_cell(notebook):
+    notebook.cells.remove(code_cell(notebook))
+
+
+def last_note(notebook):
+    return [c for c in notebook.cells if tool.slide_type(c) == "notes"][-1]
+
+
+def silent_slide(notebook):
+    notebook.cells.remove(last_note(notebook))
+
+
+def clock_goes_back(notebook):
+    last_note(notebook).source = "Minute 1. To sum up."
+
+
+def overtime(notebook):
+    last_note(notebook).source = "Minute 61. To sum up."
+
+
+LECTURE_FAULTS = {
+    full_cell: "13 lines, at most 12",
+    second_cell: "2 code cells, wants one",
+    no_cell: "0 code cells, wants one",
+    silent_slide: "each slide needs a note",
+    clock_goes_back: "each slide needs a note",
+    overtime: "starts in minute 61 of 60",
+    skipped_level: "skips a level",
+    error_output: "stopped with ValueError",
+    mute_picture: "says nothing",
+    unasserted_figure: "asserts nothing",
+    wordy: "at most 75 words",
+    slow: "took 61 s",
+}
+
+
+@pytest.mark.parametrize("fault", LECTURE_FAULTS, ids=lambda fault: fault.__name__)
+def test_linter_sees_in_the_lecture(fault):
+    notebook = nbformat.read(LECTURE, as_version=4)
+    assert list(tool.lecture_problems(notebook)) == []
+    fault(notebook)
+    found = list(tool.lecture_problems(notebook))
+    assert any(LECTURE_FAULTS[fault] in problem for problem in found), found
 
 
 @pytest.fixture

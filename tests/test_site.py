@@ -310,6 +310,12 @@ def test_paths_follow_from_the_title_slides():
     assert stored == paths.page(), "run: python site/paths.py"
 
 
+def test_paths_link_every_lesson_that_they_name():
+    stored = paths.PAGE.read_text(encoding="utf-8")
+    sessions = " ".join(" ".join(each.sessions) for each in paths.COURSES).split()
+    assert stored.count("](../lessons/") >= len(sessions)
+
+
 def test_paths_are_what_they_say():
     afternoon, workshop, course, engineers = paths.COURSES
     assert len(afternoon.sessions) == 4

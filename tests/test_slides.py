@@ -12,7 +12,7 @@ import pytest
 from nbformat import NotebookNode
 from playwright.sync_api import Browser, Page
 
-from slides.build import build_deck, build_index, copy_assets, lesson_notebooks
+from slides.build import build_deck, build_index, copy_assets, deck_notebooks
 from tests.browser import (
     Visit,
     go_to,
@@ -23,7 +23,7 @@ from tests.browser import (
 
 pytestmark = pytest.mark.browser
 
-LESSONS = lesson_notebooks()
+LESSONS = deck_notebooks()
 AXE = files("axe_playwright_python") / "axe.min.js"
 RULES = {
     "runOnly": ["wcag2a", "wcag2aa"],

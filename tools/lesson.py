@@ -2,12 +2,15 @@
 
     python tools/lesson.py 04          execute lesson 04 in place and write its outputs,
                                        derive and execute its solved notebook, lint both
+    python tools/lesson.py lecture     the same for the lecture, which has no exercises
     python tools/lesson.py conform     only write what follows from tags and slide types
     python tools/lesson.py lint        hold every lesson against the contract
 
 The notebook is the source. Executing it never changes a line of code or prose; it
 folds the teacher's notes and writes the metadata that a live deck reads (``conform``).
 The solved notebook is the lesson with each exercise's stub replaced by its solution.
+The lecture keeps the lessons' contract where it fits, and one of its own: one short
+cell to a slide, and notes that a substitute can speak from, minute by minute.
 """
 
 from __future__ import annotations
@@ -47,11 +50,13 @@ RISE = {
     "theme": "white",  # which asks the internet for no font
 }
 MINUTE = re.compile(r"\bminutes? \d+", re.IGNORECASE)
+LECTURE = "lecture"
 
 
 def lesson_paths(number: str = "*") -> list[Path]:
-    """Return the lessons whose two-digit number is ``number``."""
-    return sorted(LESSONS.glob(f"{number}_*.ipynb"))
+    """Return the lessons whose two-digit number is ``number``, or the lecture."""
+    name = LECTURE if number == LECTURE else f"{number}_*"
+    return sorted(LESSONS.glob(f"{name}.ipynb"))
 
 
 def solved_path(path: Path) -> Path:
@@ -147,8 +152,10 @@ def run(path: Path) -> list[str]:
     """Execute a lesson and its solved notebook, write both, return what is wrong."""
     lesson = nbformat.read(path, as_version=4)
     conform(lesson)
-    solved = solve(lesson)
-    for notebook, place in ((lesson, path), (solved, solved_path(path))):
+    written = [(lesson, path)]
+    if path.stem != LECTURE:
+        written.append((solve(lesson), solved_path(path)))
+    for notebook, place in written:
         if place != path and edited_by_hand(place):
             return [f"{place.name}: solved notebook has edits of its own; move it away"]
         seconds = execute(notebook, place.parent)
@@ -173,9 +180,12 @@ def edited_by_hand(path: Path) -> bool:
 def lint(path: Path) -> list[str]:
     """Return where a lesson or its solved notebook breaks the contract."""
     notebook = nbformat.read(path, as_version=4)
-    found = [f"{path.stem}: {problem}" for problem in problems(notebook)]
+    contract = lecture_problems if path.stem == LECTURE else problems
+    found = [f"{path.stem}: {problem}" for problem in contract(notebook)]
     if path.stat().st_size > 300_000:
         found.append(f"{path.stem}: {path.stat().st_size:,} bytes, at most 300,000")
+    if path.stem == LECTURE:
+        return found
     if not solved_path(path).exists():
         return [*found, f"{path.stem}: no solved notebook"]
     solved = nbformat.read(solved_path(path), as_version=4)
@@ -190,7 +200,7 @@ def lint(path: Path) -> list[str]:
 
 def problems(notebook: NotebookNode) -> Iterator[str]:
     """Yield every way in which a lesson breaks the contract."""
-    yield from run_problems(notebook)
+    yield from common_problems(notebook)
     yield from shape_problems(notebook)
     yield from exercise_problems(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -199,6 +209,45 @@ def problems(notebook: NotebookNode) -> Iterator[str]:
         yield f"code cells have a median of {median(lengths)} lines, at most 6"
     if sum(length <= 15 for length in lengths) < 0.9 * len(lengths):
         yield "less than 90 % of the code cells have at most 15 lines"
+
+
+def lecture_problems(notebook: NotebookNode) -> Iterator[str]:
+    """Yield every way in which the lecture breaks its contract."""
+    yield from common_problems(notebook)
+    decks = list(slides_of(notebook))
+    for number, slide in enumerate(decks, 1):
+        code = [cell for cell in slide if cell.cell_type == "code"]
+        if len(code) != (number not in (1, len(decks))):  # the title and the map
+            yield f"slide {number}: {len(code)} code cells, wants one"
+        for cell in code:
+            if lines_of_code(cell.source) > 12:
+                yield f"slide {number}: {lines_of_code(cell.source)} lines, at most 12"
+    total = re.search(r"\b(\d+) minutes", notebook.cells[0].source)
+    starts = [started(slide) for slide in decks]
+    if starts != sorted(set(starts)) or starts[:1] != [0]:
+        yield f"each slide needs a note 'Minute N.', later than the last: {starts}"
+    elif total and starts[-1] >= int(total[1]):
+        yield f"the last slide starts in minute {starts[-1]} of {total[1]}"
+
+
+def slides_of(notebook: NotebookNode) -> Iterator[list[NotebookNode]]:
+    """Yield the cells of each slide, with its notes."""
+    starts = [n for n, cell in enumerate(notebook.cells) if slide_type(cell) == "slide"]
+    for first, last in itertools.pairwise([*starts, len(notebook.cells)]):
+        yield notebook.cells[first:last]
+
+
+def started(slide: list[NotebookNode]) -> int:
+    """Return the minute at which the one note of a slide begins, or -1."""
+    notes = [cell.source for cell in slide if slide_type(cell) == "notes"]
+    found = [re.match(rf"(?:{FOLD}\s+)?Minute (\d+)\. ", note) for note in notes]
+    return int(found[0][1]) if len(found) == 1 and found[0] else -1
+
+
+def common_problems(notebook: NotebookNode) -> Iterator[str]:
+    """Yield what is wrong with a notebook, be it a lesson or the lecture."""
+    yield from run_problems(notebook)
+    yield from heading_problems(notebook)
     for number, cell in enumerate(notebook.cells):
         for problem in cell_problems(cell):
             yield f"cell {number}: {problem}"
@@ -238,24 +287,27 @@ def figure_problems(number: int, output: NotebookNode) -> Iterator[str]:
             yield f"cell {number}: a picture whose alt text says nothing"
 
 
-def shape_problems(notebook: NotebookNode) -> Iterator[str]:
-    """Yield what is wrong with a lesson's title, sections, slides and notes."""
-    prose = [c.source for c in notebook.cells if c.cell_type == "markdown"]
-    heads = [line for text in prose for line in headings(text)]
+def heading_problems(notebook: NotebookNode) -> Iterator[str]:
+    """Yield what is wrong with the title slide and the headings."""
+    heads = all_headings(notebook)
     if [h for h in heads if h.startswith("# ")] != heads[:1]:
         yield "needs one H1, at its top"
     for before, after in itertools.pairwise(heads):
         if level(after) > level(before) + 1:
             yield f"heading {after!r} skips a level"
-    titles = [h.lstrip("# ") for h in heads]
+    for word in ("minutes", "Builds on"):
+        if word not in notebook.cells[0].source:
+            yield f"the title slide does not say {word!r}"
+
+
+def shape_problems(notebook: NotebookNode) -> Iterator[str]:
+    """Yield what is wrong with a lesson's sections, predictions and notes."""
+    titles = [h.lstrip("# ") for h in all_headings(notebook)]
     places = [next((i for i, t in enumerate(titles) if t.startswith(s)), -1)
               for s in SECTIONS]  # fmt: skip
     if -1 in places or places != sorted(places):
         yield f"needs the sections {', '.join(SECTIONS)}, in this order"
-    first = notebook.cells[0].source
-    for word in ("minutes", "Builds on"):
-        if word not in first:
-            yield f"the title slide does not say {word!r}"
+    prose = [c.source for c in notebook.cells if c.cell_type == "markdown"]
     predictions = [text for text in prose if "## Predict" in text]
     for text in predictions:
         if text.count("<details>") != 4:
@@ -309,6 +361,12 @@ def slide_type(cell: NotebookNode) -> str:
     return str(cell.metadata.get("slideshow", {}).get("slide_type", ""))
 
 
+def all_headings(notebook: NotebookNode) -> list[str]:
+    """Return every heading of a notebook's prose, in order."""
+    prose = [c.source for c in notebook.cells if c.cell_type == "markdown"]
+    return [line for text in prose for line in headings(text)]
+
+
 def headings(text: str) -> list[str]:
     """Return the headings of a prose cell, outside code."""
     plain = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
@@ -341,13 +399,13 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "lesson", help="two digits, for example 04; or conform, or lint"
+        "lesson", help="two digits, for example 04; or lecture, conform, or lint"
     )
     choice = parser.parse_args().lesson
     act = {"lint": lint, "conform": conform_files}.get(choice, run)
     paths = lesson_paths(choice if act is run else "*")
-    if act is conform_files:
-        paths += LESSONS.glob("lecture.ipynb")
+    if act is not run:
+        paths += lesson_paths(LECTURE)
     if not paths:
         parser.error(f"no lesson {choice!r} in {LESSONS}")
     found = [problem for path in paths for problem in act(path)]

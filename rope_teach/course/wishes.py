@@ -113,7 +113,7 @@ class Board:
             )
             rows.append(f"<tr><th scope='row'>{wish}</th>{said}</tr>")
         return (
-            "<table class='rope-wishes' style='font-size:80%'>"
+            "<table class='rope-wishes' style='font-size:.85em'>"
             f"<thead><tr><th>wish</th>{head}</tr></thead>"
             f"<tbody>{''.join(rows)}</tbody></table>"
         )

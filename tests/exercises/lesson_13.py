@@ -1,15 +1,17 @@
-"""Seeded answers for lesson 13: misconceptions with their message, another solution."""
+"""Seeded answers for lesson 13: misconceptions with their message, other solutions."""
 
-SET_UP = "from rope_teach.frequencies import llama3"
+REVIEWED = True
+SET_UP = "import numpy as np\nfrom rope_teach.frequencies import position_interpolation"
 
 POSITIONS = "def positions_for(length, trained):\n    "
 BASE = "def new_base(base, rotary_dim, factor):\n    "
-KEPT = """
-def kept(rotary_dim, base, trained):
-    turn = wavelengths(inverse_frequencies(rotary_dim, base))
-"""
-MENDED = """
-def mended(keys, old, new):
+SLOW = """
+def slow(inv_freq, factor, trained, turns):
+    made = trained / wavelengths(inv_freq)
+    slower = inv_freq / factor
+    """
+FIXED = """
+def fixed(keys, old, new):
     m = torch.arange(len(keys))
 """
 
@@ -30,7 +32,21 @@ WRONG = {
             POSITIONS + "return torch.arange(length) * trained / length",
             "spread the tokens out",
         ),
-        (POSITIONS + "return torch.arange(length) / 8", "yours is at 0.125"),
+        (POSITIONS + "return torch.arange(length) / 8", "yours is 0.125"),
+        (
+            POSITIONS + "p = torch.arange(length) / max(1, length / trained)\n"
+            "    p[length // 2] += 0.1\n    return p",
+            "At token 128 it should be",
+        ),
+        (
+            POSITIONS + "return torch.arange(length) / max(1, length // trained)",
+            "length=96",
+        ),
+        (
+            POSITIONS + "p = torch.arange(length)\n"
+            "    return p if length < 200 else p * trained / length",
+            "length=96",
+        ),
         (
             POSITIONS + "return torch.arange(1, length + 1) / max(1, length / trained)",
             "count from 0",
@@ -53,96 +69,136 @@ WRONG = {
         ),
         (BASE + "return 500_000", "slows the last hand by"),
         (BASE + "return -base", "is positive"),
+        (BASE + "return base * factor ** (rotary_dim / (rotary_dim - 1))", "last hand"),
+        (BASE + "return base * factor ** (16 / 14)", "rotary_dim=128"),
+        (BASE + "return 1e4 * factor ** (rotary_dim / (rotary_dim - 2))", "500,000"),
+        (
+            BASE + "return base * (factor + 0.02) ** (rotary_dim / (rotary_dim - 2))",
+            "not 4",
+        ),
     ],
     "13.3": [
+        (SLOW + "return slower", "That is PI"),
+        (SLOW + "return inv_freq", "changed no speed"),
+        (SLOW + "return torch.where(made < turns, inv_freq, slower)", "too few turns"),
         (
-            KEPT + "    return [i for i, t in enumerate(turn) if trained / t < 4]",
-            "the slow hands",
+            SLOW + "return torch.where(made >= turns, inv_freq, inv_freq * factor)",
+            "became faster",
         ),
         (
-            KEPT + "    return [i for i, t in enumerate(turn) if t < trained]",
-            "came round once",
+            SLOW + "made = trained * inv_freq\n"
+            "    return torch.where(made >= turns, inv_freq, slower)",
+            "*radians*",
+        ),
+        (SLOW + "return torch.where(made >= 1, inv_freq, slower)", "turns=4"),
+        (SLOW + "return torch.where(made >= max(1, turns), inv_freq, slower)", "0.2"),
+        (SLOW + "return torch.where(made.round() >= turns, inv_freq, slower)", "makes"),
+        (
+            SLOW + "return torch.where(made >= turns, inv_freq, inv_freq / 4)",
+            "factor 8",
         ),
         (
-            KEPT + "    return [i for i, t in enumerate(turn) if t < 4 * trained]",
-            "quarter of it",
+            SLOW + "first = int((made >= turns).sum())\n"
+            "    return torch.cat([inv_freq[:first], slower[first:]])",
+            "makes",
         ),
         (
-            KEPT + "    return [i for i, t in enumerate(turn) if t < trained / 32]",
-            "that is YaRN",
+            SLOW + "inv_freq[made < turns] /= factor\n    return inv_freq",
+            "changed inv_freq",
         ),
         (
-            KEPT + "    speed = 2 * math.pi / turn\n"
-            "    return [i for i, w in enumerate(speed) if 1 / w < trained / 4]",
-            "you used 1/θ",
+            SLOW + "keep = ((made - turns) / 3).clamp(0, 1)\n"
+            "    return keep * inv_freq + (1 - keep) * slower",
+            "times slower",
         ),
-        (KEPT + "    return turn < trained / 4", "True or False"),
-        (
-            KEPT + "    return [i + 1 for i, t in enumerate(turn) if trained / t >= 4]",
-            "The fastest is hand 0",
-        ),
-        (KEPT + "    return turn[turn < trained / 4]", "List the numbers i"),
-        (KEPT + "    return int((turn < trained / 4).sum())", "list of hands"),
-        (KEPT + "    return list(range(len(turn)))", "the answer is hands 0 to"),
-        (
-            KEPT + "    return [i for i in range(len(turn) - 1, -1, -1)\n"
-            "            if turn[i] < trained / 4]",
-            "not fastest first",
-        ),
+        (SLOW + "return made >= turns", "turns"),
+        (SLOW + "return torch.where(made >= turns, inv_freq, 0.0)", "times slower"),
     ],
     "13.4": [
-        (MENDED + "    return keys", "unchanged from the cache"),
+        (FIXED + "    return keys", "unchanged from the cache"),
         (
-            MENDED + "    return rotate(keys, *cos_sin(m, new, keys.dtype))",
+            FIXED + "    return rotate(keys, *cos_sin(m, new, keys.dtype))",
             "on top of the old ones",
         ),
         (
-            MENDED + "    return rotate(keys, *cos_sin(m, old - new, keys.dtype))",
+            FIXED + "    return rotate(keys, *cos_sin(m, old - new, keys.dtype))",
             "wrong way",
         ),
         (
-            MENDED + "    return rotate(keys, *cos_sin(m, -old, keys.dtype))",
+            FIXED + "    return rotate(keys, *cos_sin(m, -old, keys.dtype))",
             "not rotated",
         ),
         (
-            MENDED + "    tables = cos_sin(m, new - old, keys.dtype)\n"
+            FIXED + "    tables = cos_sin(m, new - old, keys.dtype)\n"
             '    return rotate(keys, *tables, "half")',
             "interleaved pairs",
         ),
         (
-            MENDED + "    return rotate(keys, *cos_sin(m + 1, new - old, keys.dtype))",
-            "already at position 0",
+            FIXED + "    return rotate(keys, *cos_sin(m + 1, new - old, keys.dtype))",
+            "position 0 needs no turn",
+        ),
+        (
+            FIXED + "    m = m.clamp(max=10)\n"
+            "    return rotate(keys, *cos_sin(m, new - old, keys.dtype))",
+            "first the one at position 11",
+        ),
+        (
+            FIXED + "    turned = rotate(keys, *cos_sin(m, new - old, keys.dtype))\n"
+            "    return torch.cat([turned[:1], keys[1:]])",
+            "unchanged",
+        ),
+        (
+            FIXED + "    keys *= 1\n    keys += rotate(keys, *cos_sin(m, new - old,\n"
+            "        keys.dtype)) - keys\n    return keys",
+            "changed keys",
         ),
     ],
 }
 
 OTHER = {
-    "13.1": """
-def positions_for(length, trained):
-    if length <= trained:
-        return list(range(length))
-    return [m * trained / length for m in range(length)]
-""",
-    "13.2": """
-def new_base(base, rotary_dim, factor):
-    low, high = base, base * factor ** 2
-    target = inverse_frequencies(rotary_dim, base)[-1] / factor
-    for _ in range(100):
-        middle = math.sqrt(low * high)
-        slower = inverse_frequencies(rotary_dim, middle)[-1] < target
-        low, high = (low, middle) if slower else (middle, high)
-    return torch.tensor(high)
-""",
-    "13.3": """
-def kept(rotary_dim, base, trained):
-    plain = inverse_frequencies(rotary_dim, base)
-    ruled, _ = llama3(rotary_dim, base, trained_length=trained)
-    return torch.isclose(plain, ruled).nonzero()
-""",
-    "13.4": """
-def mended(keys, old, new):
-    m = torch.arange(len(keys))
-    raw = rotate(keys, *cos_sin(m, -old, keys.dtype))
-    return rotate(raw, *cos_sin(m, new, keys.dtype))
-""",
+    "13.1": [
+        POSITIONS + "if length <= trained:\n        return list(range(length))\n"
+        "    return [m * trained / length for m in range(length)]",
+        POSITIONS + "return np.arange(length) * min(1, trained / length)",
+        POSITIONS + "from fractions import Fraction\n"
+        "    s = max(Fraction(1), Fraction(length, trained))\n"
+        "    return (m / s for m in range(length))",
+    ],
+    "13.2": [
+        BASE + "low, high = base, base * factor ** 2\n"
+        "    target = inverse_frequencies(rotary_dim, base)[-1] / factor\n"
+        "    for _ in range(100):\n"
+        "        middle = math.sqrt(low * high)\n"
+        "        slower = inverse_frequencies(rotary_dim, middle)[-1] < target\n"
+        "        low, high = (low, middle) if slower else (middle, high)\n"
+        "    return torch.tensor(high)",
+        BASE + "return math.exp(math.log(base)\n"
+        "        + math.log(factor) / (1 - 2 / rotary_dim))",
+        BASE + "return np.float32(base) * np.float32(factor) ** (\n"
+        "        rotary_dim / (rotary_dim - 2))",
+    ],
+    "13.3": [
+        SLOW + "keep = (made >= turns).double()\n"
+        "    return keep * inv_freq + (1 - keep) * slower",
+        SLOW + "return [f if trained * f >= 2 * math.pi * turns else f / factor\n"
+        "            for f in inv_freq.tolist()]",
+        SLOW + "f = inv_freq.float().numpy()\n"
+        "    return np.where(trained * f / (2 * np.pi) < turns, f / factor, f)",
+        SLOW + "out = inv_freq.clone()\n"
+        "    out[made < turns] /= factor\n    return out",
+    ],
+    "13.4": [
+        FIXED + "    raw = rotate(keys, *cos_sin(m, -old, keys.dtype))\n"
+        "    return rotate(raw, *cos_sin(m, new, keys.dtype))",
+        FIXED + "    z = torch.view_as_complex(keys.double().unflatten(-1, (-1, 2)))\n"
+        "    angle = m[:, None] * (new - old)\n"
+        "    z = z * torch.polar(torch.ones_like(angle), angle)\n"
+        "    return torch.view_as_real(z).flatten(-2)",
+        FIXED + "    a = m[:, None].numpy() * (new - old).numpy()\n"
+        "    k = keys.numpy().copy()\n"
+        "    k[:, 0::2], k[:, 1::2] = (\n"
+        "        k[:, 0::2] * np.cos(a) - k[:, 1::2] * np.sin(a),\n"
+        "        k[:, 0::2] * np.sin(a) + k[:, 1::2] * np.cos(a))\n"
+        "    return k",
+    ],
 }

@@ -229,7 +229,8 @@ PLAIN_WORDS = [  # what torch and Python say, and what it means; the first that 
     ),
     (
         r"out of (range|bounds)",
-        "Counting starts at 0, so the last place is length - 1.",
+        "An index leads past the end: places are counted from 0, so the last is "
+        "length - 1. Or something has fewer dimensions than the code expects.",
     ),
     (
         r"argument '\w+' \(position \d+\) must be Tensor, not (int|float)",
@@ -323,7 +324,9 @@ def as_tensor(value: Any) -> Tensor:
             isinstance(item, (int, float)) for item in value
         ):
             value = torch.stack([as_tensor(item) for item in value])
-        tensor = torch.as_tensor(value).detach()
+        if not isinstance(value, Tensor):  # torch would round 0.1 to float32
+            value = torch.as_tensor(value, dtype=torch.complex128)
+        tensor = value.detach()
         if tensor.is_complex():
             expect(not tensor.imag.any(), "Expected real numbers, got complex ones.")
             tensor = tensor.real
@@ -387,7 +390,8 @@ def hand_numbers(got: Any) -> list[int]:
     items = got if isinstance(got, (list, tuple)) else [got]
     expect(
         not any(
-            isinstance(i, bool) or getattr(i, "dtype", 0) is torch.bool for i in items
+            isinstance(i, bool) or str(getattr(i, "dtype", "")).endswith("bool")
+            for i in items
         ),
         "You gave True or False for each hand. List the numbers of the ones that are "
         "True: nonzero() finds them.",

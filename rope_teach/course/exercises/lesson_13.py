@@ -10,15 +10,18 @@ import torch
 from torch import Tensor
 
 from rope_teach.course.exercises import (
+    Wrong,
+    apart,
     as_tensor,
     close,
     exercise,
     expect,
+    expect_close,
     expect_shape,
-    hand_numbers,
     number,
+    untouched,
 )
-from rope_teach.frequencies import inverse_frequencies, ntk_aware, wavelengths
+from rope_teach.frequencies import inverse_frequencies, ntk_aware
 from rope_teach.ops import rotate
 from rope_teach.tables import cos_sin
 
@@ -43,7 +46,9 @@ def positions_for(length, trained):
     "slowly or the tokens are closer together.",
 )
 def the_same_rule_without_touching_a_hand(positions_for: Callable[..., Any]) -> str:
-    for length, trained in ((256, 64), (96, 64), (40, 64)):
+    for length, trained in (
+        (256, 64), (96, 64), (40, 64), (64, 64), (2048, 512), (100, 7), (1, 8)
+    ):  # fmt: skip
         got = as_tensor(positions_for(length, trained))
         expect_shape(got, (length,))
         plain = torch.arange(length, dtype=torch.float64)
@@ -51,7 +56,8 @@ def the_same_rule_without_touching_a_hand(positions_for: Callable[..., Any]) -> 
         what = f"With length={length} and trained={trained}"
         if length <= trained:
             expect(
-                not close(got, plain * trained / length, 1e-3),
+                length in (1, trained)
+                or not close(got, plain * trained / length, 1e-3),
                 f"{what} you spread the tokens out. A text that fits needs no rule: "
                 "keep its positions as in training.",
             )
@@ -88,11 +94,7 @@ def the_same_rule_without_touching_a_hand(positions_for: Callable[..., Any]) -> 
             f"{what} your last token is exactly at {trained - 1}. Close, but then the "
             "step is not trained / length, as the rule has it.",
         )
-        expect(
-            close(got, right, 1e-3),
-            f"{what} token 1 should be at {right[1]:.3f}, yours is at {got[1]:.3f}; "
-            f"the last should be at {right[-1]:.2f}, yours is at {got[-1]:.2f}.",
-        )
+        expect_close(got, right, f"{what}:", 1e-3, axes=("token",))
     return "Slower hands or closer tokens: both are position interpolation."
 
 
@@ -116,7 +118,13 @@ def new_base(base, rotary_dim, factor):
     "sides. Hand 0 has power 0, so no base can change it.",
 )
 def the_base_that_slows_the_last_hand(new_base: Callable[..., Any]) -> str:
-    for base, rotary_dim, factor in ((1e4, 16, 4.0), (5e5, 128, 8.0)):
+    for base, rotary_dim, factor in (
+        (1e4, 16, 4.0),
+        (5e5, 128, 8.0),
+        (1e6, 32, 2.5),
+        (1e4, 4, 3.0),
+        (300.0, 64, 16.0),
+    ):
         got = number(new_base(base, rotary_dim, factor))
         what = f"For base {base:,.0f}, rotary_dim={rotary_dim} and factor {factor:g}"
         expect(got > 0, f"{what} you gave {got:g}, but a base is positive.")
@@ -144,9 +152,10 @@ def the_base_that_slows_the_last_hand(new_base: Callable[..., Any]) -> str:
             f"{what} you took the power of the old base too. It cancels.",
         )
         right = float(ntk_aware(rotary_dim, base, factor=factor)[0][-1])
+        mine, wanted = apart(slowed, factor)
         expect(
             _near(float(inverse_frequencies(rotary_dim, got)[-1]), right),
-            f"{what} your base {got:,.0f} slows the last hand by {slowed:.2f}.",
+            f"{what} your base {got:,.0f} slows the last hand by {mine}, not {wanted}.",
         )
     return (
         "Only the last hand slows by the full factor; the first one does not slow at "
@@ -156,71 +165,81 @@ def the_base_that_slows_the_last_hand(new_base: Callable[..., Any]) -> str:
 
 @exercise(
     "13.3",
-    "Which hands Llama 3 keeps",
-    difficulty=2,
-    minutes=5,
+    "Slow the right hands",
+    difficulty=3,
+    minutes=6,
     hints=(
-        "A hand with wavelength λ makes T / λ turns in T tokens.",
-        "Compute wavelengths(inverse_frequencies(rotary_dim, base)) and keep the "
-        "numbers i at which trained / wavelength is at least 4.",
+        "A hand with wavelength λ makes T / λ turns in T tokens, and λ is 2π divided "
+        "by its speed.",
+        "Compute `trained / wavelengths(inv_freq)`. torch.where takes the old speed "
+        "where that is at least `turns`, and the old speed / factor elsewhere.",
     ),
     solution='''
-def kept(rotary_dim, base, trained):
-    """Return the numbers of the hands, fastest first."""
-    turn = wavelengths(inverse_frequencies(rotary_dim, base))
-    return [i for i, tokens in enumerate(turn) if trained / tokens >= 4]
+def slow(inv_freq, factor, trained, turns):
+    """Return the speeds: kept, or factor times slower."""
+    made = trained / wavelengths(inv_freq)
+    return torch.where(made >= turns, inv_freq, inv_freq / factor)
 ''',
-    why="From four turns on, the blend keeps the old speed unchanged. The wavelength "
-    "is then at most a quarter of the trained length.",
+    why="Fast hands tell neighbours apart and showed every angle in training: keep "
+    "them. Slow ones meet new angles past it: slow them. All the rest is blending.",
 )
-def which_hands_llama_3_keeps(kept: Callable[..., Any]) -> str:
-    for rotary_dim, base, trained in ((128, 5e5, 8192), (64, 1e4, 2048)):
-        hands = hand_numbers(kept(rotary_dim, base, trained))
-        turns = trained / wavelengths(inverse_frequencies(rotary_dim, base))
-        right = _numbers(turns >= 4)
-        what = f"With rotary_dim={rotary_dim}, base {base:,.0f}, trained={trained:,}"
-        expect(
-            hands != _numbers(turns < 4),
-            f"{what} you listed the slow hands. Those are the ones that are changed.",
-        )
-        expect(
-            hands != _numbers(turns >= 1),
-            f"{what} you listed all hands that came round once. Between 1 and 4 turns "
-            "a hand is slowed partly.",
-        )
-        expect(
-            hands != _numbers(turns >= 1 / 4),
-            f"{what} you kept wavelengths up to 4 times the trained length. Four turns "
-            "need a wavelength of at most a quarter of it.",
-        )
-        expect(
-            hands != _numbers(turns >= 32),
-            f"{what} you kept hands with at least 32 turns: that is YaRN. Llama 3 uses "
-            "4.",
-        )
-        expect(
-            hands != _numbers(turns * 2 * math.pi >= 4),
-            f"{what} you used 1/θ as the wavelength. A full turn needs 2π/θ tokens.",
-        )
-        expect(
-            hands != [i + 1 for i in right],
-            f"{what} you counted the hands from 1. The fastest is hand 0.",
-        )
-        expect(
-            sorted(hands) == right,
-            f"{what} the answer is hands 0 to {right[-1]}; you gave {len(hands)} "
-            f"hands: {hands[:3]}...",
-        )
-        expect(hands == right, "The right hands, but not fastest first.")
-    return (
-        "Llama 3.1 keeps 29 of its 64 hands, slows 29 by 8, and blends the 6 in "
-        "between."
+def slow_the_right_hands(slow: Callable[..., Any]) -> str:
+    generator = torch.Generator().manual_seed(133)
+    for rotary_dim, base, factor, trained, turns in (
+        (32, 1e4, 4, 512, 1),
+        (32, 1e4, 4, 512, 4),
+        (128, 5e5, 8, 8192, 4),
+        (64, 1e4, 2.5, 300, 1),
+        (16, 100.0, 4, 50, 0.2),  # hands that made less than a turn are kept
+        (16, 1e4, 2, 3, 1),  # none comes round
+        (8, 20.0, 3, 4000, 2),  # all come round
+    ):
+        bank = inverse_frequencies(rotary_dim, base)
+        _check_slowed(slow, bank, factor, trained, turns)
+        mixed = bank[torch.randperm(len(bank), generator=generator)]
+        _check_slowed(slow, mixed, factor, trained, turns)
+    return "A rule of your own: fast hands as they were, slow ones slowed."
+
+
+def _check_slowed(
+    slow: Callable[..., Any], bank: Tensor, factor: float, trained: int, turns: float
+) -> None:
+    given = bank.clone()
+    got = as_tensor(untouched(slow, given, factor, trained, turns))
+    expect_shape(got, tuple(bank.shape))
+    expect(bool(got.isfinite().all()), "A speed is not a number, or infinite.")
+    made = trained * bank / (2 * math.pi)
+    times = bank / got  # how many times slower each hand has become
+    right = torch.where(made >= turns, 1.0, float(factor)).double()
+    if close(times, right, 1e-4):
+        return
+    what = f"With {len(bank)} hands, factor {factor:g}, {trained:,} tokens and "
+    what += f"turns={turns:g}"
+    back = torch.where(made >= turns, float(factor), 1.0).double()
+    same = {
+        "you slowed each hand by the factor. That is PI.": torch.full_like(
+            right, factor
+        ),
+        "you changed no speed.": torch.ones_like(right),
+        "you kept the hands with too few turns and slowed the others.": back,
+        "your slow hands became faster. Divide the speed by the factor.": 1 / right,
+        "the hands that you kept turn by at least that many *radians*. A full turn is "
+        "2π.": torch.where(made * 2 * math.pi >= turns, 1.0, float(factor)).double(),
+    }
+    for message, other in same.items():
+        expect(not close(times, other, 1e-4), f"{what} {message}")
+    wrong = ((times - right).abs() > 1e-4).nonzero()[0].item()
+    place = int(wrong)
+    mine, wanted = apart(float(times[place]), float(right[place]))
+    raise Wrong(
+        f"{what}: the hand at place {place} makes {float(made[place]):.3f} turns. It "
+        f"should be {wanted} times slower; yours is {mine} times slower."
     )
 
 
 @exercise(
     "13.4",
-    "Mend the cached keys",
+    "Fix the cached keys",
     difficulty=4,
     minutes=7,
     hints=(
@@ -230,22 +249,22 @@ def which_hands_llama_3_keeps(kept: Callable[..., Any]) -> str:
         "new - old), then rotate.",
     ),
     solution='''
-def mended(keys, old, new):
+def fixed(keys, old, new):
     """Return the keys (seq, dim) as if rotated with new."""
     positions = torch.arange(len(keys))
     return rotate(keys, *cos_sin(positions, new - old, keys.dtype))
 ''',
     why="R(m · old), then R(m · (new - old)), is R(m · new): lesson 04. A cache of "
-    "unrotated keys would need no repair, but it would need a rotation at every step.",
+    "unrotated keys would need no fix, but it would need a rotation at every step.",
 )
-def mend_the_cached_keys(mended: Callable[..., Any]) -> str:
-    for seq, dim, factor in ((20, 16, 4.0), (7, 8, 2.0)):
+def fix_the_cached_keys(fixed: Callable[..., Any]) -> str:
+    for seq, dim, factor in ((20, 16, 4.0), (7, 8, 2.0), (64, 32, 4.0)):
         generator = torch.Generator().manual_seed(seq)
-        raw = torch.randn(seq, dim, generator=generator, dtype=torch.float64)
+        raw = torch.randn(seq, dim, generator=generator)
         old = inverse_frequencies(dim)
         new, _ = ntk_aware(dim, 1e4, factor=factor)
         cached, right = _turned(raw, old), _turned(raw, new)
-        got = as_tensor(mended(cached.clone(), old.clone(), new.clone()))
+        got = as_tensor(untouched(fixed, cached.clone(), old.clone(), new.clone()))
         expect_shape(got, (seq, dim))
         expect(
             not close(got, cached),
@@ -271,26 +290,20 @@ def mend_the_cached_keys(mended: Callable[..., Any]) -> str:
             not close(got, _turned(cached, new - old, "half")),
             "The angles are right, but these keys have interleaved pairs, not half.",
         )
-        wrong = (got - right).abs().amax(-1) > 1e-4
-        expect(
-            not wrong[0],
-            "Your keys differ from keys rotated with the new speeds already at "
-            "position 0, whose key needs no turn. Do your positions begin at 0?",
-        )
-        expect(
-            not wrong.any(),
+        wrong = (got - right).abs().amax(-1) > 1e-3
+        if not wrong.any():
+            continue
+        first = int(wrong.double().argmax())
+        none = " The key at position 0 needs no turn." if first == 0 else ""
+        raise Wrong(
             f"{int(wrong.sum())} of {seq} keys differ from keys rotated with the new "
-            f"speeds, first at position {int(wrong.double().argmax())}.",
+            f"speeds, first the one at position {first}.{none}"
         )
     return "It costs one rotation of the whole cache every time the speeds change."
 
 
 def _near(got: float, expected: float) -> bool:
     return math.isclose(got, expected, rel_tol=1e-3)
-
-
-def _numbers(chosen: Tensor) -> list[int]:
-    return [int(i) for i in chosen.nonzero().flatten()]
 
 
 def _turned(x: Tensor, inv_freq: Tensor, pairing: Any = "interleaved") -> Tensor:

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from rope_teach.course.exercises import (
+    apart,
     as_tensor,
     close,
     exercise,
     expect,
     expect_shape,
     number,
+    untouched,
 )
 from rope_teach.frequencies import inverse_frequencies, proportional, wavelengths
 from rope_teach.tables import xpos_scale
@@ -42,7 +44,7 @@ def half_faded(i, d, B):
     "larger B stretches all of them by the same factor.",
 )
 def half_faded(half_faded: Callable[..., Any]) -> str:
-    for i, d, base in ((0, 64, 512), (7, 16, 32), (5, 128, 100)):
+    for i, d, base in ((0, 64, 512), (7, 16, 32), (5, 128, 100), (20, 64, 48.5)):
         got = number(half_faded(i, d, base))
         zeta = float(xpos_scale(torch.tensor(1), d, 1.0)[i])
         right = base * math.log(0.5) / math.log(zeta)
@@ -111,11 +113,16 @@ def mended(keys, old, new, B):
     "fixed origin loses nothing, and why a forgotten one spoils every score.",
 )
 def keys_with_an_old_origin(mended: Callable[..., Any]) -> str:
-    for seq, d, old, new, base in ((9, 16, 32, 128, 32), (20, 8, 100, 40, 64)):
+    for seq, d, old, new, base in (
+        (9, 16, 32, 128, 32),
+        (20, 8, 100, 40, 64),
+        (5, 24, 7, 7.5, 12),
+    ):
         generator = torch.Generator().manual_seed(seq)
-        raw = torch.randn(seq, d, generator=generator, dtype=torch.float64)
-        cached, right = (_scaled(raw, o, base) for o in (old, new))
-        got = as_tensor(mended(cached.clone(), old, new, base))
+        raw = torch.randn(seq, d, generator=generator)
+        cached, right = (_scaled(raw, o, base).float() for o in (old, new))
+        got = as_tensor(untouched(mended, cached, old, new, base))
+        cached, right = cached.double(), right.double()
         expect_shape(got, (seq, d))
         what = f"From origin {old} to {new}, B={base}:"
         expect(
@@ -145,12 +152,15 @@ def keys_with_an_old_origin(mended: Callable[..., Any]) -> str:
             not _alike(got, _scaled(raw, old + base * (new - old), base)),
             f"{what} you left B out: the scale is zeta ** (tokens / B).",
         )
-        factor, yours = right[0] / cached[0], got[0] / cached[0]
-        worst = int(((yours - factor) / factor).abs().argmax())
+        n, feature = divmod(int((got - right).abs().argmax()), d)
+        factor, yours = apart(
+            float(right[n, feature] / cached[n, feature]),
+            float(got[n, feature] / cached[n, feature]),
+        )
         expect(
             _alike(got, right),
-            f"{what} feature {worst} needs the factor {float(factor[worst]):.3f}; you "
-            f"multiplied by {float(yours[worst]):.3f}.",
+            f"{what} feature {feature} of key {n} needs the factor {factor}; you "
+            f"multiplied by {yours}.",
         )
     return (
         "One factor per pair, whatever the position: you are free to choose the origin."
@@ -180,7 +190,12 @@ def slowest_turn(kind, d, base, factor):
     "from fast to slow; p-RoPE takes the fastest of a larger bank.",
 )
 def read_the_configuration(slowest_turn: Callable[..., Any]) -> str:
-    for d, base, factor in ((128, 1e4, 0.25), (256, 1e6, 0.25), (64, 1e4, 0.5)):
+    for d, base, factor in (
+        (128, 1e4, 0.25),
+        (256, 1e6, 0.25),
+        (64, 1e4, 0.5),
+        (96, 5e5, 0.5),
+    ):
         small = wavelengths(inverse_frequencies(int(factor * d), base))
         large = wavelengths(inverse_frequencies(d, base))
         stopped = wavelengths(proportional(d, base, fraction=factor)[0])
@@ -225,10 +240,10 @@ def read_the_configuration(slowest_turn: Callable[..., Any]) -> str:
                 not _near(got, float(large[int(factor * d) - 1])),
                 f"{what} you are several hands too far. d features make d / 2 hands.",
             )
+            needs, yours = apart(float(right[kind]), got)
             expect(
                 _near(got, float(right[kind])),
-                f"{what} it needs {float(right[kind]):,.1f} tokens; you gave "
-                f"{got:,.1f}.",
+                f"{what} it needs {needs} tokens; you gave {yours}.",
             )
     return (
         "A quarter of 128 features at base 10,000: 35,333 tokens in one, 54 in the "

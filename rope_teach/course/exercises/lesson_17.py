@@ -10,12 +10,15 @@ import torch
 
 from rope_teach.course.exercises import (
     Wrong,
+    apart,
     as_tensor,
     close,
     exercise,
     expect,
     expect_shape,
+    name_mistake,
     number,
+    untouched,
 )
 
 
@@ -39,7 +42,17 @@ def looks_at(row, column, width):
     "distance, but a different cell for every width.",
 )
 def what_the_flat_reader_sees(looks_at: Callable[..., Any]) -> str:
-    for row, column, width in ((0, 0, 6), (3, 5, 7), (0, 0, 7), (2, 5, 9), (1, 3, 12)):
+    cells = (
+        (0, 0, 6),
+        (3, 5, 7),
+        (0, 0, 7),
+        (2, 5, 9),
+        (1, 3, 12),
+        (4, 2, 5),
+        (2, 14, 20),
+        (6, 0, 13),
+    )
+    for row, column, width in cells:
         what = f"From cell ({row}, {column}) of a picture of width {width},"
         answer = as_tensor(looks_at(row, column, width)).flatten().tolist()
         place = row * width + column + 13
@@ -116,7 +129,7 @@ def share(trained, size):
     "7, 9 and 12, which is what was measured.",
 )
 def what_a_table_can_know(share: Callable[..., Any]) -> str:
-    for trained, size in ((6, 7), (6, 12), (8, 8), (5, 20)):
+    for trained, size in ((6, 7), (6, 12), (8, 8), (5, 20), (7, 9), (3, 4)):
         got = number(share(trained, size))
         what = f"Trained on {trained}, asked on {size},"
         asked = (size - 2) * (size - 1)
@@ -141,7 +154,7 @@ def what_a_table_can_know(share: Callable[..., Any]) -> str:
             expect(
                 _near(got, 1),
                 f"{what} every cell was trained, so the share is 1; "
-                f"you gave {got:.3f}.",
+                f"you gave {apart(got, 1.0)[0]}.",
             )
             continue
         expect(
@@ -166,38 +179,61 @@ def what_a_table_can_know(share: Callable[..., Any]) -> str:
         expect(
             _near(got, right),
             f"{what} {(trained - 2) * (trained - 1)} of {(size - 2) * (size - 1)} "
-            f"cells know and the others guess; you gave {got:.3f}.",
+            f"cells know and the others guess: {apart(right, got)[0]}. You gave "
+            f"{apart(right, got)[1]}.",
         )
     return "Compare with the row `table` in the lesson: a table knows what it has seen."
 
 
-def _hands() -> list[tuple[str, Callable[[Any, Any], Any], bool, str]]:
-    """For each hand: its name, its angle, whether it is relative, and why."""
+def _hands() -> list[tuple[str, Callable[[Any, Any], Any], bool]]:
+    """For each hand: its name, its angle, and whether it is relative."""
     turn = 2 * math.pi
     return [
-        ("0.3 * row + 0.7 * column", lambda r, c: 0.3 * r + 0.7 * c, True,
-         "Each step down adds 0.3, each step to the right 0.7, wherever it is made."),
-        ("0.5 * row - 0.2 * column", lambda r, c: 0.5 * r - 0.2 * c, True,
-         "A hand may turn back along an axis."),
-        ("1 + 0.4 * column", lambda r, c: 1 + 0.4 * c + 0 * r, True,
-         "The angle of cell (0, 0) cancels out: a score sees differences."),
-        ("(0.9 * row + 2 * column) % (2π)", lambda r, c: (0.9 * r + 2 * c) % turn, True,
-         "It is the same rotation after a full turn. Compare angles up to 2π, or their "
-         "cosines and sines."),
-        ("0.2 * row * column", lambda r, c: 0.2 * r * c, False,
-         "A step to the right turns it by more in lower rows."),
-        ("0.4 * row + 0.1 * column ** 2", lambda r, c: 0.4 * r + 0.1 * c * c, False,
-         "Along the rows it is relative; along the columns it is not. Try both."),
-        ("0.5 * abs(row - column)", lambda r, c: 0.5 * abs(r - c), False,
-         "It stays the same only when both axes move together: a step to the right "
-         "turns it forwards in some places and backwards in others."),
-        ("0.3 * (row - 2 * column) ** 2", lambda r, c: 0.3 * (r - 2 * c) ** 2, False,
-         "It stays the same along the offset (2, 1), but only there. Try a step along "
-         "each axis."),
+        ("0.3 * row + 0.7 * column", lambda r, c: 0.3 * r + 0.7 * c, True),
+        ("0.5 * row - 0.2 * column", lambda r, c: 0.5 * r - 0.2 * c, True),
+        ("1 + 0.4 * column", lambda r, c: 1 + 0.4 * c + 0 * r, True),
+        ("2 (it never turns)", lambda r, c: 2 + 0 * r + 0 * c, True),
+        ("(0.9 * row + 2 * column) % (2π)",
+         lambda r, c: (0.9 * r + 2 * c) % turn, True),
+        ("(0.5 * row - 0.7 * column) % (2π)",
+         lambda r, c: (0.5 * r - 0.7 * c) % turn, True),
+        ("π * row - 4 * column", lambda r, c: math.pi * r - 4 * c, True),
+        ("0.2 * row * column", lambda r, c: 0.2 * r * c, False),
+        ("0.4 * row + 0.1 * column ** 2", lambda r, c: 0.4 * r + 0.1 * c * c, False),
+        ("0.1 * row ** 2 + 0.4 * column", lambda r, c: 0.1 * r * r + 0.4 * c, False),
+        ("0.5 * abs(row - column)", lambda r, c: 0.5 * abs(r - c), False),
+        ("0.3 * (row - 2 * column) ** 2", lambda r, c: 0.3 * (r - 2 * c) ** 2, False),
+        ("0.3 * min(row, 5) + 0.2 * column",
+         lambda r, c: 0.15 * (r + 5 - abs(r - 5)) + 0.2 * c, False),
+        ("0.3 * (row % 2)", lambda r, c: 0.3 * (r % 2) + 0 * c, False),
+        ("0.4 * row + 0.6 * (column % 2)",
+         lambda r, c: 0.4 * r + 0.6 * (c % 2), False),
+        ("0.2 * row + 0.001 * row * column",
+         lambda r, c: 0.2 * r + 0.001 * r * c, False),
+        ("0.3 * row + 0.7 * column, but 0.5 more at (4, 4)",
+         lambda r, c: 0.3 * r + 0.7 * c + 0.5 * ((r == 4) * (c == 4)), False),
         ("a free angle for every cell",
-         lambda r, c: (7.3 * r * r + 1.7 * c * c * c + 2.9 * r * c) % turn, False,
-         "No step is like any other."),
+         lambda r, c: (7.3 * r * r + 1.7 * c * c * c + 2.9 * r * c) % turn, False),
     ]  # fmt: skip
+
+
+def _steps(angle: Callable[[Any, Any], Any]) -> str:
+    """What the steps of a hand do, as a fact for a message."""
+    for name, r, c in (("down", 1, 0), ("to the right", 0, 1)):
+        first = angle(r, c) - angle(0, 0)
+        for row in range(9 - r):
+            for column in range(9 - c):
+                step = angle(row + r, column + c) - angle(row, column)
+                if abs(math.remainder(step - first, 2 * math.pi)) > 1e-6:
+                    return (
+                        f"A step {name} turns it by {first:.3f} from (0, 0), and by "
+                        f"{step:.3f} from ({row}, {column})."
+                    )
+    return (
+        "Every step down is the same rotation, and every step to the right. (Angles "
+        "that differ by whole turns are the same, and floating point numbers differ in "
+        "their last digits.)"
+    )
 
 
 @exercise(
@@ -209,7 +245,8 @@ def _hands() -> list[tuple[str, Callable[[Any, Any], Any], bool, str]]:
         "A score sees the difference of two angles. If only the offset counts, how "
         "much must one step down add, wherever it is? And a step to the right?",
         "Collect angle(r + 1, c) - angle(r, c) for all cells, and the same along c. "
-        "All entries of a list must be the same rotation: math.cos(step - first) is 1.",
+        "All entries of a list must be the same rotation: math.cos(step - first) is 1, "
+        "up to rounding.",
     ),
     solution='''
 def is_relative(angle):
@@ -226,24 +263,23 @@ def is_relative(angle):
 )
 def a_test_for_the_law(is_relative: Callable[..., Any]) -> str:
     answers = []
-    for name, angle, relative, reason in _hands():
+    for name, angle, _ in _hands():
         got = as_tensor(is_relative(angle))
         expect(
             got.numel() == 1,
             f"Expected True or False for one hand, got {got.numel()} values.",
         )
-        answers.append((name, bool(got), relative, reason))
-    said = {answer for _, answer, _, _ in answers}
-    if len(said) == 1:
+        answers.append((name, bool(got)))
+    if len({answer for _, answer in answers}) == 1:
         raise Wrong(
-            f"You say {said.pop()} to every hand, whether it is 0.3 * row + 0.7 * "
+            f"You say {answers[0][1]} to every hand, whether it is 0.3 * row + 0.7 * "
             "column or a free angle for every cell."
         )
-    for name, answer, relative, reason in answers:
+    for (name, angle, relative), (_, answer) in zip(_hands(), answers, strict=True):
         expect(
             answer == relative,
             f"The hand {name} is {'' if relative else 'not '}relative; you say "
-            f"{answer}. {reason}",
+            f"{answer}. {_steps(angle)}",
         )
     return "Linear in each coordinate, up to whole turns: that is all the law asks for."
 
@@ -267,33 +303,31 @@ def text_goes_on_at(start, time, height, width):
     "word shares a position with the image.",
 )
 def after_the_image(text_goes_on_at: Callable[..., Any]) -> str:
-    for start, sizes in ((4, (1, 4, 6)), (2, (1, 24, 24)), (3, (9, 2, 3))):
-        got = number(text_goes_on_at(start, *sizes))
-        what = f"After {sizes[0]} x {sizes[1]} x {sizes[2]} cells from {start} on,"
-        longest = max(sizes)
+    cases = [(4, 1, 4, 6), (2, 1, 24, 24), (3, 9, 2, 3), (7, 1, 8, 5), (0, 2, 2, 2)]
+    got = [number(text_goes_on_at(*case)) for case in cases]
+    name_mistake(
+        got,
+        [s + max(sizes) for s, *sizes in cases],
+        {
+            "You counted every cell, as flat positions do. Cells share rows and "
+            "columns.": [s + math.prod(sizes) for s, *sizes in cases],
+            "You added up the axes. They count in parallel, each from the start.": [
+                s + sum(sizes) for s, *sizes in cases
+            ],
+            "That is the image's own last position: the word would land on it.": [
+                s + max(sizes) - 1 for s, *sizes in cases
+            ],
+            "You left out where the image starts.": [max(sizes) for _, *sizes in cases],
+            "You left out the time. In a video with many frames it is the longest "
+            "axis.": [s + max(sizes[1:]) for s, *sizes in cases],
+        },
+    )
+    for (start, *sizes), mine in zip(cases, got, strict=True):
         expect(
-            got != start + math.prod(sizes),
-            f"{what} you counted every cell, as flat positions do. Cells share rows "
-            "and columns.",
-        )
-        expect(
-            got != start + sum(sizes),
-            f"{what} you added up the axes. They count in parallel, each from {start}.",
-        )
-        expect(
-            got != start + longest - 1,
-            f"{what} the image's own last position is {start + longest - 1}: the word "
-            "would land on it.",
-        )
-        expect(got != longest, f"{what} you forgot where the image starts: at {start}.")
-        expect(
-            got != start + max(sizes[1:]) or longest == max(sizes[1:]),
-            f"{what} time is the longest axis: a video has many frames.",
-        )
-        expect(
-            got == start + longest,
-            f"{what} the largest position is {start + longest - 1}; you begin the "
-            f"text at {got:g}.",
+            mine == start + max(sizes),
+            f"After {sizes[0]} x {sizes[1]} x {sizes[2]} cells from {start} on, the "
+            f"largest position is {start + max(sizes) - 1}; you begin the text at "
+            f"{mine:g}.",
         )
     return "An image of 24 x 24 cells takes 576 tokens, but only 24 positions."
 
@@ -323,7 +357,7 @@ def a_second_generator(partner: Callable[..., Any]) -> str:
             size, size, generator=torch.Generator().manual_seed(seed)
         ).double()
         A = (random - random.T) / 2
-        got = as_tensor(partner(A.clone()))
+        got = as_tensor(untouched(partner, A))
         expect_shape(got, (size, size))
         scale = got.norm()
         expect(
@@ -346,14 +380,14 @@ def a_second_generator(partner: Callable[..., Any]) -> str:
             f"Your matrix is {along:g} times A. Then a step along the columns is the "
             f"same as {along:g} steps along the rows, and cells get confused.",
         )
-        apart = (A @ got - got @ A).norm() / (A.norm() * scale)
+        off = (A @ got - got @ A).norm() / (A.norm() * scale)
         expect(
-            bool(apart < 1e-6),
-            f"A B and B A differ by {apart:.2f} of their size. Turns along the two "
+            bool(off < 1e-6),
+            f"A B and B A differ by {off:.1g} of their size. Turns along the two "
             "axes do not add up, so scores depend on the place.",
         )
     return "Generators that commute share their planes: hands with one speed per axis."
 
 
 def _near(got: float, expected: float) -> bool:
-    return math.isclose(got, expected, abs_tol=2e-3)
+    return math.isclose(got, expected, abs_tol=1e-4)

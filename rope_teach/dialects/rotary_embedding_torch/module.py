@@ -8,12 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rope_teach.axes import (
-    constant_frequencies,
-    grid_positions,
-    pixel_frequencies,
-    pixel_positions,
-)
+from rope_teach.axes import grid_positions, pixel_frequencies, pixel_positions
 from rope_teach.checks import check_choice, check_floating, check_rotary_dim
 from rope_teach.dialects._angles import (
     check_at_least_one,
@@ -118,7 +113,7 @@ class RotaryEmbedding(nn.Module):
             elif freqs_for == "pixel":
                 freqs = pixel_frequencies(dim, max_freq)
             elif freqs_for == "constant":
-                freqs = constant_frequencies(2 * num_freqs)
+                freqs = torch.ones(num_freqs, dtype=torch.float64)
             else:
                 freqs = language_frequencies(
                     dim, theta, "theta_rescale_factor", theta_rescale_factor
