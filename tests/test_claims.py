@@ -68,7 +68,9 @@ def test_a_claim_stands_on_a_slide(question):
 @pytest.mark.parametrize("lesson", sorted(LESSONS.glob("[0-9]*.ipynb")), ids=str)
 def test_each_trial_has_its_claim(lesson):
     trials = {title for title in headings(lesson.name) if title.startswith("On trial")}
-    judged = {(b["file"], b["slide"]) for b in map(FORM.fullmatch, BLOCKS.values()) if b}
+    judged = {
+        (b["file"], b["slide"]) for b in map(FORM.fullmatch, BLOCKS.values()) if b
+    }
     assert trials <= {slide for file, slide in judged if file == lesson.name}
 
 

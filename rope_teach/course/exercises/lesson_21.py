@@ -234,7 +234,7 @@ def a_rule_for_a_product(choose: Callable[..., Any]) -> str:
         except ValueError as error:
             raise Wrong(
                 f"For the rules {', '.join(table)} your function raised "
-                f"ValueError: {error}. A rule is always left: \"none\" costs nothing "
+                f'ValueError: {error}. A rule is always left: "none" costs nothing '
                 "more than itself."
             ) from None
         limit = table["none"]["short bits"] + 0.05
