@@ -1,4 +1,4 @@
-"""`lessons/claims.md`: each verdict has a slide that shows it, and no trial lacks one."""
+"""`lessons/claims.md`: each verdict has its slide, and no trial lacks one."""
 
 from __future__ import annotations
 
