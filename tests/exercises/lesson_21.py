@@ -123,6 +123,37 @@ WRONG = {
             "b is allowed too",
         ),
         (CHOOSE + 'return "LongRoPE"', "the name of a rule"),
+        (
+            CHOOSE + 'limit = measured["none"]["short bits"] + 0.05\n'
+            '    rules = [r for r in measured if measured[r]["short bits"] <= limit\n'
+            '             and r != "none"]\n'
+            '    return max(rules, key=lambda r: measured[r]["found"])',
+            "none is allowed too",
+        ),
+        (
+            CHOOSE + 'limit = measured["none"]["short bits"] + 0.05\n'
+            '    rules = [r for r in measured if measured[r]["short bits"] <= limit\n'
+            '             and measured[r]["found"] > measured["none"]["found"]]\n'
+            '    return max(rules, key=lambda r: measured[r]["found"])',
+            "A rule is always left",
+        ),
+        (
+            CHOOSE + 'limit = measured["none"]["short bits"] + 0.05\n'
+            '    rules = [r for r in measured if measured[r]["short bits"] <= limit]\n'
+            '    return min(rules, key=lambda r: measured[r]["found"])',
+            "the fewest bits",
+        ),
+        (
+            CHOOSE + "return max(measured, key=lambda r: "
+            'measured[r]["found"] - measured[r]["short bits"])',
+            "the limit is 1.05",
+        ),
+        (
+            CHOOSE + 'limit = min(r["short bits"] for r in measured.values()) + 0.05\n'
+            '    rules = [r for r in measured if measured[r]["short bits"] <= limit]\n'
+            '    return max(rules, key=lambda r: measured[r]["found"])',
+            "the fewest bits",
+        ),
     ],
 }
 
@@ -139,7 +170,14 @@ def key_for(q, distance, inv_freq):
     return torch.view_as_real(turned).flatten()
 """,
     "21.3": "choice = torch.tensor([500_000, 9937])",
-    "21.4": """
+    "21.4": [
+        """
+def choose(measured):
+    base = measured["none"]["short bits"]
+    ranked = sorted(measured.items(), key=lambda row: -row[1]["found"])
+    return next(r for r, row in ranked if row["short bits"] - base <= 0.05)
+""",
+        """
 def choose(measured):
     best = "none"
     for rule, row in measured.items():
@@ -148,4 +186,5 @@ def choose(measured):
             best = rule
     return best
 """,
+    ],
 }

@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rope_teach.checks import Pairing
 from rope_teach.course.exercises import (
@@ -18,7 +19,10 @@ from rope_teach.course.exercises import (
     exercise,
     expect,
     number,
+    uses,
 )
+from rope_teach.course.models import LanguageModel
+from rope_teach.course.small import CodeTokens, load_small
 from rope_teach.frequencies import (
     Scaling,
     inverse_frequencies,
@@ -26,19 +30,22 @@ from rope_teach.frequencies import (
     position_interpolation,
     yarn,
 )
+from rope_teach.identify import identify
 from rope_teach.ops import rotate
 from rope_teach.pairing import convert_projection
 from rope_teach.rotary import RotaryEmbedding
 from rope_teach.tables import cos_sin
 
 T = TypeVar("T")
+Parts = dict[str, Tensor]  # weight, bias and norm of a projection
 Turn = Callable[[Tensor, Tensor], Tensor]
 HEADS, KV_HEADS, HEAD_DIM = 8, 2, 32
+BIAS = 8.0  # of a key's slowest hand, in the disguised small model
 
 
 @exercise(
     "20.1",
-    "What a permutation can mend",
+    "What a permutation can fix",
     difficulty=2,
     minutes=5,
     hints=(
@@ -199,6 +206,11 @@ def base_and_factor(turn):
     "factor alone.",
 )
 def read_the_base(base_and_factor: Callable[..., Any]) -> str:
+    short_cut = uses(base_and_factor, identify)
+    expect(
+        not short_cut,
+        f"The text asks you to do without {short_cut}: put a 1 in and look.",
+    )
     for base, factor in ((10_000.0, 1.0), (500_000.0, 4.0), (1e6, 2.5)):
         inv_freq = inverse_frequencies(64, base) / factor
 
@@ -215,6 +227,12 @@ def read_the_base(base_and_factor: Callable[..., Any]) -> str:
             not any(bool(value != value) for value in answer),
             "You divided 0 by 0: a feature that you read did not turn. In half pairs "
             "the partner of feature 0 is feature 32, not 1.",
+        )
+        expect(
+            not any(bool(abs(value) == math.inf) for value in answer),
+            "A number came out infinite: you divided by an angle of 0. Either that "
+            "feature did not turn (in half pairs the partner of feature 0 is feature "
+            "32), or its angle was too small for acos in float32; atan2 reads it.",
         )
         got = number(answer[0]), number(answer[1])
         what = f"With base {base:,.0f} and factor {factor:g}"
@@ -247,7 +265,9 @@ def read_the_base(base_and_factor: Callable[..., Any]) -> str:
             )
         expect(
             math.isclose(got[0], base, rel_tol=1e-3),
-            f"{what}, you read the base as {got[0]:,.6g}.",
+            f"{what}, you read the base as {got[0]:,.6g}. Two things lose it: an angle "
+            "past half a turn, which atan2 cannot tell from a smaller one, and acos of "
+            "a small angle in float32. Position 1 and atan2 avoid both.",
         )
         expect(
             factor == 1 or not math.isclose(got[1], 1 / factor, rel_tol=1e-3),
@@ -272,11 +292,13 @@ def read_the_base(base_and_factor: Callable[..., Any]) -> str:
 # -------------------------------------------------------------------------- capstone
 
 
-def mystery(seed: int) -> tuple[Tensor, Tensor, Turn]:
-    """A checkpoint of unknown convention: W_q, W_k, and the function that rotates.
+def mystery(seed: int) -> tuple[Parts, Parts, Turn]:
+    """A checkpoint of unknown convention: q, k, and the function that rotates.
 
-    W_q ``(8 * 32, 64)`` and W_k ``(2 * 32, 64)`` are float32; ``turn(x, positions)``
-    takes ``x`` ``(..., seq, 32)`` and positions ``(seq,)``.
+    q has 8 heads and k 2, of 32 features. Each is a dict of float32 tensors: ``weight``
+    ``(heads * 32, 64)``, ``bias`` ``(heads * 32,)``, and ``norm`` ``(32,)``, the gains
+    of the RMS norm that each head goes through before its rotation.
+    ``turn(x, positions)`` takes ``x`` ``(..., seq, 32)`` and positions ``(seq,)``.
     """
     draw = torch.Generator().manual_seed(seed)
 
@@ -307,7 +329,45 @@ def mystery(seed: int) -> tuple[Tensor, Tensor, Turn]:
         torch.randn(heads * HEAD_DIM, 64, generator=draw) / 8
         for heads in (HEADS, KV_HEADS)
     )
-    return w_q, w_k, turn
+    q, k = (
+        {
+            "weight": weight,
+            "bias": torch.randn(len(weight), generator=draw) / 2,
+            "norm": 0.5 + torch.rand(HEAD_DIM, generator=draw),
+        }
+        for weight in (w_q, w_k)
+    )
+    return q, k, turn
+
+
+def disguised() -> tuple[LanguageModel, CodeTokens, Turn]:
+    """The small real model in half rows, with biases, and read by a wrong base.
+
+    The bias of the keys shifts their slowest hand. That hand hardly turns in a text, so
+    the shift adds the same to all scores of a query, and softmax takes it away: in its
+    place the bias costs next to nothing. ``turn(x, positions)`` is the rotation that
+    the rows were made for.
+    """
+    model, tokens = load_small()
+    shift = torch.zeros(HEADS, HEAD_DIM)
+    shift[:, [HEAD_DIM // 2 - 1, HEAD_DIM - 1]] = BIAS  # the slowest hand, in half rows
+    for block in model.blocks:
+        attention = block.attention
+        attention.rope = RotaryEmbedding(HEAD_DIM, pairing="half", base=500_000.0)
+        for name in ("query", "key"):
+            old = getattr(attention, name).weight.data
+            new = nn.Linear(old.shape[1], old.shape[0])
+            new.weight.data = convert_projection(old, HEADS, "interleaved", "half")
+            new.bias.data = shift.flatten() * (name == "key")
+            setattr(attention, name, new)
+
+    def turn(x: Tensor, positions: Tensor) -> Tensor:
+        if x.shape[-1] != HEAD_DIM:
+            raise ValueError(f"x must end in {HEAD_DIM} features, got {x.shape[-1]}")
+        inv_freq = inverse_frequencies(HEAD_DIM)
+        return rotate(x, *cos_sin(positions, inv_freq, x.dtype), "half")
+
+    return model.eval(), tokens, turn
 
 
 @exercise(
@@ -319,12 +379,13 @@ def mystery(seed: int) -> tuple[Tensor, Tensor, Turn]:
         "First make the RotaryEmbedding: base=report.base, and scaling=partial(f, "
         "**report.parameters), where f is the function that report.scaling names. Then "
         "use conversion to compare the report of turn with the report of that module.",
-        "conversion(identify(turn), identify(rope)).projection(w_q, 8) reorders the "
-        "rows of W_q. W_k has 2 heads.",
+        "order = conversion(identify(turn), identify(rope)); order.projection moves a "
+        "weight or a bias, given its number of heads: len(bias) // 32. The gains are "
+        "those of one head, for all heads.",
     ),
     solution='''
-def bring_home(w_q, w_k, turn):
-    """Return new W_q, new W_k, and the RotaryEmbedding."""
+def bring_home(q, k, turn):
+    """Return new q, new k, and the RotaryEmbedding."""
     report = identify(turn)
     scaling = None
     if report.scaling:
@@ -332,39 +393,64 @@ def bring_home(w_q, w_k, turn):
         scaling = partial(rule, **report.parameters)
     rope = RotaryEmbedding(32, base=report.base, scaling=scaling)
     order = conversion(report, identify(rope))
-    return order.projection(w_q, 8), order.projection(w_k, 2), rope
+
+    def moved(parts):
+        heads = len(parts["bias"]) // 32
+        return {"weight": order.projection(parts["weight"], heads),
+                "bias": order.projection(parts["bias"], heads),
+                "norm": order.projection(parts["norm"], 1)}
+
+    return moved(q), moved(k), rope
 ''',
     why="Base and scaling go into the module, since no permutation can produce them. "
-    "Pairing and sign go into the rows, head by head, each projection with its own "
-    "number of heads.",
+    "Pairing and sign go into the rows, head by head, and into all that meets a "
+    "feature before it turns: weight, bias, gain.",
 )
 def bring_it_home(bring_home: Callable[..., Any]) -> str:
     for seed in (17, 5, 9, 0, 12, 14):
-        w_q, w_k, turn = mystery(seed)
-        answer = bring_home(w_q.clone(), w_k.clone(), turn)
+        q, k, turn = mystery(seed)
+        answer = bring_home(_copy(q), _copy(k), turn)
         expect(answer is not None, "Your function returns nothing.")
         expect(
             isinstance(answer, (tuple, list)) and len(answer) == 3,
-            "Return three values: the new W_q, the new W_k, and the RotaryEmbedding.",
+            "Return three values: the new q, the new k, and the RotaryEmbedding.",
         )
-        new_q, new_k, rope = as_tensor(answer[0]), as_tensor(answer[1]), answer[2]
+        rope = answer[2]
         expect(
             isinstance(rope, RotaryEmbedding),
             f"The third must be a RotaryEmbedding, got {type(rope).__name__}.",
         )
-        for name, new, old in (("W_q", new_q, w_q), ("W_k", new_k, w_k)):
-            expect(
-                new.shape == old.shape,
-                f"{name} must keep its shape {tuple(old.shape)}; yours is "
-                f"{tuple(new.shape)}.",
-            )
+        new_q, new_k = (
+            _parts(name, new, old)
+            for name, new, old in (("q", answer[0], q), ("k", answer[1], k))
+        )
         what = "This checkpoint" if seed == 17 else f"The checkpoint of seed {seed}"
         _expect_module(rope, turn, what)
-        _expect_weights(new_q, new_k, rope, seed, what)
+        _expect_parts(new_q, new_k, rope, seed, what)
     return (
         "Six checkpoints of unknown origin now give the same logits in our convention. "
-        "That is all there is to porting a RoPE."
+        "The next slide does it to a model that can read."
     )
+
+
+def _copy(parts: Parts) -> Parts:
+    return {name: part.clone() for name, part in parts.items()}
+
+
+def _parts(name: str, new: Any, old: Parts) -> Parts:
+    """The student's q or k, each part of the shape that it had."""
+    expect(
+        isinstance(new, dict) and set(new) == set(old),
+        f"The new {name} must be a dict like the old one: {', '.join(old)}.",
+    )
+    parts = {part: as_tensor(new[part]) for part in old}
+    for part, tensor in parts.items():
+        expect(
+            tensor.shape == old[part].shape,
+            f"The {part} of {name} must keep its shape {tuple(old[part].shape)}; yours "
+            f"is {tuple(tensor.shape)}.",
+        )
+    return parts
 
 
 def _expect_module(rope: RotaryEmbedding, turn: Turn, what: str) -> None:
@@ -427,11 +513,11 @@ def _pairing(turn: Turn) -> Pairing:
     return "interleaved" if moved != 0 else "half"
 
 
-def _expect_weights(
-    new_q: Tensor, new_k: Tensor, rope: RotaryEmbedding, seed: int, what: str
+def _expect_parts(
+    new_q: Parts, new_k: Parts, rope: RotaryEmbedding, seed: int, what: str
 ) -> None:
-    """Weights and module must give the same logits; otherwise say what went wrong."""
-    w_q, w_k, turn = mystery(seed)
+    """Parts and module must give the same logits; otherwise say what went wrong."""
+    q, k, turn = mystery(seed)
     speeds, length = _speeds_and_length(turn)
     pairing = _pairing(turn)
     one = torch.zeros(1, HEAD_DIM, dtype=torch.float64)
@@ -442,15 +528,21 @@ def _expect_weights(
         cos, sin = cos_sin(positions, speeds, torch.float64)
         return rotate(x, cos * rope.attention_factor, sin * rope.attention_factor)
 
-    def by(heads: int, weight: Tensor, pairs: bool = True, swap: bool = True) -> Tensor:
-        """``weight`` as if only partly converted: its pairs, its sign, or both."""
+    def by(heads: int, part: Tensor, pairs: bool = True, swap: bool = True) -> Tensor:
+        """``part`` as if only partly converted: its pairs, its sign, or both."""
         if pairs:
-            weight = convert_projection(weight, heads, pairing, "interleaved")
+            part = convert_projection(part, heads, pairing, "interleaved")
         if swap and back:
-            weight = weight.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
-        return weight
+            part = part.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+        return part
 
-    right = _logits(w_q, w_k, turn)
+    def home(parts: Parts, heads: int) -> Parts:
+        return {
+            name: by(1 if name == "norm" else heads, part)
+            for name, part in parts.items()
+        }
+
+    right = _logits(q, k, turn)
     if close(_logits(new_q, new_k, ours), right, 1e-3):
         return
     expect(
@@ -459,15 +551,27 @@ def _expect_weights(
         f"in turn and by {rope.attention_factor:.4f} in yours. YaRN supplies its "
         "factor if you pass it as scaling.",
     )
+    w_q, w_k = new_q["weight"], new_k["weight"]
     expect(
-        not (close(new_q, w_q) and close(new_k, w_k)),
+        not (close(w_q, q["weight"]) and close(w_k, k["weight"])),
         f"{what}: the weights came back unchanged, but turn is {pairing} with sign "
         f"{'-' if back else '+'}.",
     )
-    good_q = close(_logits(new_q, by(KV_HEADS, w_k), ours), right, 1e-3)
-    good_k = close(_logits(by(HEADS, w_q), new_k, ours), right, 1e-3)
+    home_q, home_k = home(q, HEADS), home(k, KV_HEADS)
+    for name, new, good in (("q", new_q, home_q), ("k", new_k, home_k)):
+        for part, old in (("bias", "rows"), ("norm", "features")):
+            alone = {**good, part: new[part]}
+            pair = (alone, home_k) if name == "q" else (home_q, alone)
+            expect(
+                not close(new["weight"], good["weight"])
+                or close(_logits(*pair, ours), right, 1e-3),
+                f"{what}: the weight of {name} is right, but its {part} is not. It "
+                f"meets the same {old}, so it must be reordered as they are"
+                + (", as one head." if part == "norm" else "."),
+            )
+    good_q, good_k = close(w_q, home_q["weight"]), close(w_k, home_k["weight"])
     expect(
-        not (good_q and close(new_k, by(HEADS, w_k))),
+        not (good_q and close(w_k, by(HEADS, k["weight"]))),
         f"{what}: W_k was cut into {HEADS} heads. It has {KV_HEADS}: exhibit 12.",
     )
     expect(
@@ -481,17 +585,17 @@ def _expect_weights(
         "own number of heads.",
     )
     expect(
-        not (back and close(new_q, by(HEADS, w_q, swap=False))),
+        not (back and close(w_q, by(HEADS, q["weight"], swap=False))),
         f"{what}: turn goes clockwise, and yours goes the other way. The pairs are in "
         "the right places; the two features of each must be swapped as well.",
     )
     expect(
-        not (pairing == "half" and close(new_q, by(HEADS, w_q, pairs=False))),
+        not (pairing == "half" and close(w_q, by(HEADS, q["weight"], pairs=False))),
         f"{what}: turn has half pairs, and your weights still have them.",
     )
-    wrong_way = convert_projection(w_q, HEADS, "interleaved", "half")
+    wrong_way = convert_projection(q["weight"], HEADS, "interleaved", "half")
     expect(
-        not (pairing == "half" and close(new_q, wrong_way)),
+        not (pairing == "half" and close(w_q, wrong_way)),
         f"{what}: you reordered from interleaved to half. turn is half, and the "
         "weights must become interleaved.",
     )
@@ -503,16 +607,18 @@ def _expect_weights(
     )
 
 
-def _logits(w_q: Tensor, w_k: Tensor, turn: Turn) -> Tensor:
+def _logits(q: Parts, k: Parts, turn: Turn) -> Tensor:
     """Logits of 40 random tokens: ``(8, 40, 40)``."""
     tokens = torch.randn(40, 64, generator=torch.Generator().manual_seed(1)).double()
-    positions = torch.arange(40)
-    q, k = (
-        turn(
-            (tokens @ w.double().T).unflatten(-1, (-1, HEAD_DIM)).transpose(0, 1),
-            positions,
+
+    def turned(parts: Parts) -> Tensor:
+        weight, bias, norm = (
+            parts[name].double() for name in ("weight", "bias", "norm")
         )
-        for w in (w_q, w_k)
-    )
-    k = k.repeat_interleave(HEADS // KV_HEADS, dim=0)
-    return q @ k.mT / math.sqrt(HEAD_DIM)
+        x = F.linear(tokens, weight, bias).unflatten(-1, (-1, HEAD_DIM))
+        x = F.rms_norm(x.transpose(0, 1), (HEAD_DIM,), norm)
+        return turn(x, torch.arange(40))
+
+    queries, keys = turned(q), turned(k)
+    keys = keys.repeat_interleave(HEADS // KV_HEADS, dim=0)
+    return queries @ keys.mT / math.sqrt(HEAD_DIM)
