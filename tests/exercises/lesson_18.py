@@ -1,5 +1,7 @@
 """Seeded answers for lesson 18: misconceptions with their message, another solution."""
 
+REVIEWED = True
+
 # Without Triton, which exists for Linux only, the whole lesson cannot run.
 SET_UP = """
 import pytest
@@ -58,6 +60,21 @@ WRONG = {
         (BILL + "2 * seq * (heads + kv_heads) * head_dim * itemsize", "one sequence"),
         (BILL + "2 * batch * (heads + kv_heads) * head_dim * itemsize", "one token"),
         (BILL + "30720", "1,310,720"),
+        (
+            BILL + "2 * batch * seq * (heads + kv_heads) * (head_dim // 128) * 128"
+            " * itemsize",
+            "you gave 0",
+        ),
+        (
+            BILL + "2 * batch * seq * (heads + max(kv_heads, 2)) * head_dim * itemsize",
+            "must move",
+        ),
+        (BILL + "2 * batch * seq * (heads + kv_heads) * head_dim * 2", "must move"),
+        (
+            BILL + "2 * batch * seq * (heads * kv_heads) * head_dim * itemsize",
+            "must move",
+        ),
+        (BILL + "f'{2 * batch * seq} bytes'", "quotation marks"),
     ],
     "18.2": [
         (
@@ -71,7 +88,7 @@ WRONG = {
         ),
         (
             OWNED + "[list(range(n, heads, block)) for n in range(min(block, heads))]",
-            "in turn",
+            "are not neighbours",
         ),
         (
             OWNED + "[list(range(b, b + block)) for b in range(0, heads, block)]",
@@ -90,11 +107,35 @@ WRONG = {
         (
             OWNED + "[list(range(n, heads, -(-heads // block)))"
             " for n in range(-(-heads // block))]",
-            "in turn",
+            "are not neighbours",
         ),
         (OWNED + "[list(range(heads))]", "the blocks should be"),
         (OWNED + "[list(range(heads)), [heads - 1]]", "own the same head"),
         (OWNED + "[list(range(1, heads))]", "belong to no program"),
+        (
+            OWNED + "[list(range(b, min(b + block, heads)))[::-1]"
+            " for b in range(0, heads, block)]",
+            "not in order",
+        ),
+        (
+            OWNED + "[list(range(b, min(b + block, heads)))"
+            " for b in range(0, heads, block)][::-1]",
+            "not in order",
+        ),
+        (
+            OWNED + "[[0, 1, 2, 3], [4, 5]]",
+            "belong to no program",
+        ),
+        (
+            OWNED + "[[h / 1 + 0.5 for h in range(b, min(b + block, heads))]"
+            " for b in range(0, heads, block)]",
+            "whole numbers",
+        ),
+        (
+            OWNED + "[list(range(b, min(b + block, heads - 1)))"
+            " for b in range(0, heads, block)]",
+            "belong to no program",
+        ),
     ],
     "18.3": [
         (
@@ -142,11 +183,46 @@ WRONG = {
         ),
         (
             kernel(one="tl.store(out + first - 1, a * c - b * s)"),
-            "outside out",
+            "at place -1 of out",
         ),
         (kernel(one="tl.store(x + first, a * c - b * s)"), "into x"),
         (kernel(s="s = c"), "not the pairs"),
         (kernel(i="i = torch.arange(PAIRS)"), "Your code stopped"),
+        (kernel(first="first = t * 100000 + 2 * i"), "far outside all tensors"),
+        (
+            kernel(
+                c="c = tl.load(cos + t * 2 * PAIRS + i)",
+                s="s = tl.load(sin + t * 2 * PAIRS + i)",
+            ),
+            "of cos, which ends at",
+        ),
+        (kernel(load="a, b = x[t, 0::2], x[t, 1::2]"), "are addresses, not tensors"),
+        (
+            kernel(
+                c="c, s = tuple([tl.load(p + t * PAIRS + i) for p in (cos, sin)])",
+                s="",
+                two="tl.store(out + first + 1, a * s + b * c)\n"
+                "    for place in tuple([first]):\n        pass",
+            ),
+            "refuses `c, s = tuple(",
+        ),
+        (
+            kernel(
+                t="while True:\n        t = tl.program_id(0)\n        break",
+            ),
+            "Break",
+        ),
+        (kernel(two="while True:\n        pass"), "still running"),
+        (
+            kernel(
+                one="tl.store(out + first, tl.where(t < 4, a * c - b * s, a))",
+            ),
+            "the first are not",
+        ),
+        (
+            kernel(s="s = tl.abs(tl.load(sin + t * PAIRS + i))"),
+            "turned by the tables",
+        ),
     ],
     "18.4": [
         (
@@ -175,18 +251,76 @@ WRONG = {
             BACK + "*one_launch(2 * q_grad, k_grad, cos, -sin), None, None",
             "incoming gradient",
         ),
+        (
+            "back = cos_sin(-torch.arange(5, 13), inverse_frequencies(64))\n\n\n"
+            "def backward(ctx, q_grad, k_grad):\n"
+            "    return *one_launch(q_grad, k_grad, *back), None, None",
+            "does not ask for `ctx.saved_tensors`",
+        ),
+        (
+            "import ctypes\n\n\ndef backward(ctx, q_grad, k_grad):\n"
+            "    ctypes.string_at(0)",
+            "crashed Python",
+        ),
+        (
+            BACK + "*one_launch(q_grad, k_grad, cos, -sin.abs()), None, None",
+            "incoming gradient",
+        ),
+        (
+            BACK + "*one_launch(q_grad[:1], k_grad[:1], cos[:1], -sin[:1]), None, None",
+            "should have shape",
+        ),
+        (
+            BACK + "*one_launch(q_grad, k_grad, cos, sin.neg_()), None, None",
+            "changed sin",
+        ),
+        (
+            BACK + "one_launch(q_grad, k_grad, cos, -sin)[0], k_grad, None, None",
+            "The gradient of k came through unturned",
+        ),
     ],
 }
 
 OTHER = {
-    "18.1": BILL + "sum(2 * batch * seq * h * head_dim * itemsize"
-    " for h in (heads, kv_heads))",
-    "18.2": """
+    "18.1": [
+        BILL + "sum(2 * batch * seq * h * head_dim * itemsize"
+        " for h in (heads, kv_heads))",
+        """
+def least_bytes(batch, seq, heads, kv_heads, head_dim, itemsize):
+    q = torch.empty(batch, seq, heads, head_dim, dtype=torch.int8)
+    k = torch.empty(batch, seq, kv_heads, head_dim, dtype=torch.int8)
+    return torch.tensor(2.0 * (q.nbytes + k.nbytes) * itemsize)
+""",
+    ],
+    "18.2": [
+        """
 def owned(heads, block):
     return torch.arange(heads).split(block)
 """,
-    "18.3": "import triton\n\n\n@triton.jit\n" + kernel(),
-    "18.4": """
+        """
+def owned(heads, block):
+    programs = {}
+    for head in range(heads):
+        programs.setdefault(head // block, []).append(float(head))
+    return programs.values()
+""",
+    ],
+    "18.3": [
+        "import triton\n\n\n@triton.jit\n" + kernel(),
+        """
+def turn_neighbours(x, out, cos, sin, PAIRS: tl.constexpr):
+    t = tl.program_id(0)
+    f = tl.arange(0, 2 * PAIRS)
+    row = t * PAIRS + f // 2
+    sign = tl.where(f % 2 == 0, -1.0, 1.0)
+    own = tl.load(x + t * 2 * PAIRS + f)
+    other = tl.load(x + t * 2 * PAIRS + (f ^ 1))
+    turned = own * tl.load(cos + row) + sign * other * tl.load(sin + row)
+    tl.store(out + t * 2 * PAIRS + f, turned)
+""",
+    ],
+    "18.4": [
+        """
 def backward(ctx, *grads):
     tables = [t.repeat(1, 2).unsqueeze(1) for t in ctx.saved_tensors]
     turned = [g.roll(g.shape[-1] // 2, -1) for g in grads]
@@ -194,4 +328,11 @@ def backward(ctx, *grads):
         g[..., g.shape[-1] // 2:] *= -1
     return [g * tables[0] + t * tables[1] for g, t in zip(grads, turned)] + [None] * 2
 """,
+        """
+def backward(ctx, q_grad, k_grad):
+    cos, sin = getattr(ctx, "saved_tensors")
+    q, k = one_launch(q_grad.flip(-1), k_grad.flip(-1), cos.flip(-1), sin.flip(-1))
+    return q.flip(-1), k.flip(-1), None, None
+""",
+    ],
 }

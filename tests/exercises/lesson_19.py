@@ -1,5 +1,7 @@
 """Seeded answers for lesson 19: misconceptions with their message, another solution."""
 
+REVIEWED = True
+
 SET_UP = "from rope_teach.course.parallel import shard_positions"
 ZIGZAG = "def zigzag(seq, rank, world):\n    "
 PIECES = ZIGZAG + "p = torch.arange(seq).chunk(2 * world)\n    return "
@@ -21,6 +23,16 @@ WRONG = {
         (PIECES + "torch.cat([p[rank], p[world - 1 - rank]])", "first half"),
         (PIECES + "torch.cat([p[rank], p[1]])", "zigzag is"),
         (PIECES + "p[rank]", "must have shape"),
+        (PIECES + "torch.cat([p[rank], p[2 * world - 2 - rank]])", "zigzag is"),
+        (PIECES + "torch.cat([p[rank], p[-1 - rank]]) + 1", "zigzag is"),
+        (PIECES + "torch.cat([p[0], p[-1]])", "zigzag is"),
+        (PIECES + "torch.cat([p[rank], p[3 - rank]])", "zigzag is"),
+        (
+            ZIGZAG + "p = torch.arange(seq).chunk(world)[rank].chunk(2)\n"
+            "    return torch.cat([p[0], p[1].flip(0)])",
+            "zigzag is",
+        ),
+        (PIECES + "torch.cat([p[rank], p[-1 - rank][1:]])", "must have shape"),
     ],
     "19.2": [
         (ORDER + "return torch.cat(shards)", "one after another"),
@@ -39,6 +51,22 @@ WRONG = {
         (HALVES + "torch.cat([*h, *h])", "missing"),
         (HALVES + "torch.cat([*reversed(t), *h])", "come in the order"),
         (HALVES + "torch.cat(h)", "must have shape"),
+        (HALVES + "torch.cat([*reversed(h), *t])", "come in the order"),
+        (HALVES + "torch.cat([*h, t[-1], *t[:-1]])", "come in the order"),
+        (
+            ORDER
+            + "x = torch.cat(shards)\n    return x[x.abs()[:, 0].argsort()][:, :1]",
+            "must have shape",
+        ),
+        (
+            ORDER + "x = torch.cat(shards)\n    return x[x[:, 1].argsort().flip(0)]",
+            "You sorted",
+        ),
+        (
+            ORDER + "out = torch.cat(shards)\n    n = len(shards[0]) // 2\n"
+            "    shards[0][n:] = 0\n    return out",
+            "changed shards",
+        ),
     ],
     "19.3": [
         (LOSS + "sum(means) / len(means)", "the mean of the means"),
@@ -55,6 +83,24 @@ WRONG = {
             "counts less",
         ),
         (LOSS + "max(means)", "one process would report"),
+        (LOSS + "5.0", "one process would report"),
+        (
+            LOSS + "(means[0] * counts[0] + means[1] * counts[1]) / sum(counts)",
+            "one process would report",
+        ),
+        (
+            LOSS + "sum(m * c for m, c in zip(means, counts)) / (sum(counts) + 1)",
+            "one process would report",
+        ),
+        (
+            LOSS + "sum(m * c for m, c in zip(means, counts)) // sum(counts)",
+            "one process would report",
+        ),
+        (
+            LOSS + "sum(m * c * c for m, c in zip(means, counts))"
+            " / sum(c * c for c in counts)",
+            "one process would report",
+        ),
     ],
     "19.4": [
         (LSE + "return (out_a + out_b) / 2, lse", "the plain mean"),
@@ -97,17 +143,51 @@ WRONG = {
         ),
         (LSE + "return out_a, lse", "both pieces together"),
         (LSE + "return out_a", "two values"),
+        (
+            LSE + "out_a *= (lse_a - lse).exp()[:, None]\n"
+            "    return out_a + (lse_b - lse).exp()[:, None] * out_b, lse",
+            "changed out_a",
+        ),
+        (
+            LSE + "a = (lse_a - lse).exp().mean()\n"
+            "    return a * out_a + (1 - a) * out_b, lse",
+            "both pieces together",
+        ),
+        (
+            LSE + "a, b = (lse_a - lse).exp()[:, None], (lse_b - lse).exp()[:, None]\n"
+            "    return a * out_a + b * out_b, lse.mean()",
+            "must have shape",
+        ),
+        (
+            MERGE + "w = torch.stack([lse_a, lse_b]).softmax(0)[..., None]\n"
+            "    return w[0] * out_a + w[1] * out_b, (lse_a + lse_b) / 2",
+            "the next merge",
+        ),
+        (
+            LSE + "a, b = (lse_a - lse).clamp(-1).exp(), (lse_b - lse).clamp(-1).exp()"
+            "\n    return a[:, None] * out_a + b[:, None] * out_b, lse",
+            "both pieces together",
+        ),
     ],
 }
 
 OTHER = {
-    "19.1": """
+    "19.1": [
+        """
 def zigzag(seq, rank, world):
     size = seq // world // 2
     first = [rank * size + n for n in range(size)]
     return first + [seq - (rank + 1) * size + n for n in range(size)]
 """,
-    "19.2": """
+        """
+def zigzag(seq, rank, world):
+    n = torch.arange(seq)
+    piece = n // (seq // (2 * world))
+    return n[torch.minimum(piece, 2 * world - 1 - piece) == rank].float()
+""",
+    ],
+    "19.2": [
+        """
 def in_order(shards):
     world, size = len(shards), len(shards[0]) // 2
     whole = torch.empty(2 * world * size, shards[0].shape[1])
@@ -117,12 +197,31 @@ def in_order(shards):
         whole[end - size:end] = part[size:]
     return whole
 """,
-    "19.3": """
+        """
+def in_order(shards):
+    n = len(shards[0]) // 2
+    pairs = [(p[:n].tolist(), p[n:].tolist()) for p in shards]
+    whole = []
+    for first, last in reversed(pairs):
+        whole = first + whole + last
+    return whole
+""",
+    ],
+    "19.3": [
+        """
 def loss_of_all(means, counts):
     means, counts = torch.tensor(means), torch.tensor(counts)
     return (means * counts / counts.sum()).sum()
 """,
-    "19.4": """
+        """
+def loss_of_all(means, counts):
+    from fractions import Fraction
+    tokens = [Fraction(m) for m, c in zip(means, counts) for _ in range(c)]
+    return sum(tokens) / len(tokens)
+""",
+    ],
+    "19.4": [
+        """
 def merge(out_a, lse_a, out_b, lse_b):
     out_a, lse_a, out_b, lse_b = (x.float() for x in (out_a, lse_a, out_b, lse_b))
     top = torch.maximum(lse_a, lse_b)
@@ -130,4 +229,12 @@ def merge(out_a, lse_a, out_b, lse_b):
     out = (a.unsqueeze(1) * out_a + b.unsqueeze(1) * out_b) / (a + b).unsqueeze(1)
     return [out, top + torch.log(a + b)]
 """,
+        """
+def merge(out_a, lse_a, out_b, lse_b):
+    both = torch.stack([lse_a, lse_b])
+    share = both.softmax(0)
+    out = torch.einsum("pq,pqd->qd", share, torch.stack([out_a, out_b]))
+    return out.numpy(), both.logsumexp(0).numpy()
+""",
+    ],
 }

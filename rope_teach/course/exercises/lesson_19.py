@@ -16,6 +16,7 @@ from rope_teach.course.exercises import (
     expect,
     expect_shape,
     number,
+    untouched,
 )
 from rope_teach.course.parallel import shard_positions
 
@@ -41,7 +42,7 @@ def zigzag(seq, rank, world):
     "for every r, so no device waits.",
 )
 def zigzag_positions(zigzag: Callable[..., Any]) -> str:
-    for seq, world in ((24, 3), (16, 2), (32, 4), (6, 1)):
+    for seq, world in ((24, 3), (16, 2), (32, 4), (6, 1), (60, 5)):
         for rank in reversed(range(world)):  # on rank 0, several mistakes look alike
             got = as_tensor(zigzag(seq, rank, world)).long().flatten()
             _judge_zigzag(got, seq, rank, world)
@@ -127,7 +128,7 @@ def back_in_order(in_order: Callable[..., Any]) -> str:
         x = torch.stack([torch.arange(seq), -torch.arange(seq)], dim=1).double()
         owned = [shard_positions(seq, rank, world, "zigzag") for rank in range(world)]
         shards = [x[own] for own in owned]
-        got = as_tensor(in_order([part.clone() for part in shards])).double()
+        got = as_tensor(untouched(in_order, [part.clone() for part in shards]))
         _judge_order(got, shards, x)
         falling = as_tensor(in_order([-part for part in shards])).double()
         expect(
@@ -196,7 +197,11 @@ def loss_of_all(means, counts):
     "weight than a token in a long text, and gradients inherit that.",
 )
 def the_mean_of_means(loss_of_all: Callable[..., Any]) -> str:
-    for means, counts in (([8.0, 4.0], [1, 3]), ([2.0, 3.0, 7.0], [10, 30, 5])):
+    for means, counts in (
+        ([8.0, 4.0], [1, 3]),
+        ([2.0, 3.0, 7.0], [10, 30, 5]),
+        ([1.5, 0.25, 6.0, 2.0], [1, 70, 2, 9]),
+    ):
         got = number(loss_of_all(list(means), list(counts)))
         sums = [m * c for m, c in zip(means, counts, strict=True)]
         tokens, world = sum(counts), len(means)
@@ -261,7 +266,7 @@ def merge_of_the_ring(merge: Callable[..., Any]) -> str:
             _attended(q * scale, *piece)
             for piece in zip(k.split(keys), v.split(keys), strict=True)
         ]
-        got = merge(*(part.clone() for pair in parts for part in pair))
+        got = untouched(merge, *(part.clone() for pair in parts for part in pair))
         expect(got is not None, "Your function returns nothing. Is there a `return`?")
         expect(
             isinstance(got, (tuple, list)) and len(got) == 2,
