@@ -224,7 +224,7 @@ def test_a_second_cell_counts_and_a_broken_file_is_named(graded):
     assert "05_half_saved.ipynb cannot be read" in by_key["ada", "5.2"].text
     table = grading.report(marks)
     assert table.splitlines()[0].split()[:1] == ["student"]
-    assert "1/4" in next(line for line in table.splitlines() if line.startswith("ada "))
+    assert "1/5" in next(line for line in table.splitlines() if line.startswith("ada "))
     assert "trudy, 1.2: took more than 10 seconds" in table
 
 
@@ -253,7 +253,7 @@ def test_what_nobody_touched_is_not_run(handed_out, tmp_path, monkeypatch, capsy
         {name: str(value) for name, value in row.items()}
         for row in json.loads(files[1].read_text("utf-8"))
     ]
-    assert len(rows) == 2 * 9 and {row["state"] for row in rows} == {"waiting"}
+    assert len(rows) == 2 * 10 and {row["state"] for row in rows} == {"waiting"}
     assert rows[0]["student"] == "ada" and rows[0]["exercise"] == "4.1"
 
 
@@ -262,7 +262,7 @@ def test_one_student_s_exercises_are_listed(handed_out, monkeypatch, capsys):
     assert __main__.main(["grade", str(handed_out / "ada"), "--lessons", "4"]) == 0
     table = capsys.readouterr().out
     assert table.startswith("· 4.1   not attempted yet\n")
-    assert "0 of 4 right" in table
+    assert "0 of 5 right" in table
 
 
 def test_a_process_that_cannot_start_is_not_the_student_s_fault(

@@ -26,7 +26,7 @@ def test_the_whole_board_has_no_gap():
 
 
 def test_a_lesson_shows_what_was_measured_so_far():
-    assert "?" in str(board("RoPE", upto=4))
+    assert "?" in str(board("RoPE", upto=3))
     assert board("RoPE", upto=2)._repr_html_().count("?") == 5
     early, late = (board("sinusoidal", upto=n).cells["any length"] for n in (2, 3))
     assert early["sinusoidal"].mark == "yes" and late["sinusoidal"].mark == "partly"

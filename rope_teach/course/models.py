@@ -601,7 +601,8 @@ def summarize(
 
 def of_rows(cache: KeyValueCache, rows: Tensor) -> KeyValueCache:
     """A cache that holds these rows of the batch, as when some beams go on."""
-    assert cache.keys is not None and cache.values is not None
+    if cache.keys is None or cache.values is None:
+        return cache
     chosen = KeyValueCache()
     chosen.append(cache.keys[rows], cache.values[rows])
     return chosen

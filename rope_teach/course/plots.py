@@ -763,7 +763,7 @@ def marks(
 
     Lesson 20.
     """
-    canvas, [[axes]] = new_canvas(11.5, 0.34 * len(rows) + 2.2)
+    canvas, [[axes]] = new_canvas(11.5, 0.28 * len(rows) + 1.7)
     for number, (label, places) in enumerate(kinds.items()):
         axes.plot(
             [columns.index(column) for _, column in places],

@@ -501,7 +501,7 @@ def backward_by_the_sign(backward: Callable[..., Any]) -> str:
     generator = torch.Generator().manual_seed(18)
     cases = []
     for seq, heads, kv_heads, head_dim in ((3, 2, 1, 8), (2, 4, 2, 16)):
-        tables = cos_sin(torch.arange(1, 1 + seq), inverse_frequencies(head_dim))
+        tables = cos_sin(torch.arange(3, 3 + seq), inverse_frequencies(head_dim))
         shapes = (seq, heads, head_dim), (seq, kv_heads, head_dim)
         grads = [torch.randn(shape, generator=generator) for shape in shapes]
         cases.append((grads, tables))
