@@ -51,7 +51,8 @@ function activates(event) {
 
 // Cards of one slide behave as one question: opening an answer closes the last.
 function groupCards(slide, number) {
-  slide.querySelectorAll("details").forEach((card) => { card.name = `slide-${number}`; });
+  const cards = slide.querySelectorAll("details:not(aside details)");  // not the notes
+  cards.forEach((card) => { card.name = `slide-${number}`; });
 }
 
 // Reveal leaves every key to a focused input. Arrows should move a slider, but
