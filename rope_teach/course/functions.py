@@ -15,7 +15,6 @@ import re
 import sysconfig
 import textwrap
 import warnings
-import zlib
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
 from functools import cache
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rope_teach.checks import check_choice
+from rope_teach.course.tasks import SPLITS, part_of
 
 __all__ = [
     "KINDS",
@@ -40,7 +40,6 @@ __all__ = [
 ]
 
 DIGESTS = Path(__file__).with_name("functions.txt")  # a module and its digests a line
-SPLITS = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}
 KINDS = ("default", "raises", "returns", "set to", "goes through")
 # Not the language's own library, or not installed everywhere.
 LEFT_OUT = {
@@ -94,12 +93,6 @@ def functions(split: str) -> tuple[Function, ...]:
     """
     check_choice("split", split, tuple(SPLITS))
     return tuple(f for f in _everything() if part_of(f.code) == split)
-
-
-def part_of(code: str) -> str:
-    """The split that a piece of code belongs to."""
-    number = zlib.crc32(code.encode()) % 10
-    return next(split for split, numbers in SPLITS.items() if number in numbers)
 
 
 @cache

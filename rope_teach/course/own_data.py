@@ -160,6 +160,8 @@ def _row(
     elif isinstance(model, Summarizer):
         read = tokens.encode(example[0])
     else:
+        if len(example) > 2:
+            _found(name, example)
         prompt = _prompt(example, tokens)
         read = [*prompt, *answer[:-1]]
         answer = [IGNORE] * (len(prompt) - 1) + answer
@@ -174,7 +176,6 @@ def _row(
 def _prompt(example: Example, tokens: Tokens) -> list[int]:
     if len(example) == 2:
         return summary_prompt(tokens, example[0])
-    _found(f"the example {example!r:.60}", example)
     return answer_prompt(tokens, example[0], example[1])
 
 
