@@ -352,7 +352,7 @@ def disguised() -> tuple[LanguageModel, CodeTokens, Turn]:
     shift = torch.zeros(HEADS, HEAD_DIM)
     shift[:, [HEAD_DIM // 2 - 1, HEAD_DIM - 1]] = BIAS  # the slowest hand, in half rows
     for block in model.blocks:
-        attention = block.attention
+        attention: Any = block.attention
         attention.rope = RotaryEmbedding(HEAD_DIM, pairing="half", base=500_000.0)
         for name in ("query", "key"):
             old = getattr(attention, name).weight.data
