@@ -20,23 +20,18 @@ import torch
 import rope_teach
 from rope_teach import laws
 from rope_teach.course import exercises
-from rope_teach.course.exercises import (
-    EXERCISES,
-    Feedback,
-    Wrong,
-    apart,
-    difference,
-    explain,
-    feedback,
-    find,
+from rope_teach.course.exercises import Feedback, feedback, find
+from rope_teach.course.exercises.cards import EXERCISES, Wrong
+from rope_teach.course.exercises.child import run_apart
+from rope_teach.course.exercises.comparing import apart, difference
+from rope_teach.course.exercises.errors import explain
+from rope_teach.course.exercises.student_code import (
     is_stub,
-    number,
     torch_calls,
-    truth,
     untouched,
     uses,
 )
-from rope_teach.course.exercises.child import run_apart
+from rope_teach.course.exercises.values import number, truth
 
 SEEDED = {
     path.stem: importlib.import_module(f"tests.exercises.{path.stem}")

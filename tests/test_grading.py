@@ -27,7 +27,7 @@ START = """import ctypes, math, os, shutil, socket, sys, threading, time, torch
 from pathlib import Path
 from rope_teach import *
 from rope_teach.course import exercises
-from rope_teach.course.exercises import check, lesson_05"""
+from rope_teach.course.exercises import cards, check, comparing, lesson_05"""
 RIGHT, WRONG = "RIGHT", "answer = lambda *given, **named: torch.full((3,), 3.0)"
 
 # code, the state of the exercise, and what the report must say
@@ -40,9 +40,9 @@ PRANKS = {
     "the judges replaced": (
         f"{WRONG}\nright = exercises.Feedback('right', '✓ Right.')\n"
         "exercises.feedback = exercises.check = lambda key, answer: right\n"
-        "exercises.close = lesson_05.close = lambda *given: True\n"
-        "exercises.expect = lesson_05.expect = lambda *given: None\n"
-        "for task in exercises.EXERCISES.values():\n"
+        "comparing.close = lesson_05.close = lambda *given: True\n"
+        "cards.expect = lesson_05.expect = lambda *given: None\n"
+        "for task in cards.EXERCISES.values():\n"
         "    object.__setattr__(task, 'judge', lambda answer: 'Right.')",
         "wrong", "",
     ),

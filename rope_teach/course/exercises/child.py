@@ -27,7 +27,9 @@ from typing import Any
 
 import psutil
 
-from rope_teach.course.exercises import Wrong, explain, inner_function, of_a_notebook
+from rope_teach.course.exercises.cards import Wrong
+from rope_teach.course.exercises.errors import explain
+from rope_teach.course.exercises.student_code import inner_function, of_a_notebook
 
 __all__ = ["run_apart"]
 

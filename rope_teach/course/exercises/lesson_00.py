@@ -8,14 +8,9 @@ from typing import Any
 
 import torch
 
-from rope_teach.course.exercises import (
-    as_tensor,
-    close,
-    exercise,
-    expect,
-    expect_close,
-    number,
-)
+from rope_teach.course.exercises.cards import exercise, expect
+from rope_teach.course.exercises.comparing import close, expect_close
+from rope_teach.course.exercises.values import as_tensor, number
 
 
 @exercise(

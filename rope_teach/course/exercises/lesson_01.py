@@ -8,14 +8,9 @@ from typing import Any
 
 import torch
 
-from rope_teach.course.exercises import (
-    apart,
-    as_tensor,
-    close,
-    exercise,
-    expect,
-    expect_shape,
-)
+from rope_teach.course.exercises.cards import exercise, expect
+from rope_teach.course.exercises.comparing import apart, close, expect_shape
+from rope_teach.course.exercises.values import as_tensor
 
 
 @exercise(

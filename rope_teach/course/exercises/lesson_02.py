@@ -9,17 +9,10 @@ import torch
 from torch import Tensor
 
 from rope_teach import inverse_frequencies, sinusoidal
-from rope_teach.course.exercises import (
-    Wrong,
-    as_tensor,
-    close,
-    exercise,
-    expect,
-    expect_close,
-    number,
-    untouched,
-    uses,
-)
+from rope_teach.course.exercises.cards import Wrong, exercise, expect
+from rope_teach.course.exercises.comparing import close, expect_close
+from rope_teach.course.exercises.student_code import untouched, uses
+from rope_teach.course.exercises.values import as_tensor, number
 
 
 @exercise(

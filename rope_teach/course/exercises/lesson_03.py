@@ -10,20 +10,15 @@ import torch
 from torch import Tensor
 
 from rope_teach.absolute import alibi_bias, alibi_slopes
-from rope_teach.course.exercises import (
-    Wrong,
+from rope_teach.course.exercises.cards import Wrong, exercise, expect
+from rope_teach.course.exercises.comparing import (
     apart,
-    as_tensor,
     close,
-    exercise,
-    expect,
     expect_close,
     expect_shape,
-    number,
-    truth,
-    untouched,
-    uses,
 )
+from rope_teach.course.exercises.student_code import untouched, uses
+from rope_teach.course.exercises.values import as_tensor, number, truth
 
 
 @exercise(

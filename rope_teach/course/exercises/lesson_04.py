@@ -10,18 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rope_teach.course.exercises import (
+from rope_teach.course.exercises.cards import exercise, expect
+from rope_teach.course.exercises.comparing import (
     apart,
-    as_tensor,
     difference,
-    exercise,
-    expect,
     expect_close,
     expect_shape,
     name_mistake,
-    number,
-    untouched,
 )
+from rope_teach.course.exercises.student_code import untouched
+from rope_teach.course.exercises.values import as_tensor, number
 
 
 def _turn(pair: Tensor, angle: float) -> Tensor:

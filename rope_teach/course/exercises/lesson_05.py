@@ -9,18 +9,15 @@ import torch
 from torch import Tensor
 
 from rope_teach import laws
-from rope_teach.course.exercises import (
-    Wrong,
+from rope_teach.course.exercises.cards import Wrong, exercise, expect
+from rope_teach.course.exercises.comparing import (
     apart,
-    as_tensor,
     difference,
-    exercise,
-    expect,
     expect_shape,
     name_mistake,
-    untouched,
-    uses,
 )
+from rope_teach.course.exercises.student_code import untouched, uses
+from rope_teach.course.exercises.values import as_tensor
 from rope_teach.frequencies import inverse_frequencies, wavelengths
 from rope_teach.ops import rotate
 from rope_teach.rotary import RotaryEmbedding

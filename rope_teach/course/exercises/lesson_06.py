@@ -10,19 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rope_teach.course.exercises import (
-    Wrong,
+from rope_teach.course.exercises.cards import Wrong, exercise, expect
+from rope_teach.course.exercises.comparing import (
     apart,
     difference,
-    exercise,
-    expect,
     expect_shape,
     name_mistake,
-    number,
-    torch_calls,
-    untouched,
-    uses,
 )
+from rope_teach.course.exercises.student_code import torch_calls, untouched, uses
+from rope_teach.course.exercises.values import number
 from rope_teach.frequencies import inverse_frequencies
 from rope_teach.ops import rotate
 from rope_teach.rotary import RotaryEmbedding

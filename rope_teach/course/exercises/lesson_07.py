@@ -9,16 +9,10 @@ import torch
 from torch import Tensor
 
 from rope_teach import laws
-from rope_teach.course.exercises import (
-    Wrong,
-    as_tensor,
-    close,
-    exercise,
-    expect,
-    expect_close,
-    expect_shape,
-    untouched,
-)
+from rope_teach.course.exercises.cards import Wrong, exercise, expect
+from rope_teach.course.exercises.comparing import close, expect_close, expect_shape
+from rope_teach.course.exercises.student_code import untouched
+from rope_teach.course.exercises.values import as_tensor
 from rope_teach.frequencies import inverse_frequencies
 from rope_teach.ops import rotate
 from rope_teach.pairing import (

@@ -9,15 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rope_teach.course.exercises import (
-    as_tensor,
-    close,
-    exercise,
-    expect,
-    expect_shape,
-    hand_numbers,
-    number,
-)
+from rope_teach.course.exercises.cards import exercise, expect
+from rope_teach.course.exercises.comparing import close, expect_shape
+from rope_teach.course.exercises.values import as_tensor, hand_numbers, number
 from rope_teach.frequencies import inverse_frequencies, wavelengths
 from rope_teach.ops import rotate
 from rope_teach.tables import angles, cos_sin

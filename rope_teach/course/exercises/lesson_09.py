@@ -9,17 +9,11 @@ import torch
 from torch import Tensor
 
 from rope_teach.attention import Attention, segment_mask, segment_positions
-from rope_teach.course.exercises import (
-    Wrong,
-    as_tensor,
-    close,
-    exercise,
-    expect,
-    expect_close,
-    expect_shape,
-    untouched,
-)
-from rope_teach.course.exercises import number as one_number
+from rope_teach.course.exercises.cards import Wrong, exercise, expect
+from rope_teach.course.exercises.comparing import close, expect_close, expect_shape
+from rope_teach.course.exercises.student_code import untouched
+from rope_teach.course.exercises.values import as_tensor
+from rope_teach.course.exercises.values import number as one_number
 from rope_teach.rotary import RotaryEmbedding
 
 

@@ -9,16 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rope_teach.course.exercises import (
-    Wrong,
-    as_tensor,
-    close,
-    difference,
-    exercise,
-    expect,
-    number,
-    untouched,
-)
+from rope_teach.course.exercises.cards import Wrong, exercise, expect
+from rope_teach.course.exercises.comparing import close, difference
+from rope_teach.course.exercises.student_code import untouched
+from rope_teach.course.exercises.values import as_tensor, number
 from rope_teach.frequencies import inverse_frequencies
 from rope_teach.tables import cos_sin
 

@@ -10,18 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rope_teach.course.exercises import (
-    Wrong,
-    as_tensor,
+from rope_teach.course.exercises.cards import Wrong, exercise, expect
+from rope_teach.course.exercises.comparing import (
     close,
-    exercise,
-    expect,
     expect_close,
     expect_shape,
     name_mistake,
-    number,
-    untouched,
 )
+from rope_teach.course.exercises.student_code import untouched
+from rope_teach.course.exercises.values import as_tensor, number
 
 
 @exercise(

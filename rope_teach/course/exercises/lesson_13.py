@@ -9,18 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rope_teach.course.exercises import (
-    Wrong,
+from rope_teach.course.exercises.cards import Wrong, exercise, expect
+from rope_teach.course.exercises.comparing import (
     apart,
-    as_tensor,
     close,
-    exercise,
-    expect,
     expect_close,
     expect_shape,
-    number,
-    untouched,
 )
+from rope_teach.course.exercises.student_code import untouched
+from rope_teach.course.exercises.values import as_tensor, number
 from rope_teach.frequencies import inverse_frequencies, ntk_aware
 from rope_teach.ops import rotate
 from rope_teach.tables import cos_sin

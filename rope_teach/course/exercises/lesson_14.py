@@ -13,16 +13,10 @@ from torch import Tensor
 
 from rope_teach import angles, inverse_frequencies, rotate
 from rope_teach.course import training
-from rope_teach.course.exercises import (
-    Wrong,
-    as_tensor,
-    exercise,
-    expect,
-    expect_shape,
-    number,
-    untouched,
-    uses,
-)
+from rope_teach.course.exercises.cards import Wrong, exercise, expect
+from rope_teach.course.exercises.comparing import expect_shape
+from rope_teach.course.exercises.student_code import untouched, uses
+from rope_teach.course.exercises.values import as_tensor, number
 from rope_teach.course.models import Summarizer, summarize
 from rope_teach.course.tasks import END, PAD, START
 

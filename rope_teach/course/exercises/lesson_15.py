@@ -10,14 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rope_teach.course.exercises import (
-    as_tensor,
-    close,
-    exercise,
-    expect,
-    expect_close,
-    untouched,
-)
+from rope_teach.course.exercises.cards import exercise, expect
+from rope_teach.course.exercises.comparing import close, expect_close
+from rope_teach.course.exercises.student_code import untouched
+from rope_teach.course.exercises.values import as_tensor
 
 STORY = (
     "anna reached oslo . ben entered rome . anna entered new york . ben reached lima ."

@@ -9,16 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rope_teach.course.exercises import (
-    apart,
-    as_tensor,
-    close,
-    exercise,
-    expect,
-    expect_shape,
-    number,
-    untouched,
-)
+from rope_teach.course.exercises.cards import exercise, expect
+from rope_teach.course.exercises.comparing import apart, close, expect_shape
+from rope_teach.course.exercises.student_code import untouched
+from rope_teach.course.exercises.values import as_tensor, number
 from rope_teach.frequencies import inverse_frequencies, proportional, wavelengths
 from rope_teach.tables import xpos_scale
 

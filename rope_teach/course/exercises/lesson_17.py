@@ -8,18 +8,15 @@ from typing import Any
 
 import torch
 
-from rope_teach.course.exercises import (
-    Wrong,
+from rope_teach.course.exercises.cards import Wrong, exercise, expect
+from rope_teach.course.exercises.comparing import (
     apart,
-    as_tensor,
     close,
-    exercise,
-    expect,
     expect_shape,
     name_mistake,
-    number,
-    untouched,
 )
+from rope_teach.course.exercises.student_code import untouched
+from rope_teach.course.exercises.values import as_tensor, number
 
 
 @exercise(

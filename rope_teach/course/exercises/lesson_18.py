@@ -12,19 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rope_teach.course.exercises import (
-    Wrong,
-    as_tensor,
-    close,
-    exercise,
-    expect,
-    expect_close,
-    inner_function,
-    name_mistake,
-    number,
-    uses,
-)
+from rope_teach.course.exercises.cards import Wrong, exercise, expect
 from rope_teach.course.exercises.child import run_apart
+from rope_teach.course.exercises.comparing import close, expect_close, name_mistake
+from rope_teach.course.exercises.student_code import inner_function, uses
+from rope_teach.course.exercises.values import as_tensor, number
 from rope_teach.frequencies import inverse_frequencies
 from rope_teach.ops import rotate
 from rope_teach.tables import cos_sin

@@ -12,15 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rope_teach.checks import Pairing
-from rope_teach.course.exercises import (
-    Wrong,
-    as_tensor,
-    close,
-    exercise,
-    expect,
-    number,
-    uses,
-)
+from rope_teach.course.exercises.cards import Wrong, exercise, expect
+from rope_teach.course.exercises.comparing import close
+from rope_teach.course.exercises.student_code import uses
+from rope_teach.course.exercises.values import as_tensor, number
 from rope_teach.course.models import LanguageModel
 from rope_teach.course.small import CodeTokens, load_small
 from rope_teach.frequencies import (

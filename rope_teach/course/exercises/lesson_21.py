@@ -10,14 +10,9 @@ import torch
 from torch import Tensor
 
 from rope_teach import laws
-from rope_teach.course.exercises import (
-    Wrong,
-    as_tensor,
-    close,
-    exercise,
-    expect,
-    expect_shape,
-)
+from rope_teach.course.exercises.cards import Wrong, exercise, expect
+from rope_teach.course.exercises.comparing import close, expect_shape
+from rope_teach.course.exercises.values import as_tensor
 from rope_teach.frequencies import inverse_frequencies
 from rope_teach.ops import rotate
 from rope_teach.tables import angles, cos_sin
