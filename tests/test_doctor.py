@@ -60,7 +60,7 @@ def test_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(metadata, "version", version)
     (finding,) = failures(doctor.requirements)
     assert str(finding).startswith("[FAIL] matplotlib: not installed\n")
-    assert finding.mend == doctor.INSTALL
+    assert finding.fix == doctor.INSTALL
 
 
 def test_old_version_is_named_with_the_one_needed(monkeypatch):
@@ -110,7 +110,7 @@ def test_broken_gpu_is_named_with_a_way_round_it(monkeypatch):
     monkeypatch.setattr(doctor.RotaryEmbedding, "rotate", rotate)
     finding = failures(doctor.rotation)[1]
     assert finding.what == "rotation on A very old GPU"
-    assert "CUDA_VISIBLE_DEVICES" in finding.mend
+    assert "CUDA_VISIBLE_DEVICES" in finding.fix
 
 
 def test_text_without_ink_is_a_failure(monkeypatch):
@@ -123,7 +123,7 @@ def test_kernel_of_another_python_is_a_failure(monkeypatch):
     monkeypatch.setattr("sys.prefix", "/another/place")
     (finding,) = failures(doctor.kernel)
     assert finding.found.startswith("runs the Python in ")
-    assert "ipykernel install" in finding.mend
+    assert "ipykernel install" in finding.fix
 
 
 def test_kernel_with_another_package_is_a_failure(monkeypatch, tmp_path):
@@ -136,7 +136,7 @@ def test_package_without_lessons_is_only_a_warning(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "LESSONS", tmp_path)
     (finding,) = doctor.lessons()
     assert finding.status == "WARN"
-    assert "install" in finding.mend
+    assert "install" in finding.fix
 
 
 def test_first_lesson_is_found(monkeypatch, tmp_path):

@@ -635,7 +635,7 @@ def test_a_peer_at_fault(name):
 def test_a_planted_fault_is_named(function, options, fault, words):
     report = identify(function, **options)
     assert not report.correct and report.fault == fault, report
-    assert (report.law, report.mend) == (FAULTS[fault].law, FAULTS[fault].mend)
+    assert (report.law, report.fix) == (FAULTS[fault].law, FAULTS[fault].fix)
     assert words in report.cause and "{" not in report.cause
 
 

@@ -41,16 +41,16 @@ if not IN_REPOSITORY:
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; ``mend`` says how to fix it when it is not OK."""
+    """One line of the report; ``fix`` says how to fix it when it is not OK."""
 
     status: Literal["OK", "WARN", "FAIL"]
     what: str
     found: str
-    mend: str = ""
+    fix: str = ""
 
     def __str__(self) -> str:
         line = f"{f'[{self.status}]':6} {self.what}: {self.found}"
-        return f"{line}\n       {self.mend}" if self.mend else line
+        return f"{line}\n       {self.fix}" if self.fix else line
 
 
 def python() -> Iterator[Finding]:
@@ -90,10 +90,10 @@ def rotation() -> Iterator[Finding]:
             laws.check_all(_rotate_on(device, "interleaved"))
             laws.check_all(_rotate_on(device, "half"))
         except Exception as error:  # a broken law, or whatever a GPU driver raises
-            mend = START_AFRESH
+            fix = START_AFRESH
             if device == "cuda":
-                mend = "update the GPU driver, or hide the GPU: CUDA_VISIBLE_DEVICES=''"
-            yield Finding("FAIL", what, _first_line(error), mend)
+                fix = "update the GPU driver, or hide the GPU: CUDA_VISIBLE_DEVICES=''"
+            yield Finding("FAIL", what, _first_line(error), fix)
         else:
             obeyed = f"obeys {len(laws.LAWS)} laws, interleaved and half"
             yield Finding("OK", what, obeyed)
@@ -152,8 +152,8 @@ def kernel() -> Iterator[Finding]:
     prefix, package = ast.literal_eval(answer)
     if prefix != sys.prefix:
         found = f"runs the Python in {prefix}"
-        mend = f'run: "{sys.executable}" -m ipykernel install --sys-prefix'
-        yield Finding("FAIL", "Jupyter kernel", found, mend)
+        fix = f'run: "{sys.executable}" -m ipykernel install --sys-prefix'
+        yield Finding("FAIL", "Jupyter kernel", found, fix)
     elif Path(package).resolve().parent != PACKAGE:
         found = f"imports {package}, not {PACKAGE}"
         yield Finding("FAIL", "Jupyter kernel", found, START_AFRESH)
@@ -168,8 +168,8 @@ def lessons() -> Iterator[Finding]:
         found = f"{len(notebooks)} found, starting with {notebooks[0].name}"
         yield Finding("OK", "lessons", found)
     else:
-        mend = "the package works; to get the lessons, install it again"
-        yield Finding("WARN", "lessons", f"none in {LESSONS}", mend)
+        fix = "the package works; to get the lessons, install it again"
+        yield Finding("WARN", "lessons", f"none in {LESSONS}", fix)
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
@@ -218,10 +218,10 @@ def _rotate_on(device: str, pairing: Pairing) -> laws.Rotation:
     return rotate
 
 
-def _compare(name: str, version: str, bounds: SpecifierSet, mend: str) -> Finding:
+def _compare(name: str, version: str, bounds: SpecifierSet, fix: str) -> Finding:
     if bounds.contains(version, prereleases=True):
         return Finding("OK", name, version)
-    return Finding("FAIL", name, f"{version}, but the course needs {bounds}", mend)
+    return Finding("FAIL", name, f"{version}, but the course needs {bounds}", fix)
 
 
 def _first_line(error: Exception) -> str:

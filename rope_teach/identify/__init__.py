@@ -3,7 +3,7 @@
 A rotation acts on each token by itself and is linear, so what it does to basis vectors
 at a few positions says all: which features form pairs, by which angle each pair turns,
 and so the speeds of the hands, the base and the scaling rule. What is no rotation, or
-no RoPE, is reported with the law that it breaks, the likely cause and the mend.
+no RoPE, is reported with the law that it breaks, the likely cause and the fix.
 
 To read it from the start: ``layers`` makes functions of whatever is given, ``isolate``
 copies what they could change, ``probe`` finds out how to call them, ``reading`` reads

@@ -53,7 +53,7 @@ def conversion(source: Report, target: Report) -> Conversion:
 
     Reorder q and k, or the rows of their projections, and scores stay the same. Pairs
     may stand elsewhere and may turn the other way (their two features then change
-    places). Speeds cannot be mended by a permutation, nor can anything broken.
+    places). Speeds cannot be fixed by a permutation, nor can anything broken.
     Lesson 20.
 
     >>> from rope_teach import RotaryEmbedding

@@ -1,4 +1,4 @@
-"""The mistakes that ``identify`` knows: the law each breaks, its cause, and the mend.
+"""The mistakes that ``identify`` knows: the law each breaks, its cause, and the fix.
 
 The list is also worth reading before one writes a rotation. The laws are those of
 ``rope_teach.laws``, and four more that a rotation must obey where it is used.
@@ -20,7 +20,7 @@ LAWS_IN_USE = {
     "same_at_any_length": "A token turns alike whatever else is in the call.",
 }
 
-# Under each law, the faults that break it: "name: cause", and after > the mend. Those
+# Under each law, the faults that break it: "name: cause", and after > the fix. Those
 # with a ? are doubtful: a wrong guess of the call, of the layout or of a table's form
 # looks like them.
 LIST = """
@@ -71,7 +71,7 @@ length_moves_tokens: where the first token stands depends on the length of the c
   > row s stands at start + s, whatever the length
 length_sets_speed: the speeds depend on the length or the largest position of the call
     (dynamic NTK, LongRoPE, positions divided by the length): cached keys do not fit
-  > fix the length in the rule before the first token, or rotate keys anew
+  > set the length in the rule before the first token, or rotate keys anew
 length_sets_scale: xPos counts from the middle of the current sequence: cached keys do
     not fit
   > one fixed origin, whatever the length
@@ -223,7 +223,7 @@ class Fault(NamedTuple):
 
     law: str
     cause: str
-    mend: str
+    fix: str
 
 
 def _read(text: str) -> dict[str, Fault]:
@@ -231,9 +231,9 @@ def _read(text: str) -> dict[str, Fault]:
     for part in text.split("\n# ")[1:]:
         law, _, listed = part.partition("\n")
         for fault in re.split(r"\n(?=\w)", listed.strip()):
-            said, mend = " ".join(fault.split()).split(" > ")
+            said, fix = " ".join(fault.split()).split(" > ")
             name, cause = said.split(": ", 1)
-            faults[name.rstrip("?")] = Fault(law, cause, mend)
+            faults[name.rstrip("?")] = Fault(law, cause, fix)
     return faults
 
 

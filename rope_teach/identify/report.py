@@ -16,7 +16,7 @@ class Report:
     """What :func:`identify` found; ``str`` of it is the report to read aloud.
 
     ``law`` is None for a correct RoPE; otherwise it is the law broken, ``cause`` the
-    likely reason, ``mend`` what to change, and ``fault`` the name of all that in
+    likely reason, ``fix`` what to change, and ``fault`` the name of all that in
     ``FAULTS``. What could not be read is None.
 
     ``pairs`` has the two features of each hand, fastest first; ``inv_freq`` their
@@ -51,7 +51,7 @@ class Report:
     fault: str | None = None
     law: str | None = None
     cause: str | None = None
-    mend: str | None = None
+    fix: str | None = None
     notes: tuple[str, ...] = ()
     guessed: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
@@ -72,8 +72,8 @@ class Report:
         self.notes += notes
 
     def breaks(self, broken: Broken) -> None:
-        """Enter the law that is broken, its cause and its mend."""
-        self.fault, (self.law, self.cause, self.mend) = broken.name, broken.fault
+        """Enter the law that is broken, its cause and its fix."""
+        self.fault, (self.law, self.cause, self.fix) = broken.name, broken.fault
 
     def as_dict(self) -> dict[str, Any]:
         """The data, as plain lists and numbers."""
@@ -118,7 +118,7 @@ class Report:
             facts = {
                 "law broken": f"{self.law}: {meaning(self.law)}",
                 "likely cause": self.cause,
-                "mend": self.mend,
+                "fix": self.fix,
                 "guessed": given and f"{given}. {how}",
                 **facts,
             }

@@ -32,14 +32,14 @@ HOME = BRING + "    order = order_like(turn).projection\n"
 
 WRONG = {
     "20.1": [
-        ('mendable = "A"', "B is missing"),
-        ('mendable = "AB"', "F is missing"),
-        ('mendable = "BF"', "A is missing"),
-        ('mendable = "ABCF"', "different speeds"),
-        ('mendable = "ABDF"', "16"),
-        ('mendable = "ABEF"', "changes no length"),
-        ('mendable = "ABG"', "from A to F"),
-        ("mendable = 3", "with letters"),
+        ('fixable = "A"', "B is missing"),
+        ('fixable = "AB"', "F is missing"),
+        ('fixable = "BF"', "A is missing"),
+        ('fixable = "ABCF"', "different speeds"),
+        ('fixable = "ABDF"', "16"),
+        ('fixable = "ABEF"', "changes no length"),
+        ('fixable = "ABG"', "from A to F"),
+        ("fixable = 3", "with letters"),
     ],
     "20.2": [
         (
@@ -301,7 +301,7 @@ WRONG = {
 }
 
 OTHER = {
-    "20.1": 'mendable = ["b", "f", "a"]',
+    "20.1": 'fixable = ["b", "f", "a"]',
     "20.2": """
 def cached_table(kept, make, start, seq, base):
     tables = kept.setdefault(base, {}).setdefault(seq, {})

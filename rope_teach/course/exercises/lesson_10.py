@@ -193,13 +193,13 @@ def speeds_that_survive(steady: Callable[..., Any]) -> str:
             buffers, parameters = dict(module.named_buffers()), [*module.parameters()]
             own = steady(inv_freq.clone())
             getattr(own, cast)()
-            mends_itself = close(getattr(own, "inv_freq", 0), inv_freq, 1e-9)
+            fixes_itself = close(getattr(own, "inv_freq", 0), inv_freq, 1e-9)
             getattr(nn.Sequential(module), cast)()
             got = as_tensor(module.inv_freq)
             if close(got, inv_freq, 1e-9):
                 continue
             expect(
-                not mends_itself,
+                not fixes_itself,
                 f"The speeds survive .{cast}() on the module itself, but not on a "
                 "model that contains it. A model does not call its children's "
                 f".{cast}(): it goes through their parameters and buffers.",

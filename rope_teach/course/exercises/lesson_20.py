@@ -50,7 +50,7 @@ BIAS = 8.0  # of a key's slowest hand, in the disguised small model
         "hand the other way. How fast a hand turns, whether it turns at all, and how "
         "long it is stay the same.",
     ),
-    solution='mendable = "ABF"',
+    solution='fixable = "ABF"',
     why="A: partners are in other places. B: swap the two features of each pair, and "
     "their hand turns the other way. F: partners are in other places again. C changes "
     "the speeds, D how many hands turn, and E their lengths.",
