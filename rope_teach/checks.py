@@ -405,6 +405,18 @@ def check_out(out: Any, xs: Sequence[Tensor]) -> None:
         taken.append(into)
 
 
+def has_memory(*tensors: Tensor) -> bool:
+    """Whether all have memory: none is on meta, a fake, or a batch of a transform."""
+    try:
+        for x in tensors:
+            x.data_ptr()
+            if x.is_meta:
+                return False
+    except RuntimeError:
+        return False
+    return True
+
+
 def overlaps_itself(x: Tensor) -> bool:
     """Whether an axis of ``x`` steps no further than the smaller steps reach."""
     reach = 0
@@ -417,13 +429,10 @@ def overlaps_itself(x: Tensor) -> bool:
 
 def overlaps(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors share an element; exact, whatever their strides."""
-    has_memory = {type(a), type(b)} <= {Tensor, nn.Parameter}  # a fake has none
-    if not has_memory or not (a.numel() and b.numel()) or a.device.type == "meta":
+    plain = {type(a), type(b)} <= {Tensor, nn.Parameter}
+    if not plain or not (a.numel() and b.numel()) or not has_memory(a, b):
         return False
-    try:
-        if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
-            return False
-    except RuntimeError:  # nor does a tensor of a transform
+    if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
         return False
     if a.element_size() != b.element_size():
         return True  # one storage with two dtypes: not worth telling apart

@@ -34,6 +34,7 @@ from rope_teach.checks import (
     check_start,
     check_table,
     fit_positions,
+    has_memory,
     lay_out,
     wrong_type,
 )
@@ -96,7 +97,7 @@ class SharedRows:
         with torch.inference_mode(False), torch.no_grad():
             self.inv_freq = torch.tensor(values, dtype=torch.float64, device=device)
             self.table = torch.empty(0, 2, self.inv_freq.shape[-1], device=device)
-        self.is_real = _is_real(self.inv_freq)
+        self.is_real = _may_be_kept(self.inv_freq)
 
     @classmethod
     def of(
@@ -126,7 +127,7 @@ class SharedRows:
         with torch.inference_mode(False), torch.no_grad():
             positions = torch.arange(length, device=self.device)
             table = ops.cos_sin(positions, self.inv_freq, self.factor)
-        if not _is_real(table):
+        if not _may_be_kept(table):
             return None
         if on_gpu:  # other streams read these rows, and may still read the old ones
             torch.cuda.synchronize(self.device)
@@ -144,15 +145,8 @@ class SharedRows:
         return both.unflatten(-1, self.table.shape[-2:])
 
 
-def _is_real(x: Tensor) -> bool:
-    """Whether ``x`` may be kept: not a fake, nor of a transform that will end."""
-    if type(x) is not Tensor or x.is_meta:
-        return False
-    try:
-        x.data_ptr()
-    except RuntimeError:
-        return False
-    return True
+def _may_be_kept(x: Tensor) -> bool:
+    return type(x) is Tensor and has_memory(x)
 
 
 class RotaryEmbedding(nn.Module):
@@ -402,12 +396,15 @@ class RotaryEmbedding(nn.Module):
             q, k = norms[0](q).to(q.dtype), norms[1](k).to(k.dtype)
         if out is not None:
             check_out(out, (q, k))
+            out = [
+                torch.empty_like(x) if into is None else into
+                for x, into in zip((q, k), out, strict=True)
+            ]
         if tables.key_cos is None and q.ndim == k.ndim:
             q, k = self._turn((q, k), tables.cos, tables.sin, out)
-            return q, k
-        q_out, k_out = out if out is not None else (None, None)
-        (q,) = self._turn((q,), tables.cos, tables.sin, (q_out,))
-        (k,) = self._turn((k,), *tables.of_keys(), (k_out,))
+        else:
+            (q,) = self._turn((q,), *tables.of_queries(), out and out[:1])
+            (k,) = self._turn((k,), *tables.of_keys(), out and out[1:])
         return q, k
 
     def rotate(
@@ -619,30 +616,23 @@ class RotaryEmbedding(nn.Module):
 
     def _turn(
         self, xs: tuple[Tensor, ...], cos: Tensor, sin: Tensor,
-        out: tuple[Tensor | None, ...] | None = None,
+        out: Sequence[Tensor] | None = None,
     ) -> Sequence[Tensor]:  # fmt: skip
         """Rotate what has the same tokens, into new tensors or those of ``out``."""
         pairing, layout = self.pairing, self.layout
         if cos.ndim > 2 or layout != "bhsd":
             cos, sin = (lay_out(table, layout, xs[0].ndim) for table in (cos, sin))
-        if out is not None and all(into is None for into in out):
-            out = None
         if not self.trailing:
             return ops.rotate_together(xs, cos, sin, pairing, layout, out)
-        if out is not None:
-            out = tuple(
-                torch.empty_like(x) if into is None else into
-                for x, into in zip(xs, out, strict=True)
-            )
         rest = self.head_dim - self.rotary_dim
         last = [x[..., rest:] for x in xs]
-        into_last = None if out is None else [into[..., rest:] for into in out]
-        turned = ops.rotate_together(last, cos, sin, pairing, layout, into_last)
+        into = None if out is None else [y[..., rest:] for y in out]
+        turned = ops.rotate_together(last, cos, sin, pairing, layout, into)
         if out is None:
             both = zip(xs, turned, strict=True)
             return [torch.cat([x[..., :rest], part], dim=-1) for x, part in both]
-        for x, into in zip(xs, out, strict=True):
-            into[..., :rest] = x[..., :rest]
+        for x, y in zip(xs, out, strict=True):
+            y[..., :rest] = x[..., :rest]
         return out
 
     def _size(self, x: Tensor) -> tuple[int, int]:

@@ -30,6 +30,7 @@ from rope_teach.checks import (
     align_table,
     check_choice,
     check_floating,
+    has_memory,
 )
 from rope_teach.ops import cpu
 from rope_teach.rotation import rotate_pairs
@@ -123,22 +124,22 @@ def rotate_together(
     sin: Tensor,
     pairing: Pairing,
     layout: Layout,
-    out: Sequence[Tensor | None] | None = None,
+    out: Sequence[Tensor] | None = None,
     *,
     inverse: bool = False,
 ) -> Sequence[Tensor]:
     """Rotate one tensor, or q and k, by one table; on CUDA, in one launch.
 
     As :func:`rotate` does, unchecked. The tables broadcast against the pairs of each
-    tensor. ``inverse`` rotates by the opposite angles. ``out`` has a tensor or None for
-    each result, and takes no gradient.
+    tensor. ``inverse`` rotates by the opposite angles. ``out`` has a tensor for each
+    result, and takes no gradient.
     """
     how = pairing, layout, inverse
     compiling = torch.compiler.is_compiling()
     # A subclass follows each step of the formula.
     plain = type(cos) in PLAIN and type(xs[0]) in PLAIN and type(xs[-1]) in PLAIN
     learned = ask_for_gradient((cos, sin))
-    if ask_for_gradient(xs) or (learned and out is not None):
+    if learned or ask_for_gradient(xs):
         if out is not None:
             raise RuntimeError(
                 "out= takes no gradient, as in all of torch: call without out=, or "
@@ -146,36 +147,21 @@ def rotate_together(
             )
         if not learned and (plain or compiling) and not takes_kernels(xs[0]):
             return _differentiated(xs, cos, sin, how)
-    eager = plain and not (learned or compiling)
-    if eager and _are_on_cpu(xs, cos):  # for a decode step, an operator's call counts
-        return _on_cpu(xs, cos, sin, *how, out=out)
-    into = None
-    if out is not None:
-        into = [
-            torch.empty_like(x) if one is None else one
-            for x, one in zip(xs, out, strict=True)
-        ]
-    if eager:
-        if into is None:
+    elif plain and not compiling:
+        if _are_on_cpu(xs, cos):  # for a decode step, an operator's call counts
+            return _on_cpu(xs, cos, sin, *how, out=out)
+        if out is None:
             return list(ROTATE(xs, cos, sin, *how))
-        ROTATE_OUT(xs, cos, sin, *how, out=into)
-        return into
+        ROTATE_OUT(xs, cos, sin, *how, out=out)
+        return out
     road = _compiled if compiling and not learned else _by_formula
-    return road(xs, cos, sin, *how, out=into)
+    return road(xs, cos, sin, *how, out=out)
 
 
 def _are_on_cpu(xs: Sequence[Tensor], cos: Tensor) -> bool:
     """Whether all is in a CPU's memory, in no batch of a transform and no trace."""
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    if tracing or not cos.is_cpu:
-        return False
-    try:
-        cos.data_ptr()
-        for x in xs:
-            x.data_ptr()
-    except RuntimeError:
-        return False
-    return True
+    return cos.is_cpu and not tracing and has_memory(cos, *xs)
 
 
 PLAIN = (Tensor, nn.Parameter)
@@ -291,7 +277,7 @@ def _by_formula(
 
 def _on_cpu(
     xs: Sequence[Tensor], cos: Tensor, sin: Tensor, pairing: Pairing, layout: Layout,
-    inverse: bool, *, out: Sequence[Tensor | None] | None = None,
+    inverse: bool, *, out: Sequence[Tensor] | None = None,
 ) -> Sequence[Tensor]:  # fmt: skip
     return cpu.rotate(xs, cos, -sin if inverse else sin, pairing, out)
 
