@@ -42,7 +42,7 @@ def check_floating(name: str, x: Tensor) -> None:
     """Raise ``TypeError`` unless ``x`` is a real floating-point tensor."""
     if not isinstance(x, Tensor):
         raise wrong_type(name, "a torch.Tensor", x)
-    if not x.is_floating_point() or x.dtype.itemsize < 2:
+    if x.dtype not in FLOATS:
         raise wrong_type(name, "a real floating-point tensor of 16 bits or more", x)
 
 
@@ -359,11 +359,11 @@ def fit_positions(
 
 def check_table(cos: Tensor, x: Tensor, rotary_dim: int, batch: int, seq: int) -> None:
     """Raise unless a ready table fits ``x``, which has ``batch`` and ``seq``."""
-    shape, batches = cos.shape, () if batch == -1 else (1, batch)
-    rows_fit = len(shape) < 3 or shape[0] in batches
-    if not rows_fit or shape[-2:] != (seq, rotary_dim // 2):
+    *batches, rows, pairs = cos.shape
+    fits = not batches or (batch != -1 and batches[0] in (1, batch))
+    if not fits or rows != seq or 2 * pairs != rotary_dim:
         raise ValueError(
-            f"tables were made for {tuple(shape)}, but an input of shape "
+            f"tables were made for {tuple(cos.shape)}, but an input of shape "
             f"{tuple(x.shape)} needs (seq, r/2) or (batch, seq, r/2) with seq={seq}, "
             f"r/2={rotary_dim // 2}"
         )
@@ -405,18 +405,6 @@ def check_out(out: Any, xs: Sequence[Tensor]) -> None:
         taken.append(into)
 
 
-def has_memory(*tensors: Tensor) -> bool:
-    """Whether all have memory: none is on meta, a fake, or a batch of a transform."""
-    try:
-        for x in tensors:
-            x.data_ptr()
-            if x.is_meta:
-                return False
-    except RuntimeError:
-        return False
-    return True
-
-
 def overlaps_itself(x: Tensor) -> bool:
     """Whether an axis of ``x`` steps no further than the smaller steps reach."""
     reach = 0
@@ -429,10 +417,13 @@ def overlaps_itself(x: Tensor) -> bool:
 
 def overlaps(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors share an element; exact, whatever their strides."""
-    plain = {type(a), type(b)} <= {Tensor, nn.Parameter}
-    if not plain or not (a.numel() and b.numel()) or not has_memory(a, b):
+    has_memory = {type(a), type(b)} <= {Tensor, nn.Parameter}  # a fake has none
+    if not has_memory or not (a.numel() and b.numel()) or a.device.type == "meta":
         return False
-    if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
+    try:
+        if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
+            return False
+    except RuntimeError:  # nor does a tensor of a transform
         return False
     if a.element_size() != b.element_size():
         return True  # one storage with two dtypes: not worth telling apart

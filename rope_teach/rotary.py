@@ -34,7 +34,6 @@ from rope_teach.checks import (
     check_start,
     check_table,
     fit_positions,
-    has_memory,
     lay_out,
     wrong_type,
 )
@@ -146,7 +145,7 @@ class SharedRows:
 
 
 def _may_be_kept(x: Tensor) -> bool:
-    return type(x) is Tensor and has_memory(x)
+    return type(x) is Tensor and ops.has_memory(x)
 
 
 class RotaryEmbedding(nn.Module):
@@ -653,9 +652,10 @@ class RotaryEmbedding(nn.Module):
     def _check_tables(self, tables: Tables, q: Tensor, k: Tensor) -> None:
         if not isinstance(tables, Tables):
             raise wrong_type("tables", "made by RotaryEmbedding.tables", tables)
-        check_table(tables.cos, q, self.rotary_dim, *self._size(q))
-        if tables.key_cos is not None or k.shape != q.shape:
-            check_table(tables.of_keys()[0], k, self.rotary_dim, *self._size(k))
+        q_size, k_size = self._size(q), self._size(k)
+        check_table(tables.cos, q, self.rotary_dim, *q_size)
+        if tables.key_cos is not None or k_size != q_size:
+            check_table(tables.of_keys()[0], k, self.rotary_dim, *k_size)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the rows out of files and copies: they are computed when needed."""

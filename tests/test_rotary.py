@@ -711,3 +711,14 @@ def test_calls_of_other_kinds_in_turn_leave_one_another_alone():
     assert pickle.loads(pickle.dumps(rope))(q, k, start=7)[0].equal(
         copy.deepcopy(rope)(q, k, start=7)[0]
     )
+
+
+@pytest.mark.parametrize("layout", ["bhsd", "bshd", "sbhd"])
+@pytest.mark.parametrize("empty", [(0, 5, 3), (2, 0, 3), (2, 5, 0), (0, 0, 0)])
+def test_a_single_pair_of_nothing_is_nothing(empty, layout):
+    """The strides of an empty complex product are not those of its features."""
+    rope = RotaryEmbedding(2, layout=layout)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        x = torch.empty(*empty, 2, dtype=dtype)
+        for turned in rope(x, x.clone()):
+            assert turned.shape == x.shape and turned.dtype == dtype

@@ -30,7 +30,6 @@ from rope_teach.checks import (
     align_table,
     check_choice,
     check_floating,
-    has_memory,
 )
 from rope_teach.ops import cpu
 from rope_teach.rotation import rotate_pairs
@@ -159,9 +158,17 @@ def rotate_together(
 
 
 def _are_on_cpu(xs: Sequence[Tensor], cos: Tensor) -> bool:
-    """Whether all is in a CPU's memory, in no batch of a transform and no trace."""
+    """Whether all is in a CPU's memory, and in no trace."""
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     return cos.is_cpu and not tracing and has_memory(cos, *xs)
+
+
+def has_memory(*tensors: Tensor) -> bool:
+    """Whether none is on meta, a fake, or a batch of a transform."""
+    try:
+        return all([x.data_ptr() or not x.is_meta for x in tensors])
+    except RuntimeError:
+        return False
 
 
 PLAIN = (Tensor, nn.Parameter)
@@ -169,15 +176,19 @@ PLAIN = (Tensor, nn.Parameter)
 
 def ask_for_gradient(tensors: Sequence[Tensor]) -> bool:
     """Whether backward or forward mode will ask how a result depends on one of them."""
-    recording = torch.is_grad_enabled()
-    for x in tensors:
-        if recording and x.requires_grad:
-            return True
-        try:
-            if unpack_dual(x).tangent is not None:
+    if torch.is_grad_enabled():
+        for x in tensors:
+            if x.requires_grad:
                 return True
+    for x in tensors:
+        try:
+            primal, tangent = unpack_dual(x)
         except RuntimeError:  # a batch inside vmap: torch asks its levels one by one
             continue
+        if tangent is not None:
+            return True
+        if primal is x:  # unpacked only within a dual level: there is none
+            return False
     return False
 
 

@@ -44,26 +44,27 @@ def rotate(
     else:
         turned = [rotate_pairs(x, cos, sin, pairing) for x in xs]
         return turned if out is None else list(map(Tensor.copy_, out, turned))
+    whole = xs[0].shape[-1] == 2 * cos.shape[-1]
+    step = _turn if whole and xs[0].numel() < BLOCK else _by_blocks
     if out is None:
-        return [_rotate(x, None, cos, *factors) for x in xs]
-    return [_rotate(x, y, cos, *factors) for x, y in zip(xs, out, strict=True)]
+        return [step(x, None, cos, *factors) for x in xs]
+    return [step(x, y, cos, *factors) for x, y in zip(xs, out, strict=True)]
 
 
-def _rotate(x: Tensor, out: Tensor | None, table: Tensor, *factors: Tensor) -> Tensor:
+def _by_blocks(
+    x: Tensor, out: Tensor | None, table: Tensor, *factors: Tensor
+) -> Tensor:
     """Rotate as many features as ``table`` has pairs of, and pass the rest on."""
-    source, target, rotary_dim = x, out, 2 * table.shape[-1]
+    source = x
+    out = target = torch.empty_like(x) if out is None else out
+    rotary_dim = 2 * table.shape[-1]
     if rotary_dim < x.shape[-1]:
-        out = torch.empty_like(x) if out is None else out
         out[..., rotary_dim:] = x[..., rotary_dim:]
         source, target = x[..., :rotary_dim], out[..., :rotary_dim]
-    one_pass = len(factors) == 1 and x.dtype == table.dtype
-    if source.numel() < BLOCK or one_pass or x.ndim < 2:
-        turned = _turn(source, target, table, *factors)
-        return turned if out is None else out
-    if out is None:
-        out = target = torch.empty_like(x)
     blocks = 1 + source.numel() // (BLOCK * torch.get_num_threads())
-    axis = max(range(x.ndim - 1), key=lambda axis: x.shape[axis])
+    if (len(factors) == 1 and x.dtype == table.dtype) or x.ndim < 2:
+        blocks = 1  # a single pass over memory
+    axis = max(range(x.ndim - 1), key=lambda axis: x.shape[axis], default=0)
     lined_up = [t.expand(*x.shape[:-1], t.shape[-1]) for t in factors]
     parts = [t.chunk(blocks, axis) for t in (source, target, *lined_up)]
     for part, into, *rows in zip(*parts, strict=True):
@@ -75,16 +76,18 @@ def _turn(
     x: Tensor, out: Tensor | None, like: Tensor, cos: Tensor, sin: Tensor | None = None
 ) -> Tensor:
     """Rotate in the dtype of ``like``; ``cos`` holds the phases if there is no sine."""
-    wide = x.type_as(like)  # faster than to()
-    into = out if wide is x else wide  # a copy is written over
-    half = x.shape[-1] // 2
+    wide = x if x.dtype == like.dtype else x.type_as(like)  # faster than to()
     if sin is None:
-        into = None if into is None else into.view(cos.dtype)
-        turned = torch.mul(wide.view(cos.dtype), cos, out=into).view(wide.dtype)
+        turned = torch.empty_like(x) if out is None else out
+        turned = turned if wide is x else wide  # a copy is written over
+        torch.mul(wide.view(cos.dtype), cos, out=turned.view(cos.dtype))
     elif x.numel() < BLOCK // 2:
-        swapped = wide.roll(half, -1)
-        turned = torch.mul(wide, cos, out=into).addcmul_(swapped, sin)
+        swapped = wide.roll(like.shape[-1], -1)
+        into = wide if wide is not x else out
+        turned = wide * cos if into is None else torch.mul(wide, cos, out=into)
+        turned.addcmul_(swapped, sin)
     else:
+        half = x.shape[-1] // 2
         turned = torch.mul(wide, cos, out=out if wide is x else None)
         turned[..., :half].addcmul_(wide[..., half:], sin[..., :half])
         turned[..., half:].addcmul_(wide[..., :half], sin[..., half:])
