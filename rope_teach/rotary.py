@@ -393,17 +393,16 @@ class RotaryEmbedding(nn.Module):
                 if turned is not None:
                     return turned
             q, k = norms[0](q).to(q.dtype), norms[1](k).to(k.dtype)
+        into: list[Tensor] | None = None
         if out is not None:
             check_out(out, (q, k))
-            out = [
-                torch.empty_like(x) if into is None else into
-                for x, into in zip((q, k), out, strict=True)
-            ]
+            both = zip((q, k), out, strict=True)
+            into = [torch.empty_like(x) if y is None else y for x, y in both]
         if tables.key_cos is None and q.ndim == k.ndim:
-            q, k = self._turn((q, k), tables.cos, tables.sin, out)
+            q, k = self._turn((q, k), tables.cos, tables.sin, into)
         else:
-            (q,) = self._turn((q,), *tables.of_queries(), out and out[:1])
-            (k,) = self._turn((k,), *tables.of_keys(), out and out[1:])
+            (q,) = self._turn((q,), *tables.of_queries(), into and into[:1])
+            (k,) = self._turn((k,), *tables.of_keys(), into and into[1:])
         return q, k
 
     def rotate(
