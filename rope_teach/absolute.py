@@ -19,6 +19,7 @@ from rope_teach.checks import (
     check_positions,
     check_rotary_dim,
     check_start,
+    without_wrapping,
 )
 from rope_teach.frequencies import inverse_frequencies
 from rope_teach.tables import angles
@@ -189,8 +190,7 @@ def alibi_bias(
             "positions must be (seq,) or (batch, seq), with one batch for both, got "
             f"{tuple(q.shape)} and {tuple(k.shape)}"
         )
-    # Differences of unsigned integers would wrap around.
-    q, k = (x if x.is_floating_point() else x.long() for x in (q, k))
+    q, k = without_wrapping(q), without_wrapping(k)
     distance = (q.unsqueeze(-1) - k.unsqueeze(-2)).abs().unsqueeze(-3)
     return -alibi_slopes(heads).to(distance.device)[:, None, None] * distance
 

@@ -13,6 +13,7 @@ from rope_teach.checks import (
     check_floating,
     check_start,
     check_token_positions,
+    without_wrapping,
     wrong_shape,
 )
 
@@ -125,7 +126,7 @@ class KeyValueCache:
         if positions is None:
             self.next = self.next + seq
         elif seq:
-            following = positions[..., -1] + 1
+            following = without_wrapping(positions[..., -1]) + 1
             self.next = following.expand(batch) if following.ndim else following
         return held
 

@@ -59,6 +59,11 @@ def check_positions(name: str, positions: Tensor) -> None:
         )
 
 
+def without_wrapping(positions: Tensor) -> Tensor:
+    """Integers as int64: narrow and unsigned ones wrap around in sums."""
+    return positions if positions.is_floating_point() else positions.long()
+
+
 def check_integers(name: str, positions: Tensor) -> None:
     """Raise ``TypeError`` unless ``positions`` are int64 or int32, which can index."""
     indices = (torch.int64, torch.int32)
@@ -270,7 +275,7 @@ def check_per_sequence(name: str, value: Tensor, batch: int | None) -> Tensor:
             f"{name} must be an int or have shape (batch,); got {tuple(value.shape)} "
             f"for {sizes}"
         )
-    return value
+    return value if value.dtype == torch.int32 else without_wrapping(value)
 
 
 def check_norms(norms: Any) -> None:
@@ -359,11 +364,11 @@ def fit_positions(
 
 def check_table(cos: Tensor, x: Tensor, rotary_dim: int, batch: int, seq: int) -> None:
     """Raise unless a ready table fits ``x``, which has ``batch`` and ``seq``."""
-    *batches, rows, pairs = cos.shape
-    fits = not batches or (batch != -1 and batches[0] in (1, batch))
-    if not fits or rows != seq or 2 * pairs != rotary_dim:
+    shape = cos.shape
+    fits = len(shape) < 3 or (batch != -1 and shape[0] in (1, batch))
+    if not fits or shape[-2:] != (seq, rotary_dim // 2):
         raise ValueError(
-            f"tables were made for {tuple(cos.shape)}, but an input of shape "
+            f"tables were made for {tuple(shape)}, but an input of shape "
             f"{tuple(x.shape)} needs (seq, r/2) or (batch, seq, r/2) with seq={seq}, "
             f"r/2={rotary_dim // 2}"
         )

@@ -530,7 +530,7 @@ class RotaryEmbedding(nn.Module):
                 )  # fmt: skip
                 return Tables(*both.unbind(-2))
             tokens = torch.arange(seq or 0, device=device)
-            positions = first + sign * given.unsqueeze(-1) + tokens
+            positions = (first + tokens) + sign * given.unsqueeze(-1)
         positions = fit_positions(
             positions, seq, batch, self.axes, self._takes_text, device
         )

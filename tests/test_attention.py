@@ -893,3 +893,11 @@ X = torch.randn(2, 5, 32)
 )
 def test_bad_input_is_named(refuses, call, message):
     refuses(call, message)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16])
+def test_a_cache_counts_past_what_narrow_positions_hold(dtype):
+    cache, last = KeyValueCache(), torch.iinfo(dtype).max
+    x = torch.randn(1, 2, 3, 4)
+    cache.append(x, x, positions=torch.arange(last - 2, last + 1).to(dtype))
+    assert cache.next == last + 1

@@ -599,3 +599,22 @@ def test_frequencies_that_are_fakes_have_no_values(inside, refuses):
             lambda: RotaryEmbedding(8, inv_freq=inv_freq),
             "ValueError: inv_freq must have values, got ... FakeTensor",
         )
+
+
+NARROW = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_narrow_integers_do_not_wrap_around(dtype):
+    """As uint8, minus 4 would be 252."""
+    rope, (q, k) = RotaryEmbedding(8), queries_and_keys()
+    pads, starts = torch.tensor([4, 120], dtype=dtype), torch.tensor([2, 127]).to(dtype)
+    tokens = torch.arange(5)
+    for given, begin in (
+        ({"pad_len": pads}, -pads.long()),
+        ({"pad_len": pads, "start": 3}, 3 - pads.long()),
+        ({"pad_len": pads, "start": starts}, starts.long() - pads.long()),
+        ({"start": starts}, starts.long()),
+    ):
+        places = begin[:, None] + tokens
+        all_close(rope(q, k, **given), [oracle(x, places) for x in (q, k)])

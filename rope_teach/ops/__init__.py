@@ -322,7 +322,7 @@ def _rows(
     """The tables of :func:`cos_sin` by the formula."""
     if count is not None:
         tokens = torch.arange(count, device=positions.device)
-        positions = first + sign * positions.unsqueeze(-1) + tokens
+        positions = (first + tokens) + sign * positions.unsqueeze(-1)
     cos, sin = tables.cos_sin(positions, inv_freq, torch.float32, factor)
     return torch.stack([cos, sin], dim=-2)
 
