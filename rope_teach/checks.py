@@ -379,13 +379,14 @@ def check_table(cos: Tensor, x: Tensor, rotary_dim: int, batch: int, seq: int) -
         )
 
 
-def check_out(out: Any, xs: Sequence[Tensor]) -> None:
-    """Raise unless ``out`` is a pair that can take the rotated ``xs``."""
+def check_out(out: Any, xs: Sequence[Tensor]) -> list[Tensor]:
+    """Return ``out`` with new memory for None, or raise unless it can take ``xs``."""
     if not isinstance(out, (tuple, list)) or len(out) != len(xs):
         raise wrong_type("out", "a pair (q_out, k_out), either of them None", out)
     taken, eager = [*xs], not torch.compiler.is_compiling()
     for into, x in zip(out, xs, strict=True):
         if into is None:
+            taken.append(torch.empty_like(x))
             continue
         if not isinstance(into, Tensor):
             raise TypeError(f"out must hold tensors, got {type(into).__name__}")
@@ -408,6 +409,7 @@ def check_out(out: Any, xs: Sequence[Tensor]) -> None:
                 "could be read again"
             )
         taken.append(into)
+    return taken[len(xs) :]
 
 
 def overlaps_itself(x: Tensor) -> bool:

@@ -96,7 +96,7 @@ class SharedRows:
         with torch.inference_mode(False), torch.no_grad():
             self.inv_freq = torch.tensor(values, dtype=torch.float64, device=device)
             self.table = torch.empty(0, 2, self.inv_freq.shape[-1], device=device)
-        self.is_real = _may_be_kept(self.inv_freq)
+        self.is_real = ops.has_memory(self.inv_freq)
 
     @classmethod
     def of(
@@ -126,7 +126,7 @@ class SharedRows:
         with torch.inference_mode(False), torch.no_grad():
             positions = torch.arange(length, device=self.device)
             table = ops.cos_sin(positions, self.inv_freq, self.factor)
-        if not _may_be_kept(table):
+        if not ops.has_memory(table):
             return None
         if on_gpu:  # other streams read these rows, and may still read the old ones
             torch.cuda.synchronize(self.device)
@@ -142,10 +142,6 @@ class SharedRows:
         except IndexError:
             return None
         return both.unflatten(-1, self.table.shape[-2:])
-
-
-def _may_be_kept(x: Tensor) -> bool:
-    return type(x) is Tensor and ops.has_memory(x)
 
 
 class RotaryEmbedding(nn.Module):
@@ -393,11 +389,7 @@ class RotaryEmbedding(nn.Module):
                 if turned is not None:
                     return turned
             q, k = norms[0](q).to(q.dtype), norms[1](k).to(k.dtype)
-        into: list[Tensor] | None = None
-        if out is not None:
-            check_out(out, (q, k))
-            both = zip((q, k), out, strict=True)
-            into = [torch.empty_like(x) if y is None else y for x, y in both]
+        into = None if out is None else check_out(out, (q, k))
         if tables.key_cos is None and q.ndim == k.ndim:
             q, k = self._turn((q, k), tables.cos, tables.sin, into)
         else:

@@ -163,10 +163,10 @@ def _are_on_cpu(xs: Sequence[Tensor], cos: Tensor) -> bool:
     return cos.is_cpu and not tracing and has_memory(cos, *xs)
 
 
-def has_memory(*tensors: Tensor) -> bool:
+def has_memory(*xs: Tensor) -> bool:
     """Whether none is on meta, a fake, or a batch of a transform."""
     try:
-        return all([x.data_ptr() or not x.is_meta for x in tensors])
+        return all([type(x) in PLAIN and (x.data_ptr() or not x.is_meta) for x in xs])
     except RuntimeError:
         return False
 
