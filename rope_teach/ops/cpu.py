@@ -78,9 +78,10 @@ def _turn(
     """Rotate in the dtype of ``like``; ``cos`` holds the phases if there is no sine."""
     wide = x if x.dtype == like.dtype else x.type_as(like)  # faster than to()
     if sin is None:
-        turned = torch.empty_like(x) if out is None else out
-        turned = turned if wide is x else wide  # a copy is written over
-        torch.mul(wide.view(cos.dtype), cos, out=turned.view(cos.dtype))
+        into = out if wide is x else wide  # a copy is written over
+        into = None if into is None else into.view(cos.dtype)
+        product = torch.mul(wide.view(cos.dtype), cos, out=into)
+        turned = torch.view_as_real(product).flatten(-2)
     elif x.numel() < BLOCK // 2:
         swapped = wide.roll(like.shape[-1], -1)
         into = wide if wide is not x else out
@@ -92,5 +93,5 @@ def _turn(
         turned[..., :half].addcmul_(wide[..., half:], sin[..., :half])
         turned[..., half:].addcmul_(wide[..., :half], sin[..., half:])
     if wide is x:
-        return turned
+        return turned if out is None else out
     return turned.type_as(x) if out is None else out.copy_(turned)
