@@ -2,7 +2,8 @@
 // `inspectSlide(section)` answers with a list of sentences, empty for a good slide.
 
 const SAFE = { left: 24, top: 8, right: 1256, bottom: 692 }; // below: page number
-const SHAPES = "img, svg, canvas, table, pre, details, input, button, mjx-container";
+const SHAPES =
+  "img, svg, canvas, table, pre, details, input, button, mjx-container, mjx-math";
 const SLACK = 2; // px, for rounding
 const SMALLEST_FIGURE = 0.55; // of its natural size: letters stay above 12 px
 

@@ -204,6 +204,7 @@ PLANTED = {
     "a long slide": ("off_stage", "bottom", [slide(LONG)]),
     "a wide line of code": ("off_stage", "clips", [slide("## W"), code(WIDE)]),
     "a wide table": ("off_stage", "right", [slide(TABLE)]),
+    "a wide formula": ("off_stage", "right", [slide(f"## F\n\n$$ {WIDE} $$")]),
     "a tall card": (
         "off_stage",
         '"open me" open',
