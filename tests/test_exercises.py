@@ -213,6 +213,21 @@ def test_an_error_is_explained_with_its_line(body, said):
     assert said in text and "line 2" in text and caught.type.__name__ in text
 
 
+def test_a_module_that_is_not_imported_is_named():
+    scope = run_cell("def f():\n    return cmath.pi\n", {})
+    with pytest.raises(NameError) as caught:
+        scope["f"]()
+    assert "has not imported `cmath` yet" in explain(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"), [(57, ""), (..., "not used"), (9, "not used"), (math, "not")]
+)
+def test_a_later_cell_asks_whether_an_answer_may_be_used(answer, said, capsys):
+    assert exercises.solved("4.2", answer) is (answer == 57)
+    assert said in capsys.readouterr().out
+
+
 def test_interrupting_a_check_interrupts_it():
     def stop(*_):
         raise KeyboardInterrupt

@@ -112,6 +112,10 @@ WRONG = {
             "def unshuffle(y, order):\n    return y.clamp(min=0)[order.argsort()]",
             "belongs",
         ),
+        (
+            "def unshuffle(y, order):\n    y[order] = y.clone()\n    return y",
+            "belongs to the caller",
+        ),
     ],
     "1.4": [
         ("def values(seq):\n    return torch.ones(seq)", "average of ones"),
@@ -154,6 +158,7 @@ OTHER = {
         'sentence = ["Saw", "the", "cat", "the", "dog"]',
         'sentence = " ".join("the cat saw the dog".split()[::-1])',
         'sentence = "The dog saw the cat."',
+        'sentence = "The dog saw the cat!"',
     ],
     "1.2": [
         """

@@ -104,6 +104,12 @@ WRONG = {
             ),
             "changed positions",
         ),
+        (
+            "def build(positions, dim, base):\n"
+            "    angle = positions[:, None] * inverse_frequencies(64)[: dim // 2]\n"
+            "    return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)",
+            "At row 1, column 2",
+        ),
     ],
     "2.3": [
         (_later("sin * c - cos * s", "cos * c + sin * s"), "the other way"),
@@ -122,7 +128,7 @@ WRONG = {
             _later("sin * c + cos * s", "cos * c - sin * s").replace(
                 "(steps *", "(abs(steps) *"
             ),
-            "6 tokens later",
+            "6 tokens further on",
         ),
         (
             """

@@ -157,6 +157,30 @@ WRONG = {
             "    return torch.equal(bias[1], bias[0]) or bias[0, 0] == 0",
             "m · n is symmetric",
         ),
+        (
+            "def is_relative(bias):\n"
+            "    return torch.allclose(bias[1:, 1:], bias[:-1, :-1], atol=0.1)",
+            "off, by 0.02",
+        ),
+        (
+            "def is_relative(bias):\n"
+            "    n, most = len(bias), 0.05 * bias.std()\n"
+            "    rows = (bias.diagonal(k) for k in range(1 - n, n))\n"
+            "    return all(row.std(correction=0) < most for row in rows)",
+            "off, by 0.02",
+        ),
+        (
+            "def is_relative(bias):\n"
+            "    return torch.equal(bias[2:, 2:], bias[:-2, :-2])",
+            "For 2 tokens",
+        ),
+        (
+            "def is_relative(bias):\n"
+            "    n = len(bias)\n"
+            "    rows = (bias.diagonal(k) for k in range(1 - n, n))\n"
+            "    return all(bool(row[0] == row[-1]) for row in rows)",
+            "off, by 0.02",
+        ),
     ],
     "3.4": [
         ("def reach(slope):\n    return 100 / slope", "where the bias is -100"),
@@ -215,6 +239,14 @@ def attend(q, k, v, slopes):
     return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
 """,
             "without a slope",
+        ),
+        (
+            _attention(mask=".masked_fill(n > m, -5.0)"),
+            "it should be",
+        ),
+        (
+            _attention(scores="q @ k.mT / q.shape[1] ** 0.5"),
+            "it should be",
         ),
     ],
 }
@@ -305,6 +337,13 @@ def attend(q, k, v, slopes):
                      - slopes[:, None, None] * abs(m[:, None] - m))
     weights = np.tril(weights)
     return weights / weights.sum(-1, keepdims=True) @ v
+""",
+        """
+def attend(q, k, v, slopes):
+    n = torch.arange(q.shape[1])
+    bias = (slopes[:, None, None] * n).expand(-1, len(n), -1)  # one number a key
+    bias = bias.masked_fill(n > n[:, None], -math.inf)
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, bias)
 """,
     ],
 }

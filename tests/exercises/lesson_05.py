@@ -146,7 +146,7 @@ WRONG = {
             "    x = torch.zeros_like(g).requires_grad_()\n"
             "    turn_pairs(x, cos, sin).backward(g)\n"
             "    return x.grad",
-            "by hand",
+            "Do without autograd",
         ),
     ],
     "5.4": [
@@ -162,6 +162,14 @@ WRONG = {
         (_line_up("table.reshape(5, 1, 4)"), "reshape"),
         (_line_up("table.unsqueeze(1).round(decimals=2)"), "their own positions"),
         (_line_up("table.T.reshape(len(table), 1, -1)"), "their own positions"),
+        (
+            "def line_up(table):\n    return table[:, None].tolist()",
+            "return a tensor, not a list",
+        ),
+        (
+            "def line_up(table):\n    return table[:, None].expand(-1, 6, -1)",
+            "does not line up",
+        ),
     ],
     "5.5": [
         (

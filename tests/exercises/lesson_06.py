@@ -120,6 +120,22 @@ WRONG = {
             ),
             "not each pair",
         ),
+        (
+            """
+def turn_any(x, turn_by):
+    z = torch.complex(x.float()[:, 0::2], x.float()[:, 1::2]) * turn_by
+    return torch.stack([z.real, z.imag], -1).flatten(-2).to(x.dtype)
+""",
+            "shapes do not fit",
+        ),
+        (
+            """
+def turn_any(x, turn_by):
+    z = torch.view_as_complex(x.half().unflatten(-1, (-1, 2))) * turn_by
+    return torch.view_as_real(z).flatten(-2).to(x.dtype)
+""",
+            "it should be",
+        ),
     ],
     "6.3": [
         (_back("z * turn_by"), "same direction"),
@@ -139,6 +155,11 @@ WRONG = {
         (_back("z.mul_(turn_by.conj())"), "changed z"),
         (_back("z * turn_by.conj()[:1]"), "not the pairs"),
         (_back("z * turn_by.conj().real"), "not the pairs"),
+        (
+            "def take_back(z, turn_by):\n"
+            "    return torch.linalg.solve(turn_by.diag_embed(), z[..., None])[..., 0]",
+            "(solve)",
+        ),
     ],
     "6.4": [
         (_best(PHASE), "in radians"),

@@ -326,6 +326,12 @@ def pairing_of(turn):
     kept = torch.allclose(lengths, x.view(4, 2).norm(dim=-1))
     return ["half", "interleaved"][kept]
 """,
+        """
+from rope_teach.identify import identify
+
+def pairing_of(turn):
+    return identify(turn, head_dim=8).pairing
+""",
     ],
     "7.4": [
         """

@@ -249,6 +249,11 @@ WRONG = {
             "            if mean(b, everywhere).min() >= 0]",
             "Expected one number, got 2",
         ),
+        (
+            HOLDS + "    return next(b for b in sorted(bases)\n"
+            "                if mean(b, everywhere[context // 2 :]).min() >= 0)",
+            "base 10,000 is above zero at the last distance, 183",
+        ),
     ],
 }
 

@@ -16,7 +16,7 @@ from rope_teach.course.exercises.cards import EXERCISES, Exercise, Wrong
 from rope_teach.course.exercises.errors import explain
 from rope_teach.course.exercises.student_code import is_stub
 
-__all__ = ["check", "hint", "solution"]
+__all__ = ["check", "hint", "solution", "solved"]
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,21 @@ def check(key: str, answer: Any) -> None:
 Stuck? Run hint("4.1") in a cell of its own.
     """
     _show(feedback(key, answer))
+
+
+def solved(key: str, answer: Any) -> bool:
+    """Whether ``answer`` passes the check of exercise ``key``; if not, say so.
+
+    A later cell asks before it uses a student's function, and falls back on another.
+
+    >>> solved("4.1", ...)
+    4.1 is not solved yet: your answer is not used here.
+    False
+    """
+    right = feedback(key, answer).kind == "right"
+    if not right:
+        print(f"{key} is not solved yet: your answer is not used here.")
+    return right
 
 
 def hint(key: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import re
+import sys
 import traceback
 
 PLAIN_WORDS = [  # what torch and Python say, and what it means; the first that fits
@@ -82,6 +83,8 @@ def explain(error: BaseException) -> str:
             "This notebook does not know that name (yet). Run the cells above, and "
             "check the spelling."
         )
+        if error.name in {"np", "numpy", "F", *sys.stdlib_module_names}:
+            why = f"This notebook has not imported `{error.name}` yet."
     elif isinstance(error, RecursionError):
         why = "A function calls itself without end."
     elif isinstance(error, (SystemExit, MemoryError)):

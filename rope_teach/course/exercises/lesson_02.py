@@ -237,10 +237,15 @@ def _name_a_wrong_turn(
     """Raise :class:`Wrong` if ``got`` is what a known misconception gives."""
     dim = len(start)
     expect(
+        steps > 0 or not close(got, back),
+        f"With steps = {steps} you went {-steps} tokens further on. A negative number "
+        "of steps goes back.",
+    )
+    expect(
         not close(got, back),
         "Your hands turn the other way: this is the code of a position "
-        f"{abs(steps)} tokens {'earlier' if steps > 0 else 'later'}. The sine comes "
-        "first, and the minus sign belongs to the new cosine.",
+        f"{steps} tokens earlier. The sine comes first, and the minus sign belongs to "
+        "the new cosine.",
     )
     expect(
         not close(got, start),

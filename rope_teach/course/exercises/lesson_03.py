@@ -152,13 +152,13 @@ def _biases() -> list[tuple[Tensor, bool, str]]:
     spoiled = []
     for i, j in ((i, j) for i in range(5) for j in range(5) if abs(i - j) < 4):
         bias = any_bias.clone()
-        bias[i, j] += 0.5
+        bias[i, j] += 0.02  # no tolerance of a student's may swallow it
         spoiled.append(
             (
                 bias,
                 False,
-                f"One entry is off, at row {i}, column {j}: it differs from the others "
-                "on its diagonal.",
+                f"One entry is off, by 0.02: at row {i}, column {j} it differs from "
+                "the others on its diagonal.",
             )
         )
     return [

@@ -208,7 +208,7 @@ def the_partner(partner: Callable[..., Any]) -> str:
 
 @exercise(
     "5.3",
-    "The gradient by hand",
+    "The gradient without autograd",
     difficulty=2,
     minutes=3,
     hints=(
@@ -225,7 +225,7 @@ def backward(g, cos, sin):
 )
 def the_gradient_by_hand(backward: Callable[..., Any]) -> str:
     taken = uses(backward, torch.autograd.grad, "requires_grad_", "backward", "vjp")
-    expect(not taken, f"You used {taken}. Do it by hand, with the tables alone.")
+    expect(not taken, f"You used {taken}. Do without autograd: the tables are enough.")
     cases = []
     for seed, shape in enumerate(((6, 8), (2, 3, 5, 4), (1, 2), (9, 10))):
         tables = _tables(torch.arange(1, shape[-2] + 1), shape[-1], 100.0)
@@ -289,7 +289,13 @@ def line_up(table):
 def along_the_right_axis(line_up: Callable[..., Any]) -> str:
     for batch, seq, heads, head_dim in ((2, 5, 3, 8), (1, 4, 4, 6), (3, 7, 2, 10)):
         cos, sin = _tables(torch.arange(seq), head_dim)
-        got = as_tensor(untouched(line_up, cos))
+        given = untouched(line_up, cos)
+        got = as_tensor(given)
+        expect(
+            not isinstance(given, (list, tuple)),
+            "turn_pairs multiplies by the table: return a tensor, not a "
+            f"{type(given).__name__}.",
+        )
         shape, pairs = tuple(got.shape), (batch, seq, heads, head_dim // 2)
         expect(
             shape != (seq, head_dim // 2),

@@ -18,7 +18,7 @@ from rope_teach.course.exercises.comparing import (
     name_mistake,
 )
 from rope_teach.course.exercises.student_code import torch_calls, untouched, uses
-from rope_teach.course.exercises.values import number
+from rope_teach.course.exercises.values import NOTHING, number
 from rope_teach.frequencies import inverse_frequencies
 from rope_teach.ops import rotate
 from rope_teach.rotary import RotaryEmbedding
@@ -31,7 +31,7 @@ FEATURES = ("token", "feature")
 def _as_complex(value: Any) -> Tensor:
     """A student's value as a complex128 tensor, or :class:`Wrong`."""
     if value is None or value is ...:
-        raise Wrong("Your function returns nothing. Is there a `return`?")
+        raise Wrong(NOTHING)
     try:
         if hasattr(value, "__array__") and not isinstance(value, Tensor):
             value = value.tolist()
@@ -136,9 +136,9 @@ def the_complex_form(turn_any: Callable[..., Any]) -> str:
     taken = uses(turn_any, rotate, rotate_complex, rotate_matrix, RotaryEmbedding)
     expect(not taken, f"You let the package's {taken} turn. Write the form yourself.")
     cases = []
-    for seq, head_dim in ((5, 8), (3, 6), (4, 2), (64, 32)):
+    for *heads, seq, head_dim in ((5, 8), (3, 6), (4, 2), (2, 3, 7, 8), (64, 32)):
         table = phases(torch.arange(1, seq + 1), inverse_frequencies(head_dim))
-        pairs = _pairs(seq, head_dim // 2, seed=seq)
+        pairs = _pairs(*heads, seq, head_dim // 2, seed=seq)
         cases.append((torch.view_as_real(pairs).flatten(-2), table))
     _judge_turn([untouched(turn_any, *case) for case in cases], cases)
     x, table = cases[-1][0].bfloat16(), cases[-1][1]
@@ -173,7 +173,7 @@ def the_complex_form(turn_any: Callable[..., Any]) -> str:
 
 def _judge_turn(got: list[Any], cases: list[tuple[Tensor, Tensor]]) -> None:
     for mine, (x, table) in zip(got, cases, strict=True):
-        expect(mine is not None, "Your function returns nothing. Is there a `return`?")
+        expect(mine is not None, NOTHING)
         expect(
             isinstance(mine, Tensor),
             f"Return a tensor like x; yours is of type {type(mine).__name__}.",
@@ -246,7 +246,7 @@ def take_the_turn_back(take_back: Callable[..., Any]) -> str:
         pairs = _pairs(seq, hands, seed=seq)
         cases.append((pairs * table, table, pairs))
     divisions = ["/", "div", "rdiv", "divide", "true_divide", "truediv", "rtruediv"]
-    divisions += ["reciprocal", "inv", "**", "pow", "rpow", "float_power"]
+    divisions += ["reciprocal", "inv", "solve", "**", "pow", "rpow", "float_power"]
     taken = uses(take_back, *divisions)
     with torch_calls() as called:
         got = [_as_complex(untouched(take_back, z, table)) for z, table, _ in cases]

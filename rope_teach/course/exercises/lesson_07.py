@@ -234,7 +234,7 @@ def the_detector(pairing_of: Callable[..., Any]) -> str:
     ]  # fmt: skip
     for inv_freq, first, sign, words in strangers:
         for pairing in ("half", "interleaved"):
-            turn = _Stranger(inv_freq, first, sign, pairing)
+            turn, seen = _stranger(inv_freq, first, sign, pairing)
             got = pairing_of(turn)
             expect(
                 got is not None,
@@ -247,11 +247,11 @@ def the_detector(pairing_of: Callable[..., Any]) -> str:
                 f'The answer must be "interleaved" or "half"; you gave {got!r}.',
             )
             expect(
-                bool(turn.seen),
+                bool(seen) or got == pairing,
                 "You never called turn(x, positions), so you cannot know what it does.",
             )
             expect(
-                any(turn.seen) or got == pairing,
+                any(seen) or got == pairing,
                 "You tried only position 0. No hand has turned there, so every pairing "
                 "gives the input back.",
             )
@@ -266,22 +266,21 @@ def the_detector(pairing_of: Callable[..., Any]) -> str:
     )
 
 
-class _Stranger:
+def _stranger(
+    inv_freq: Tensor, first: int, sign: int, pairing: Any
+) -> tuple[Callable[..., Tensor], list[int]]:
     """Somebody's rotation of ``x`` ``(seq, 8)``, and the positions it was asked for."""
+    seen: list[int] = []
 
-    def __init__(self, inv_freq: Tensor, first: int, sign: int, pairing: Any) -> None:
-        self.inv_freq, self.first, self.sign = inv_freq, first, sign
-        self.pairing: Any = pairing
-        self.seen: list[int] = []
-
-    def __call__(self, x: Tensor, positions: Tensor) -> Tensor:
+    def turn(x: Tensor, positions: Tensor) -> Tensor:
         positions = torch.as_tensor(positions)
-        self.seen += positions.flatten().tolist()
-        cos, sin = cos_sin(positions, self.inv_freq, torch.float64)
-        size = 2 * len(self.inv_freq)
-        before, part, after = x.split([self.first, size, 8 - size - self.first], -1)
-        turned = rotate(part, cos, self.sign * sin, self.pairing)
-        return torch.cat([before, turned, after], dim=-1)
+        seen.extend(positions.flatten().tolist())
+        cos, sin = cos_sin(positions, inv_freq, torch.float64)
+        size = 2 * len(inv_freq)
+        before, part, after = x.split([first, size, 8 - size - first], -1)
+        return torch.cat([before, rotate(part, cos, sign * sin, pairing), after], -1)
+
+    return turn, seen
 
 
 @exercise(

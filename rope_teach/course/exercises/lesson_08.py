@@ -246,7 +246,6 @@ def hands_in_new_territory(new_territory: Callable[..., Any]) -> str:
             expect(
                 not got,
                 f"{what} the text is no longer than the trained length: no hand goes "
-                f"{what} the text is no longer than the trained length: no hand goes "
                 "where it has not been.",
             )
             continue
@@ -330,6 +329,7 @@ def the_smallest_base_that_holds(first_that_holds: Callable[..., Any]) -> str:
         ([2_000_000, 1_000_000], 64, 6235),  # a million fails first at 6,235:
         ([2_000_000, 1_000_000], 64, 6236),  # one distance more is one too many
         ([2_000_000, 200_000], 64, 6463),
+        ([10_000, 100_000], 16, 184),  # 10,000 fails in the first half alone
     ):
         got = number(first_that_holds(list(bases), rotary_dim, context))
         means = {base: _mean_cosine(base, rotary_dim, context) for base in bases}

@@ -11,13 +11,16 @@ from torch import Tensor
 
 from rope_teach.course.exercises.cards import Wrong, expect
 
+NOTHING = (
+    "Your function returned nothing here. Does every way through it end in a `return`?"
+)
 NUMBERS = (bool, int, float, complex, Tensor)
 
 
 def as_tensor(value: Any) -> Tensor:
     """A student's value as a float64 tensor; :class:`Wrong` if that is impossible."""
     if value is None or value is ...:
-        raise Wrong("Your function returns nothing. Is there a `return`?")
+        raise Wrong(NOTHING)
     try:
         if isinstance(value, (Iterator, range, ValuesView)):
             value = list(value)
