@@ -19,6 +19,19 @@ ONE_TOKEN = """def diagnose(forward, x):
     return "right" if touched == list(range(3, x.shape[1])) else "deaf"
 """
 
+LOOK = """def diagnose(forward, x):
+    verdict, whole = "right", forward(x)
+    for t in range(x.shape[1]):
+        y = x.clone()
+        {change}
+        moved = ((forward(y) - whole){seen}.abs() > 1e-5).any(-1)
+        if moved[:t].any():
+            return "leaks"
+        if not moved[t:].all():
+            verdict = "deaf"
+    return verdict
+"""
+
 WRONG = {
     "9.1": [
         (
@@ -97,11 +110,25 @@ WRONG = {
             "shapes do not fit",
         ),
         (
+            "def positions(real):\n    return real.cumsum(1, dtype=torch.int8) - 1",
+            "At token 128 it should be 128; yours is -128",
+        ),
+        (
             "def positions(real):\n    return real.long()",
             "At token 0 it should be 0; yours is 1",
         ),
     ],
     "9.2": [
+        (
+            STEP + "    turned = rope(q, k, start=old_k.shape[2])\n"
+            "    q.copy_(turned[0]), k.copy_(turned[1])\n" + JOIN,
+            "changed q",
+        ),
+        (
+            STEP + "    q, k = rope(q, k, start=old_k.shape[2])\n"
+            "    return q, torch.cat([old_k, k], dim=2)[:, :, -16:]",
+            "There should be 205 keys",
+        ),
         (
             STEP + "    q, k = rope(q, k, start=len(old_k))\n" + JOIN,
             "2 texts in the batch",
@@ -193,6 +220,16 @@ WRONG = {
         ),
     ],
     "9.3": [
+        (
+            "def pack(lengths):\n"
+            "    blocks = []\n"
+            "    while lengths:\n"
+            "        n = lengths.pop(0)\n"
+            "        blocks.append(torch.ones(n, n).tril())\n"
+            "    mask = torch.block_diag(*blocks).bool()\n"
+            "    return mask.sum(1) - 1, mask",
+            "changed lengths",
+        ),
         (
             "def pack(lengths):\n"
             "    p = torch.cat([torch.arange(n) for n in lengths])\n"
@@ -333,6 +370,19 @@ WRONG = {
         ("position = list(range(100))", "Expected one number, got 100"),
     ],
     "9.5": [
+        (  # as many as it should touch, whichever they are
+            "def diagnose(forward, x):\n"
+            "    seq = x.shape[1]\n"
+            "    many = [len(outputs_touched(forward, x, t)) for t in range(seq)]\n"
+            "    if any(n > seq - t for t, n in enumerate(many)):\n"
+            "        return 'leaks'\n"
+            "    right = all(n == seq - t for t, n in enumerate(many))\n"
+            "    return 'right' if right else 'deaf'",
+            "not the right ones",
+        ),
+        (LOOK.format(change="y[:, t, 0] += 1", seen="[0]"), "A narrow leak"),
+        (LOOK.format(change="y[:, t] += 1", seen="[0, :, :1]"), "A narrow leak"),
+        (LOOK.format(change="y[:, t] *= 2", seen="[0]"), "Healthy attention"),
         (
             "def diagnose(forward, x):\n"
             "    seq = x.shape[1]\n"

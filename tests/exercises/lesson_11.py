@@ -90,7 +90,7 @@ WRONG = {
         (
             BAND + "mean = curves.mean(1)\n"
             "    return curves[mean.argmin()], curves[mean.argmax()]",
-            "the lowest mean",
+            "one run, that of seed 1",
         ),
         (BAND + "return {0: curves.amin(0), 1: curves.amax(0)}", "Return two tensors"),
         (BAND + "return curves.amin(1), curves.amax(1)", "for each of the 5 seeds"),
@@ -106,7 +106,12 @@ WRONG = {
             "a standard deviation",
         ),
         (BAND + "return curves.amax(0), curves.amin(0)", "Put the lowest first"),
-        (BAND + "return curves[0], curves[-1]", "the lowest: At point"),
+        (BAND + "return curves[0], curves[-1]", "one run, that of seed 0"),
+        (
+            BAND + "last = curves[:, -1].argsort()\n"
+            "    return curves[last[0]], curves[last[-1]]",
+            "one run, that of seed 1",
+        ),
         (
             BAND + "return curves.amin(0).cummax(0).values, curves.amax(0)",
             "the lowest: At point",
@@ -207,6 +212,27 @@ WRONG = {
         (COUNT + "return min(layers, 6) * (heads + kv_heads) * head_dim * 3", "32 lay"),
     ],
     "11.5": [
+        (
+            RACE + "    best = min(rates, key=lambda lr: sum(inf[lr])\n"
+            "               if all(found[lr]) else math.inf)\n"
+            "    return best, found[best]",
+            "A run of 0 steps counts",
+        ),
+        (
+            RACE + "    def mean(lr):\n"
+            "        return math.inf if None in found[lr] else (\n"
+            "            sum(found[lr]) // len(seeds))\n"
+            "    best = min(rates, key=mean)\n"
+            "    return best, found[best]",
+            "0.1 has the fewest steps on average",
+        ),
+        (
+            "def fair_race(train, rates, seeds):\n"
+            "    found = {lr: [train(lr, s) for s in range(len(seeds))]\n"
+            "             for lr in rates}\n"
+            "    return 0.01, found[0.01]",
+            "You called train(0.003, 0)",
+        ),
         (
             RACE + "    best = min(rates, key=lambda lr: min(inf[lr]))\n"
             "    return best, found[best]",

@@ -12,7 +12,7 @@ def half_faded(i, d, B):
     zeta = (2 * i + 0.4 * d) / (1.4 * d)
 """
 MENDED = """
-def mended(keys, old, new, B):
+def with_new_origin(keys, old, new, B):
     d = keys.shape[-1]
     zeta = (2 * torch.arange(d // 2) + 0.4 * d) / (1.4 * d)
     n = torch.arange(len(keys))[:, None]
@@ -220,14 +220,14 @@ def half_faded(i, d, B):
     ],
     "16.2": [
         """
-def mended(keys, old, new, B):
+def with_new_origin(keys, old, new, B):
     d = keys.shape[-1]
     ratio = (xpos_scale(torch.tensor(0), d, B, old)
              / xpos_scale(torch.tensor(0), d, B, new))
     return (keys.unflatten(-1, (-1, 2)) * ratio[:, None]).flatten(-2)
 """,
         """
-def mended(keys, old, new, B):
+def with_new_origin(keys, old, new, B):
     import numpy as np
     rows, d = keys.tolist(), keys.shape[-1]
     factor = [((f - f % 2 + 0.4 * d) / (1.4 * d)) ** ((new - old) / B)
@@ -235,7 +235,7 @@ def mended(keys, old, new, B):
     return np.array([[x * y for x, y in zip(row, factor)] for row in rows])
 """,
         """
-def mended(keys, old, new, B):
+def with_new_origin(keys, old, new, B):
     d, out = keys.shape[-1], keys.clone()
     for i in range(d // 2):
         zeta = (2 * i + 0.4 * d) / (1.4 * d)

@@ -16,6 +16,13 @@ def is_relative(angle):
 
 WRONG = {
     "17.1": [
+        (
+            LOOKS + "row, column = row + 2, column + 13 - 2 * width\n"
+            "    if column < 0:\n"
+            "        return row - 1, column + width\n"
+            "    return row + column // width, column % width",
+            "columns 0 to 39",
+        ),
         (LOOKS + "return row + 2, column + 1", "it counts 13 tokens"),
         (LOOKS + "return divmod(row * 6 + column + 13, 6)", "rows of 6 cells"),
         (LOOKS + "return row + 2, column + 13 - 2 * width", "columns 0 to 6"),
@@ -85,6 +92,21 @@ WRONG = {
         ),
     ],
     "17.3": [
+        (
+            STEPS.replace("range(8)", "range(7)")
+            + "    return all(math.cos(step - step_0) > 1 - 1e-9\n"
+            "               for r, c in cells for step, step_0 in (\n"
+            "        (angle(r + 1, c) - angle(r, c), angle(1, 0) - angle(0, 0)),\n"
+            "        (angle(r, c + 1) - angle(r, c), angle(0, 1) - angle(0, 0))))",
+            "0.5 more at (8, 2)",
+        ),
+        (
+            STEPS + "    return all(math.cos(step - step_0) > 1 - 1e-9\n"
+            "               for r, c in cells for step, step_0 in (\n"
+            "        (angle(r + 1, c) - angle(r, c), angle(1, 0) - angle(0, 0)),\n"
+            "        (angle(r, c + 1) - angle(r, c), angle(0, 1) - angle(0, 0))))",
+            "0.5 more at (8, 8)",
+        ),
         (RELATIVE + "return True", "True to every hand"),
         (RELATIVE + "return angle(0, 0) == 0", "you say False"),
         (

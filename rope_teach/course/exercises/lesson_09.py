@@ -35,7 +35,8 @@ def positions(real):
     "position. The padding would get -1; a table has no such row, so it is clamped.",
 )
 def positions_from_a_mask(positions: Callable[..., Any]) -> str:
-    for pads, seq in (([3, 0], 7), ([0, 1, 4], 7), ([5], 7), ([2, 11, 0, 8], 12)):
+    batches = (([3, 0], 7), ([0, 1, 4], 7), ([5], 7), ([2, 11, 0, 8], 12), ([9], 300))
+    for pads, seq in batches:
         slots = torch.arange(seq).expand(len(pads), seq)
         before = torch.tensor(pads)[:, None]
         real, right = slots >= before, slots - before
@@ -117,12 +118,13 @@ def step(rope, q, k, old_k):
 )
 def fix_the_step(step: Callable[..., Any]) -> str:
     generator = torch.Generator().manual_seed(0)
-    for old, new, base in ((6, 4, 1e4), (5, 1, 1e4), (0, 3, 1e4), (11, 3, 300.0)):
+    texts = ((6, 4, 1e4), (5, 1, 1e4), (0, 3, 1e4), (11, 3, 300.0), (200, 5, 1e4))
+    for old, new, base in texts:
         rope = RotaryEmbedding(8, base=base)
         q, k, raw = torch.randn(3, 2, 3, old + new, 8, generator=generator)
         old_k = rope.rotate(raw[:, :, :old])
         fresh_q, fresh_k = q[:, :, old:], k[:, :, old:]
-        answer = step(rope, fresh_q.clone(), fresh_k.clone(), old_k.clone())
+        answer = untouched(step, rope, fresh_q.clone(), fresh_k.clone(), old_k.clone())
         expect(
             isinstance(answer, (tuple, list)) and len(answer) == 2,
             "Return two tensors: the turned queries, and all keys.",
@@ -230,7 +232,7 @@ def pack_without_leaks(pack: Callable[..., Any]) -> str:
     for lengths in ([3, 2], [1, 4, 2], [5], [2, 3, 2], [4, 1, 3, 3, 6, 2]):
         seq, names = sum(lengths), torch.arange(len(lengths))
         text = names.repeat_interleave(torch.tensor(lengths))[None]
-        answer = pack(list(lengths))
+        answer = untouched(pack, list(lengths))
         expect(
             isinstance(answer, (tuple, list)) and len(answer) == 2,
             "Return two tensors: the positions, and the mask.",
@@ -381,6 +383,7 @@ def a_doctor_for_attention(diagnose: Callable[..., Any]) -> str:
     generator = torch.Generator().manual_seed(0)
     for seq in (6, 9):
         x = torch.randn(1, seq, 16, generator=generator)
+        x[:, 2] = 0  # a token of zeros, as padding often is
         given = x.clone()
         for name, (verdict, forward, meaning) in _patients(seq).items():
             got = diagnose(forward, x)
@@ -424,6 +427,14 @@ def _patients(seq: int) -> dict[str, Patient]:
         out = causal(x).clone()
         out[:, 1:2] += 0.1 * x[:, 3:4].sum(1, keepdim=True)
         return out
+
+    def narrow_leak(x: Tensor) -> Tensor:
+        out = causal(x).clone()
+        out[:, 2:3, -1] += 0.1 * x[:, 4:5, -1].sum(1, keepdim=True)
+        return out
+
+    def backwards(x: Tensor) -> Tensor:
+        return causal(x).flip(1)
 
     def leak_then_deaf(x: Tensor) -> Tensor:
         out = causal(x).clone()
@@ -469,6 +480,17 @@ def _patients(seq: int) -> dict[str, Patient]:
             "leaks",
             middle_leak,
             "only token 3 shows it, in output 1. Change every token in turn.",
+        ),
+        "A narrow leak": (
+            "leaks",
+            narrow_leak,
+            "only the last feature of token 4 shows it, in the last feature of output "
+            "2. Change every feature of a token, and look at every feature.",
+        ),
+        "Outputs in reverse order": (
+            "leaks",
+            backwards,
+            "each token touches as many outputs as it should, but not the right ones.",
         ),
         "Tokens that never meet": (
             "deaf",

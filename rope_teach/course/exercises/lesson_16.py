@@ -96,7 +96,7 @@ def half_faded(half_faded: Callable[..., Any]) -> str:
         "to two neighbouring features: repeat_interleave(2).",
     ),
     solution='''
-def mended(keys, old, new, B):
+def with_new_origin(keys, old, new, B):
     """Return the keys (seq, d) as if scaled from the origin new."""
     d = keys.shape[-1]
     i = torch.arange(d // 2)
@@ -106,7 +106,7 @@ def mended(keys, old, new, B):
     why="A new origin is one factor per pair, the same for all keys. That is why a "
     "fixed origin loses nothing, and why a forgotten one spoils every score.",
 )
-def keys_with_an_old_origin(mended: Callable[..., Any]) -> str:
+def keys_with_an_old_origin(with_new_origin: Callable[..., Any]) -> str:
     for seq, d, old, new, base in (
         (9, 16, 32, 128, 32),
         (20, 8, 100, 40, 64),
@@ -115,7 +115,7 @@ def keys_with_an_old_origin(mended: Callable[..., Any]) -> str:
         generator = torch.Generator().manual_seed(seq)
         raw = torch.randn(seq, d, generator=generator)
         cached, right = (_scaled(raw, o, base).float() for o in (old, new))
-        got = as_tensor(untouched(mended, cached, old, new, base))
+        got = as_tensor(untouched(with_new_origin, cached, old, new, base))
         cached, right = cached.double(), right.double()
         expect_shape(got, (seq, d))
         what = f"From origin {old} to {new}, B={base}:"

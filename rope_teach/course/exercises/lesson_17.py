@@ -48,6 +48,8 @@ def what_the_flat_reader_sees(looks_at: Callable[..., Any]) -> str:
         (4, 2, 5),
         (2, 14, 20),
         (6, 0, 13),
+        (1, 3, 40),
+        (2, 1, 4),
     )
     for row, column, width in cells:
         what = f"From cell ({row}, {column}) of a picture of width {width},"
@@ -209,6 +211,10 @@ def _hands() -> list[tuple[str, Callable[[Any, Any], Any], bool]]:
          lambda r, c: 0.2 * r + 0.001 * r * c, False),
         ("0.3 * row + 0.7 * column, but 0.5 more at (4, 4)",
          lambda r, c: 0.3 * r + 0.7 * c + 0.5 * ((r == 4) * (c == 4)), False),
+        ("0.3 * row + 0.7 * column, but 0.5 more at (8, 2)",
+         lambda r, c: 0.3 * r + 0.7 * c + 0.5 * ((r == 8) * (c == 2)), False),
+        ("0.3 * row + 0.7 * column, but 0.5 more at (8, 8)",
+         lambda r, c: 0.3 * r + 0.7 * c + 0.5 * ((r == 8) * (c == 8)), False),
         ("a free angle for every cell",
          lambda r, c: (7.3 * r * r + 1.7 * c * c * c + 2.9 * r * c) % turn, False),
     ]  # fmt: skip
@@ -248,9 +254,10 @@ def _steps(angle: Callable[[Any, Any], Any]) -> str:
     solution='''
 def is_relative(angle):
     """Return whether the hand keeps the relative law."""
-    cells = [(r, c) for r in range(8) for c in range(8)]
-    down = [angle(r + 1, c) - angle(r, c) for r, c in cells]
-    right = [angle(r, c + 1) - angle(r, c) for r, c in cells]
+    down = [angle(r + 1, c) - angle(r, c)
+            for r in range(8) for c in range(9)]
+    right = [angle(r, c + 1) - angle(r, c)
+             for r in range(9) for c in range(8)]
     return all(math.cos(step - steps[0]) > 1 - 1e-9
                for steps in (down, right) for step in steps)
 ''',
