@@ -2,14 +2,46 @@
 
 REVIEWED = True
 
-SET_UP = "from rope_teach.course.parallel import shard_positions"
+SET_UP = """
+import torch.distributed as dist
+from rope_teach.course.parallel import shard_positions
+"""
 ZIGZAG = "def zigzag(seq, rank, world):\n    "
 PIECES = ZIGZAG + "p = torch.arange(seq).chunk(2 * world)\n    return "
 ORDER = "def in_order(shards):\n    "
 HALVES = ORDER + "h, t = zip(*(s.chunk(2) for s in shards))\n    return "
 LOSS = "def loss_of_all(means, counts):\n    return "
 MERGE = "def merge(out_a, lse_a, out_b, lse_b):\n    "
+GATHER = (
+    "def all_gather(own):\n    me, world = dist.get_rank(), dist.get_world_size()\n"
+)
 LSE = MERGE + "lse = torch.logaddexp(lse_a, lse_b)\n    "
+
+
+def swap(first, second, back="[got, own.clone()] if me else [own.clone(), got]"):
+    """Return an all_gather for two processes: what each does, and what it returns."""
+    return (
+        GATHER + "    own, other = own.contiguous(), 1 - me\n"
+        "    got = torch.empty_like(own)\n"
+        f"    if me == 0:\n        {first}\n    else:\n        {second}\n"
+        f"    return {back}\n"
+    )
+
+
+def speak(part="own.clone(memory_format=torch.contiguous_format)", **lines):
+    """Return the broadcasting all_gather with some of its lines replaced."""
+    parts = {
+        "start": "parts = []",
+        "loop": "for source in range(world):",
+        "part": f"    part = {part}",
+        "call": "    dist.broadcast(part, source)",
+        "keep": "    parts.append(part)",
+        "end": "return parts",
+    } | lines
+    return GATHER + "".join(f"    {line}\n" for line in parts.values() if line)
+
+
+SEND, RECV = "dist.send(own, other)", "dist.recv(got, other)"
 
 WRONG = {
     "19.1": [
@@ -169,6 +201,82 @@ WRONG = {
             "both pieces together",
         ),
     ],
+    "19.5": [
+        (swap(f"{SEND}; {RECV}", f"{SEND}; {RECV}"), "`dist.send(own, other); dist"),
+        (swap(f"{RECV}; {SEND}", f"{RECV}; {SEND}"), "nothing moves any more"),
+        (swap(SEND, RECV), "should hold process 1's tensor"),
+        (swap(RECV, SEND, "None if me else [own.clone(), got]"), "returned nothing"),
+        (swap(f"{SEND}; {RECV}", f"{RECV}; {SEND}"), "With 3 processes"),
+        (
+            swap(f"{SEND}; {RECV}", f"{RECV}; {SEND}", "[own.clone(), got]"),
+            "process 1 puts its own tensor first",
+        ),
+        (
+            swap(f"{SEND}; {RECV}", f"{RECV}; {SEND}", "[got, own.clone()]"),
+            "process 0 puts its own tensor last",
+        ),
+        (speak("torch.empty(own.shape)"), "has torch.float32 at place"),
+        (speak("torch.empty_like(own)"), "should hold process"),
+        (
+            GATHER + "    parts = [torch.empty(own.shape) for _ in range(world)]\n"
+            "    parts[me] = own.clone()\n    for s in range(world):\n"
+            "        dist.broadcast(parts[s], s)\n    return parts",
+            "torch.empty_like(own) does",
+        ),
+        (speak("own"), "own itself"),
+        (
+            speak(
+                "part if source != me else part.copy_(own)",
+                start="parts, part = [], torch.empty_like(own)",
+            ),
+            "one tensor several times",
+        ),
+        (speak("own", keep="    parts.append(part.clone())"), "own was written over"),
+        (speak(call="    dist.broadcast(part, 0)"), "tensor at every place"),
+        (speak(call=""), "its own tensor at every place"),
+        (speak(loop="for source in range(1):"), "a list of 2 tensors"),
+        (speak(end="return torch.cat(parts)"), "a list of 2 tensors"),
+        (speak(call="    if source == me: dist.broadcast(part, source)"), "broadcast"),
+        (
+            GATHER + "    parts = [torch.empty_like(own) for _ in range(world)]\n"
+            "    dist.all_gather(parts, own.contiguous())\n    return parts",
+            "You call all_gather",
+        ),
+        (
+            "def all_gather(own):\n    me = dist.get_rank()\n"
+            "    got = torch.empty_like(own)\n    if me == 0:\n"
+            "        dist.send(own, 1); dist.recv(got, 1)\n    else:\n"
+            "        dist.recv(got, 0); dist.send(own, 0)\n"
+            "    return [got, own.clone()] if me else [own.clone(), got]",
+            "own.contiguous()",
+        ),
+        (
+            speak(
+                "own.clone().contiguous() if source == me else "
+                "torch.empty(own.shape, dtype=own.dtype).t().contiguous().t()"
+                " if own.ndim == 2 else torch.empty_like(own)"
+            ),
+            "the wrong order",
+        ),
+        (
+            GATHER + "    parts = [torch.empty_like(own) for _ in range(world)]\n"
+            "    parts[me] = own.clone()\n"
+            "    for other in range(world):\n        if other != me:\n"
+            "            dist.isend(own.contiguous(), other)\n"
+            "            dist.irecv(parts[other], other)\n    return parts",
+            "only after .wait()",
+        ),
+        (speak(part="own.clone()", end="return parts[::-1]"), "should hold process"),
+        (speak(end="import os; os._exit(3)"), "exit code 3"),
+        (speak(end="import ctypes; ctypes.string_at(0)"), "SIGSEGV"),
+        (speak(call="    while me == 0: pass"), "a loop never end"),
+        (speak(call="    dist.broadcast(prt, source)"), "does not know that name"),
+        (
+            GATHER + "    rows = own.new_zeros(world, *own.shape)\n"
+            "    rows[me] = own\n    dist.broadcast(rows, 0)\n    return rows",
+            "should hold process",
+        ),
+    ],
 }
 
 OTHER = {
@@ -235,6 +343,42 @@ def merge(out_a, lse_a, out_b, lse_b):
     share = both.softmax(0)
     out = torch.einsum("pq,pqd->qd", share, torch.stack([out_a, out_b]))
     return out.numpy(), both.logsumexp(0).numpy()
+""",
+    ],
+    "19.5": [
+        # No message but one sum: what a process does not have is zero there.
+        GATHER
+        + """
+    rows = own.new_zeros(world, *own.shape)
+    rows[me] = own
+    dist.all_reduce(rows)
+    return rows
+""",
+        # Process 0 collects everything, then tells everybody.
+        GATHER
+        + """
+    own = own.contiguous()
+    parts = [torch.zeros_like(own) for _ in range(world)]
+    parts[me].copy_(own)
+    if me:
+        dist.send(own, 0)
+    else:
+        for other in range(1, world):
+            dist.recv(parts[other], other)
+    for part in parts:
+        dist.broadcast(part, 0)
+    return tuple(parts)
+""",
+        # Both directions at once, without a thought for who is first.
+        GATHER
+        + """
+    own = own.contiguous()
+    parts = [own.clone() if r == me else torch.empty_like(own) for r in range(world)]
+    works = [w for r in range(world) if r != me
+             for w in (dist.isend(own, r), dist.irecv(parts[r], r))]
+    for work in works:
+        work.wait()
+    return parts
 """,
     ],
 }

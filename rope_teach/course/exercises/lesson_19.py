@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import faulthandler
+import linecache
 import math
-from collections.abc import Callable
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import psutil
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.multiprocessing.spawn import ProcessExitedException
 
-from rope_teach.course.exercises.cards import exercise, expect
-from rope_teach.course.exercises.comparing import close, expect_shape
-from rope_teach.course.exercises.student_code import untouched
+from rope_teach.course.exercises.cards import Wrong, exercise, expect
+from rope_teach.course.exercises.comparing import close, difference, expect_shape
+from rope_teach.course.exercises.errors import explain
+from rope_teach.course.exercises.student_code import inner_function, untouched, uses
 from rope_teach.course.exercises.values import as_tensor, number
-from rope_teach.course.parallel import shard_positions
+from rope_teach.course.parallel import gather, launch, process, shard_positions
 
 
 @exercise(
@@ -344,3 +357,317 @@ def _judge_merge(
         "The result is right, but L is not: it must be the logarithm of e^L_a + e^L_b, "
         "or the next merge goes wrong.",
     )
+
+
+READY_MADE = (
+    gather,
+    dist.all_gather,
+    dist.all_gather_into_tensor,
+    dist.all_gather_object,
+    "all_gather",
+    "all_gather_coalesced",
+    "all_gather_into_tensor",
+    "all_gather_object",
+    "all_gather_tensor",
+)
+
+
+@exercise(
+    "19.5",
+    "Gather over all processes",
+    difficulty=4,
+    minutes=10,
+    hints=(
+        "Let the processes speak one after another: first everybody takes what process "
+        "0 has, then what process 1 has, and so on. What does each of them need before "
+        "a broadcast: the sender, and the others?",
+        "For each source: the sender clones own.contiguous(), the others make "
+        "torch.empty_like of it; all of them call dist.broadcast(part, source) and "
+        "append part to their list.",
+    ),
+    solution='''
+def all_gather(own):
+    """Return the tensors of all processes, in the order of ranks."""
+    parts = []
+    for source in range(dist.get_world_size()):
+        part = own.clone(memory_format=torch.contiguous_format)
+        dist.broadcast(part, source)  # written over, except at its source
+        parts.append(part)
+    return parts
+''',
+    why="Every process makes the same calls in the same order, so none waits in vain, "
+    "however many there are. A real all-gather passes pieces around a ring, so that "
+    "all connections work at once.",
+)
+def gather_over_all_processes(all_gather: Callable[..., Any]) -> str:
+    expect(
+        callable(inner_function(all_gather)),
+        "Expected a function of `own`, the tensor of this process.",
+    )
+    ready = uses(all_gather, *READY_MADE)
+    expect(
+        not ready,
+        f"You call {ready}, which is what you are to build. Build it from send and "
+        "recv, or from broadcast.",
+    )
+    for world in (2, 3):
+        _gathered(all_gather, world)
+    return (
+        "It ran in two processes, then in three. Each knows now what all of them know, "
+        "and that is all that attention needs from the others."
+    )
+
+
+def _gathered(all_gather: Callable[..., Any], world: int) -> None:
+    """Judge ``all_gather`` in ``world`` processes; :class:`Wrong` if one complains."""
+    with tempfile.TemporaryDirectory() as folder:
+        stuck = Path(folder, "stuck")
+        try:
+            launch(world, _in_each, all_gather, folder)
+        except ValueError as error:
+            raise Wrong(f"Other processes cannot have your code: {error}.") from None
+        except (ProcessExitedException, RuntimeError) as error:
+            said = str(error).rpartition("Wrong: ")[2].strip()
+            if isinstance(error, ProcessExitedException):
+                said = _how_it_ended(error, folder)
+            said = stuck.read_text() if stuck.exists() else said
+            raise Wrong(f"With {world} processes, {said}") from None
+
+
+def _how_it_ended(error: ProcessExitedException, folder: str) -> str:
+    slow = Path(folder, f"slow.{error.error_index}")
+    if slow.exists() and slow.stat().st_size:
+        return f"process {error.error_index} was stopped after two minutes."
+    if error.signal_name == "SIGABRT":
+        return (
+            f"process {error.error_index} was stopped in the middle of a message. Does "
+            "the tensor that receives have the shape and the dtype of the one that is "
+            "sent?"
+        )
+    how = error.signal_name or f"exit code {error.exit_code}"
+    return f"process {error.error_index} ended in the middle of your code ({how})."
+
+
+def _in_each(all_gather: Callable[..., Any], folder: str) -> None:
+    """Call ``all_gather`` in this process, and judge what it returns here."""
+    rank, world = process()
+    watch = _Watch(Path(folder), rank, world)
+    watch.start()
+    for case, parts in enumerate(_tensors_of_all(world)):
+        if rank == (0, world - 1)[case % 2]:
+            time.sleep(0.3)  # who is late finds out who did not wait
+        own = parts[rank].clone()
+        try:
+            got = all_gather(own)
+            _judge_gathered(got, own, parts, rank)
+        except Wrong:
+            raise
+        except Exception as error:
+            raise Wrong(f"in process {rank}: {_said(error)}") from None
+        own.zero_()  # a message that is still under way would carry zeros
+        watch.all_return()
+        _judge_parts(list(got), parts, rank, all_gather)
+
+
+def _said(error: Exception) -> str:
+    if "contiguous" not in str(error):
+        return explain(error)
+    return (
+        "own is a transposed tensor here, as keys are after .transpose(1, 2), and a "
+        f"message takes only what lies in one piece: own.contiguous(). ({error})"
+    )
+
+
+def _tensors_of_all(world: int) -> Iterator[list[Tensor]]:
+    """What the processes hold, in rank order: for each case another kind of tensor."""
+    generator = torch.Generator().manual_seed(world)
+    shapes = torch.randn(4, 3, 2, generator=generator).bfloat16(), torch.arange(5)
+    for kind in (*shapes, torch.zeros(3, 4, dtype=torch.float64).t()):
+        random = torch.randint(-99, 99, (world, *kind.shape), generator=generator)
+        yield [torch.empty_like(kind).copy_(part) for part in random]
+
+
+def _judge_gathered(got: Any, own: Tensor, parts: list[Tensor], rank: int) -> None:
+    """What can be seen at once: how many tensors of which kind, and whose memory."""
+    world, who = len(parts), f"process {rank}"
+    expect(got is not None, f"{who} returned nothing. Each of them needs all tensors.")
+    expect(
+        isinstance(got, (list, tuple, Tensor)) and len(got) == world,
+        f"{who} should return a list of {world} tensors, one of each process; it "
+        f"returned {_what(got)}.",
+    )
+    for place, part in enumerate(got):
+        expect(
+            isinstance(part, Tensor),
+            f"{who} has {type(part).__name__} at place {place} of its list. Each of "
+            "them needs all tensors.",
+        )
+        expect(
+            part.dtype == own.dtype,
+            f"{who} has {part.dtype} at place {place}, but own is {own.dtype}. A "
+            "message is bytes: whoever receives must have the sender's dtype. "
+            "torch.empty_like(own) does.",
+        )
+        expect(
+            part.shape == own.shape,
+            f"{who} has shape {tuple(part.shape)} at place {place}; own has "
+            f"{tuple(own.shape)}.",
+        )
+        expect(
+            part.untyped_storage().data_ptr() != own.untyped_storage().data_ptr(),
+            f"at place {place} the list of {who} holds own itself. Whoever writes into "
+            "own later changes your result: put a copy there.",
+        )
+    if isinstance(got, Tensor):
+        return
+    expect(
+        world == len({part.data_ptr() for part in got}),
+        f"the list of {who} holds one tensor several times: each message was written "
+        "over the one before. Make a new tensor for each.",
+    )
+    expect(
+        torch.equal(own, parts[rank]),
+        f"own was written over in {who}. A broadcast writes into its tensor everywhere "
+        "but at the source.",
+    )
+
+
+def _what(got: Any) -> str:
+    if isinstance(got, Tensor):
+        return f"a tensor of shape {tuple(got.shape)}"
+    if isinstance(got, (list, tuple)):
+        return f"{len(got)}"
+    return type(got).__name__
+
+
+def _judge_parts(
+    got: list[Tensor], parts: list[Tensor], rank: int, all_gather: Callable[..., Any]
+) -> None:
+    """Whether each place holds the tensor of that process."""
+    world, who = len(parts), f"process {rank}"
+
+    def holds(*order: int) -> bool:
+        return all(map(torch.equal, got, [parts[source] for source in order]))
+
+    everybody = range(world)
+    if holds(*everybody):
+        return
+    others = [other for other in everybody if other != rank]
+    expect(
+        not holds(rank, *others),
+        f"{who} puts its own tensor first. The order is that of the ranks, and the "
+        "same everywhere: process 0's comes first.",
+    )
+    expect(
+        not holds(*others, rank),
+        f"{who} puts its own tensor last. The order is that of the ranks, and the same "
+        "everywhere.",
+    )
+    expect(
+        not holds(*[rank] * world),
+        f"{who} has its own tensor at every place: none has come from the others.",
+    )
+    for source in everybody:
+        expect(
+            not holds(*[source] * world),
+            f"{who} has process {source}'s tensor at every place.",
+        )
+    for place, (mine, right) in enumerate(zip(got, parts, strict=True)):
+        as_it_lies = right.t().reshape(right.shape) if right.ndim == 2 else right
+        expect(
+            torch.equal(mine, right) or not torch.equal(mine, as_it_lies),
+            f"{who} has the right numbers of process {place} in the wrong order. own "
+            "is transposed here, and a message carries memory as it lies: send "
+            "own.contiguous().",
+        )
+        found = difference(mine, right, axes=("row", "column"))
+        hasty = uses(all_gather, "isend", "irecv") and not uses(all_gather, "wait")
+        expect(
+            not (found and hasty),
+            f"{who} does not have process {place}'s tensor. isend and irecv return at "
+            "once: a message has arrived only after .wait().",
+        )
+        expect(
+            not found,
+            f"place {place} in the list of {who} should hold process {place}'s "
+            f"tensor. {found}",
+        )
+
+
+class _Watch(threading.Thread):
+    """Ends the process once all of them wait for one another, and says where.
+
+    A process waits if for five seconds it stands at one place and does no work. It is
+    ended, too, after 20 seconds of work, or if it takes 4 GB.
+    """
+
+    def __init__(self, folder: Path, rank: int, world: int) -> None:
+        super().__init__(daemon=True)
+        self.folder, self.rank, self.world = folder, rank, world
+        self.round, self.slow = 0, folder / f"slow.{rank}"
+
+    def mark(self, what: str, rank: int) -> Path:
+        return self.folder / f"{what}.{self.round}.{rank}"
+
+    def all_return(self) -> None:
+        """Wait until every process has returned from this round."""
+        self.mark("back", self.rank).touch()
+        while not all(self.mark("back", r).exists() for r in range(self.world)):
+            time.sleep(0.02)
+        self.round += 1
+
+    def run(self) -> None:
+        place, looks, worked = None, 0, 0.0
+        memory = psutil.Process().memory_info
+        # A loop inside C lets no other thread of Python run, but does not stop this.
+        faulthandler.dump_traceback_later(120, exit=True, file=self.slow.open("w"))
+        while True:
+            time.sleep(0.1)
+            if time.process_time() > 20:
+                self.end(
+                    f"process {self.rank} is still at work after 20 seconds. Does a "
+                    "loop never end?"
+                )
+            if memory().rss > 4 * 2**30:
+                self.end(f"process {self.rank} asked for more than 4 GB of memory.")
+            frame = sys._current_frames()[threading.main_thread().ident or 0]
+            here = frame, frame.f_lasti
+            if here != place or time.process_time() - worked > 0.25:
+                place, looks, worked = here, 0, time.process_time()
+                self.mark("waits", self.rank).unlink(missing_ok=True)
+            looks += 1
+            if looks == 50:
+                self.mark("waits", self.rank).write_text(_line(frame))
+            if looks >= 50:
+                self.end_if_all_wait()
+
+    def end_if_all_wait(self) -> None:
+        waiting, back = {}, []
+        for rank in range(self.world):
+            if self.mark("back", rank).exists():
+                back.append(f"process {rank} has returned")
+            elif self.mark("waits", rank).exists():
+                waiting[rank] = self.mark("waits", rank).read_text()
+            else:
+                return
+        places = [f"process {rank} waits{line}" for rank, line in waiting.items()]
+        self.end(
+            f"nothing moves any more: {'; '.join(places + back)}. A send ends when the "
+            "other process receives, a receive when it sends, a broadcast when "
+            "everybody takes part."
+        )
+
+    def end(self, why: str) -> None:
+        (self.folder / "stuck").write_text(why)
+        os._exit(1)
+
+
+def _line(frame: FrameType | None) -> str:
+    """Where in a student's code a frame stands."""
+    theirs = sys.modules["__main__"].__dict__
+    while frame and frame.f_globals is not theirs:
+        frame = frame.f_back
+    if frame is None:
+        return ""
+    text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+    return f" at line {frame.f_lineno}, `{text}`"
