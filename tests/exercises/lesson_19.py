@@ -4,7 +4,7 @@ REVIEWED = True
 
 SET_UP = """
 import torch.distributed as dist
-from rope_teach.course.parallel import shard_positions
+from rope_teach.course.parallel import shard_positions, unshard
 """
 ZIGZAG = "def zigzag(seq, rank, world):\n    "
 PIECES = ZIGZAG + "p = torch.arange(seq).chunk(2 * world)\n    return "
@@ -54,6 +54,9 @@ WRONG = {
         (PIECES + "torch.cat([p[rank], p[-rank]])", "off by one"),
         (PIECES + "torch.cat([p[rank], p[world - 1 - rank]])", "first half"),
         (PIECES + "torch.cat([p[rank], p[1]])", "zigzag is"),
+        (ZIGZAG + "return shard_positions(seq, rank, world, 'zigzag')", "to build"),
+        (PIECES + "torch.cat([p[rank], p[-1 - rank]]) + 0.5", "whole numbers"),
+        (PIECES + "torch.stack([p[rank], p[-1 - rank]])", "must have shape"),
         (PIECES + "p[rank]", "must have shape"),
         (PIECES + "torch.cat([p[rank], p[2 * world - 2 - rank]])", "zigzag is"),
         (PIECES + "torch.cat([p[rank], p[-1 - rank]]) + 1", "zigzag is"),
@@ -78,9 +81,14 @@ WRONG = {
         ),
         (
             ORDER + "x = torch.cat(shards)\n    return x[x[:, 0].argsort()]",
-            "You sorted",
+            "you sorted",
+        ),
+        (
+            ORDER + "x = torch.cat(shards)\n    return x[x[:, 0].abs().argsort()]",
+            "you sorted",
         ),
         (HALVES + "torch.cat([*h, *h])", "missing"),
+        (ORDER + "return unshard(shards, 'zigzag', dim=0)", "to build"),
         (HALVES + "torch.cat([*reversed(t), *h])", "come in the order"),
         (HALVES + "torch.cat(h)", "must have shape"),
         (HALVES + "torch.cat([*reversed(h), *t])", "come in the order"),
@@ -92,7 +100,7 @@ WRONG = {
         ),
         (
             ORDER + "x = torch.cat(shards)\n    return x[x[:, 1].argsort().flip(0)]",
-            "You sorted",
+            "you sorted",
         ),
         (
             ORDER + "out = torch.cat(shards)\n    n = len(shards[0]) // 2\n"
@@ -174,6 +182,12 @@ WRONG = {
             "do not sum to 1",
         ),
         (LSE + "return out_a, lse", "both pieces together"),
+        (
+            MERGE + "w = torch.sigmoid(lse_a - lse_b)[:, None]\n"
+            "    lse = torch.logaddexp(lse_a, lse_b).clamp(max=700)\n"
+            "    return w * out_a + (1 - w) * out_b, lse",
+            "result is right, but L is not",
+        ),
         (LSE + "return out_a", "two values"),
         (
             LSE + "out_a *= (lse_a - lse).exp()[:, None]\n"
@@ -209,11 +223,11 @@ WRONG = {
         (swap(f"{SEND}; {RECV}", f"{RECV}; {SEND}"), "With 3 processes"),
         (
             swap(f"{SEND}; {RECV}", f"{RECV}; {SEND}", "[own.clone(), got]"),
-            "process 1 puts its own tensor first",
+            "process 1 has the tensors in the order [1, 0]",
         ),
         (
             swap(f"{SEND}; {RECV}", f"{RECV}; {SEND}", "[got, own.clone()]"),
-            "process 0 puts its own tensor last",
+            "process 0 has the tensors in the order [1, 0]",
         ),
         (speak("torch.empty(own.shape)"), "has torch.float32 at place"),
         (speak("torch.empty_like(own)"), "should hold process"),
@@ -266,7 +280,7 @@ WRONG = {
             "            dist.irecv(parts[other], other)\n    return parts",
             "only after .wait()",
         ),
-        (speak(part="own.clone()", end="return parts[::-1]"), "should hold process"),
+        (speak(part="own.clone()", end="return parts[::-1]"), "in the order [1, 0]"),
         (speak(end="import os; os._exit(3)"), "exit code 3"),
         (speak(end="import ctypes; ctypes.string_at(0)"), "SIGSEGV"),
         (speak(call="    while me == 0: pass"), "a loop never end"),
