@@ -397,10 +397,10 @@ def launch(processes: int, function: Callable[..., Any], *args: Any) -> list[Any
 
 
 def start_method() -> str:
-    """How to start a process: on Linux, from one that has already imported torch."""
+    """How to start a process: on Linux, from one that has imported all this."""
     if sys.platform != "linux":  # Windows has no fork, and on macOS it is unsafe
         return "spawn"
-    multiprocessing.set_forkserver_preload(["torch"])
+    multiprocessing.set_forkserver_preload(["torch", __name__])
     return "forkserver"
 
 
