@@ -30,6 +30,7 @@ from rope_teach.course.parallel import (
     train,
     unshard,
 )
+from tests.test_exercises import run_cell
 
 SEQ = 16
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -253,16 +254,39 @@ def test_processes_that_are_spawned_find_each_other(monkeypatch):
     assert both == [((0, 2), 1.0), ((1, 2), 5.0)]
 
 
-def test_launch_refuses_what_no_process_can_import(refuses):
-    def inside():
-        pass
+def test_launch_takes_along_what_a_notebook_defines():
+    scope = run_cell(CELL, {"torch": torch})
+    here, there = launch(2, scope["passed_on"], torch.arange(3.0), lambda x: x + SEQ)
+    assert here.tolist() == [0, 0, 0] and there.tolist() == [32, 34, 36]
 
+
+CELL = """
+import torch.distributed as dist
+FACTOR = 2
+
+def doubled(x):
+    return FACTOR * x
+
+def passed_on(x, change):
+    box = torch.zeros(3)
+    if dist.get_rank() == 0:
+        dist.send(doubled(change(x)), 1)
+    else:
+        dist.recv(box, 0)
+    return box
+"""
+
+
+def test_launch_refuses_what_cannot_travel(refuses):
     notebook = type(sys)("__main__")
-    exec("def cell(): pass", vars(notebook))
-    for function in (lambda: None, inside, notebook.cell):
+    exec("def cell(): pass", vars(notebook))  # a function whose text nobody knows
+    for function, args, why in (
+        (notebook.cell, (), "got cell: the text of cell is not known"),
+        (process_and_sum, ((n for n in range(2)),), "cannot pickle 'generator'"),
+    ):
         refuses(
-            lambda function=function: launch(2, function),
-            "ValueError: function must be importable by a new process, got ",
+            lambda function=function, args=args: launch(2, function, *args),
+            f"ValueError: function and args must be such that ... {why}",
         )
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import logging
 import multiprocessing
 import os
 import sys
@@ -36,6 +37,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rope_teach.attention import Attention, KeyValueCache
 from rope_teach.checks import check_choice
+from rope_teach.course.exercises.child import pack, unpack
 from rope_teach.course.models import LanguageModel
 from rope_teach.course.tasks import Batch, python_text, text_batches
 from rope_teach.course.training import fit, seed_everything
@@ -351,30 +353,36 @@ def launch(processes: int, function: Callable[..., Any], *args: Any) -> list[Any
     Parameters
     ----------
     function
-        Defined in a module, not in a notebook, since each new process imports it. Its
-        result may consist of tensors, numbers, strings, lists and dicts.
+        Of a module or of a notebook; what it names there travels with it. Its result
+        may consist of tensors, numbers, strings, lists and dicts.
 
     Notes
     -----
-    Raises ``ValueError`` for any other function, and ``RuntimeError`` with the error of
-    the process that failed first. Lesson 19.
+    Raises ``ValueError`` for a call that cannot be sent to another process, and
+    ``RuntimeError`` with the error of the process that failed first. Lesson 19.
 
     Examples
     --------
     >>> launch(2, shard_positions, 8, 0, 2)  # doctest: +SKIP
     [tensor([0, 1, 2, 3]), tensor([0, 1, 2, 3])]
     """
-    if function.__module__ == "__main__" or "<" in function.__qualname__:
+    try:
+        call = pack((function, args))
+    except Exception as error:
+        name = getattr(function, "__qualname__", function)
         raise ValueError(
-            "function must be importable by a new process, got "
-            f"{function.__qualname__} of {function.__module__}; put it in a module"
-        )
+            f"function and args must be such that a new process can have them, got "
+            f"{name}: {error}"
+        ) from None
+    # It tells each process that it ends; the error says what happened.
+    logging.getLogger(start_processes.__module__).setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        (folder / "call").write_bytes(call)
         try:
             start_processes(
                 run_process,
-                (processes, folder, function, args),
+                (processes, folder),
                 processes,
                 start_method=start_method(),
             )
@@ -389,25 +397,20 @@ def launch(processes: int, function: Callable[..., Any], *args: Any) -> list[Any
 
 
 def start_method() -> str:
-    """How to start a process: on Linux, from one that has already imported torch."""
+    """How to start a process: on Linux, from one that has imported all this."""
     if sys.platform != "linux":  # Windows has no fork, and on macOS it is unsafe
         return "spawn"
-    multiprocessing.set_forkserver_preload(["torch"])
+    multiprocessing.set_forkserver_preload(["torch", __name__])
     return "forkserver"
 
 
-def run_process(
-    rank: int,
-    processes: int,
-    folder: Path,
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-) -> None:
-    """Join the group, run ``function``, and leave its result in ``folder``."""
+def run_process(rank: int, processes: int, folder: Path) -> None:
+    """Join the group, make the call of ``folder``, and leave its result there."""
     torch.set_num_threads(1)
     os.environ |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(processes)}
     try:
         with group(FileStore(str(folder / "store"), processes), rank, processes):
+            function, args = unpack((folder / "call").read_bytes())
             torch.save(function(*args), folder / f"{rank}.pt")
     except Exception:
         (folder / f"{rank}.error").write_text(traceback.format_exc())

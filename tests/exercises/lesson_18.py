@@ -8,15 +8,37 @@ import pytest
 pytest.importorskip("triton", reason="Triton is not installed")
 import triton.language as tl
 
-def one_launch(q, k, cos, sin):
-    return tuple(rotate(x, cos, sin, "half", layout="bshd") for x in (q, k))
+def one_launch(q, k, cos, sin):  # like a kernel, it asks for no strides
+    assert q.untyped_storage().nbytes() == q.nbytes, "memory that is not its own"
+    rows = [torch.as_strided(x, x.shape, x.new_empty(x.shape).stride()) for x in (q, k)]
+    return tuple(rotate(x, cos, sin, "half", layout="bshd") for x in rows)
 """
 
 BILL = "def least_bytes(batch, seq, heads, kv_heads, head_dim, itemsize):\n    return "
 OWNED = "def owned(heads, block):\n    return "
-BACK = (
-    "def backward(ctx, q_grad, k_grad):\n    cos, sin = ctx.saved_tensors\n    return "
-)
+
+
+def turn(
+    keep="ctx.save_for_backward(cos, sin)",
+    there="return one_launch(q.contiguous(), k.contiguous(), cos, sin)",
+    take="cos, sin = ctx.saved_tensors",
+    row="q_grad, k_grad = q_grad.contiguous(), k_grad.contiguous()",
+    back="*one_launch(q_grad, k_grad, cos, -sin), None, None",
+):
+    """Return the class Turn with some of its lines replaced."""
+    return f"""
+class Turn(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, cos, sin):
+        {keep}
+        {there}
+
+    @staticmethod
+    def backward(ctx, q_grad, k_grad):
+        {take}
+        {row}
+        return {back}
+"""
 
 
 def kernel(**lines):
@@ -225,58 +247,104 @@ WRONG = {
         ),
     ],
     "18.4": [
+        (turn(back="*one_launch(k_grad, q_grad, cos, -sin), None, None"), "q comes"),
+        (turn(back="*one_launch(q_grad, k_grad, sin, cos), None, None"), "cos, sin"),
+        (turn(back="*one_launch(q_grad, k_grad, cos, sin), None, None"), "forward aga"),
+        (turn(back="*one_launch(q_grad, k_grad, -cos, -sin), None, None"), "both sig"),
         (
-            BACK + "*one_launch(k_grad, q_grad, cos, -sin), None, None",
-            "are swapped",
+            turn(back="*one_launch(q_grad, k_grad, -cos, sin), None, None"),
+            "sign of cos",
         ),
+        (turn(back="one_launch(q_grad, k_grad, cos, -sin)"), "one gradient per input"),
+        (turn(back="*one_launch(q_grad, k_grad, cos, -sin), None"), "per input"),
         (
-            BACK + "*one_launch(q_grad, k_grad, sin, cos), None, None",
-            "in the order cos, sin",
+            turn(back="*one_launch(q_grad, k_grad, cos, -sin), cos, sin"),
+            "a gradient for cos",
         ),
+        (turn(back="None, None, None, None"), "is None"),
+        (turn(back="q_grad, k_grad, None, None"), "unturned"),
         (
-            BACK + "None, None, None, None",
-            "is None",
-        ),
-        (BACK + "*one_launch(q_grad, k_grad, cos, sin), None, None", "forward again"),
-        (BACK + "one_launch(q_grad, k_grad, cos, -sin)", "one gradient per input"),
-        (
-            BACK + "*one_launch(q_grad, k_grad, cos, -sin), cos, sin",
-            "tables are not trained",
-        ),
-        (BACK + "*one_launch(q_grad, k_grad, -cos, -sin), None, None", "both signs"),
-        (BACK + "*one_launch(q_grad, k_grad, -cos, sin), None, None", "sign of cos"),
-        (BACK + "q_grad, k_grad, None, None", "unturned"),
-        (BACK + "*one_launch(q_grad, k_grad, cos, -sin), None", "four inputs"),
-        (
-            BACK + "*one_launch(2 * q_grad, k_grad, cos, -sin), None, None",
+            turn(back="*one_launch(2 * q_grad, k_grad, cos, -sin), None, None"),
             "incoming gradient",
         ),
         (
-            "back = cos_sin(-torch.arange(5, 13), inverse_frequencies(64))\n\n\n"
-            "def backward(ctx, q_grad, k_grad):\n"
-            "    return *one_launch(q_grad, k_grad, *back), None, None",
-            "does not ask for `ctx.saved_tensors`",
-        ),
-        (
-            "import ctypes\n\n\ndef backward(ctx, q_grad, k_grad):\n"
-            "    ctypes.string_at(0)",
-            "crashed Python",
-        ),
-        (
-            BACK + "*one_launch(q_grad, k_grad, cos, -sin.abs()), None, None",
+            turn(back="*one_launch(q_grad, k_grad, cos, -sin.abs()), None, None"),
             "incoming gradient",
         ),
         (
-            BACK + "*one_launch(q_grad[:1], k_grad[:1], cos[:1], -sin[:1]), None, None",
-            "should have shape",
+            turn(back="one_launch(q_grad, k_grad, cos, -sin)[0], k_grad, None, None"),
+            "The gradient of k came through unturned",
         ),
         (
-            BACK + "*one_launch(q_grad, k_grad, cos, sin.neg_()), None, None",
+            turn(back="*one_launch(q_grad, k_grad, cos, sin.neg_()), None, None"),
             "changed sin",
         ),
+        (turn(row=""), "arrives transposed"),
+        (turn(row="k_grad = k_grad.contiguous()"), "gradient of q that arrives"),
+        (turn(row="q_grad, k_grad = q_grad.clone(), k_grad.clone()"), "transposed"),
+        (turn(there="return one_launch(q, k, cos, sin)"), "in a row"),
+        (turn(there="return one_launch(k, q, cos, sin)"), "comes back as"),
+        (turn(there="return one_launch(q, k, cos, -sin)"), "forward turns q back"),
+        (turn(there="return q.clone(), k.clone()"), "forward turns nothing"),
+        (turn(there="return one_launch(q, k, cos, sin)[0]"), "two tensors"),
+        (turn(there="return one_launch(q.float(), k.float(), cos, sin)"), "in a row"),
         (
-            BACK + "one_launch(q_grad, k_grad, cos, -sin)[0], k_grad, None, None",
-            "The gradient of k came through unturned",
+            turn(
+                there="q, k = q.float().contiguous(), k.float().contiguous()\n"
+                "        return one_launch(q, k, cos, sin)"
+            ),
+            "the input's dtype",
+        ),
+        (
+            turn(
+                there="for x, y in zip((q, k), one_launch(q, k, cos, sin)):\n"
+                "            x.copy_(y)\n        return q, k"
+            ),
+            "changed q",
+        ),
+        (turn(keep="ctx.save_for_backward(q, k, cos, sin)"), "You keep q"),
+        (turn(keep="ctx.save_for_backward(cos, sin)\n        ctx.q = q"), "You keep q"),
+        (turn(keep="pass"), "keeps nothing"),
+        (
+            turn(keep="global kept\n        kept = cos, sin", take="cos, sin = kept"),
+            "keeps nothing",
+        ),
+        (
+            turn(
+                keep="ctx.save_for_backward(cos, sin)\n        Turn.kept = cos, sin",
+                take="cos, sin = Turn.kept",
+            ),
+            "tables of the other call",
+        ),
+        (
+            turn(keep="ctx.tables = cos, sin", take="cos, sin = ctx.tables"),
+            "silently wrong",
+        ),
+        (
+            turn(
+                keep="ctx.save_for_backward(cos, sin)\n"
+                "        ctx.set_materialize_grads(False)"
+            ),
+            "set_materialize_grads decides",
+        ),
+        (
+            turn(
+                back="*(g if n else None for g, n in zip(one_launch(q_grad, k_grad, "
+                "cos, -sin), [ctx.needs_input_grad[0]] * 2)), None, None"
+            ),
+            "If k alone needs a gradient, it gets None",
+        ),
+        (
+            "back = cos_sin(-torch.arange(5, 13), inverse_frequencies(64))\n\n"
+            + turn(take="", back="*one_launch(q_grad, k_grad, *back), None, None"),
+            "does not ask for `ctx.saved_tensors`",
+        ),
+        ("import ctypes\n\n" + turn(row="ctypes.string_at(0)"), "crashed Python"),
+        (turn().partition("    @staticmethod\n    def backward")[0], "has no backward"),
+        (turn().replace("torch.autograd.Function", "object"), "Expected a class"),
+        (
+            "def Turn(q, k, cos, sin):\n    return one_launch(q, k, cos, sin)",
+            "Expected a class",
         ),
     ],
 }
@@ -320,19 +388,41 @@ def turn_neighbours(x, out, cos, sin, PAIRS: tl.constexpr):
 """,
     ],
     "18.4": [
+        # setup_context, and the formula for the way back.
         """
-def backward(ctx, *grads):
-    tables = [t.repeat(1, 2).unsqueeze(1) for t in ctx.saved_tensors]
-    turned = [g.roll(g.shape[-1] // 2, -1) for g in grads]
-    for g in turned:
-        g[..., g.shape[-1] // 2:] *= -1
-    return [g * tables[0] + t * tables[1] for g, t in zip(grads, turned)] + [None] * 2
+from torch.autograd.function import once_differentiable
+
+
+class Turn(torch.autograd.Function):
+    @staticmethod
+    def forward(q, k, cos, sin):
+        return one_launch(*(x.contiguous() for x in (q, k)), cos, sin)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[2:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads):
+        cos, sin = [t.repeat(1, 2).unsqueeze(1) for t in ctx.saved_tensors]
+        halves = [g.chunk(2, dim=-1) for g in grads]
+        rolled = [torch.cat([b, -a], dim=-1) for a, b in halves]
+        turned = [g * cos + r * sin for g, r in zip(grads, rolled)]
+        return *(t.to(g.dtype) for t, g in zip(turned, grads)), None, None
 """,
+        # Features the other way round; copies of the tables as attributes.
         """
-def backward(ctx, q_grad, k_grad):
-    cos, sin = getattr(ctx, "saved_tensors")
-    q, k = one_launch(q_grad.flip(-1), k_grad.flip(-1), cos.flip(-1), sin.flip(-1))
-    return q.flip(-1), k.flip(-1), None, None
+class Turn(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, *inputs):
+        q, k, ctx.cos, ctx.sin = [x.clone().contiguous() for x in inputs]
+        return one_launch(q, k, ctx.cos, ctx.sin)
+
+    @staticmethod
+    def backward(ctx, q_grad, k_grad):
+        flat = [x.flip(-1).contiguous() for x in (q_grad, k_grad, ctx.cos, ctx.sin)]
+        return tuple(x.flip(-1) for x in one_launch(*flat)) + (None, None)
 """,
     ],
 }

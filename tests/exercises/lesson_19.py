@@ -2,14 +2,46 @@
 
 REVIEWED = True
 
-SET_UP = "from rope_teach.course.parallel import shard_positions"
+SET_UP = """
+import torch.distributed as dist
+from rope_teach.course.parallel import shard_positions, unshard
+"""
 ZIGZAG = "def zigzag(seq, rank, world):\n    "
 PIECES = ZIGZAG + "p = torch.arange(seq).chunk(2 * world)\n    return "
 ORDER = "def in_order(shards):\n    "
 HALVES = ORDER + "h, t = zip(*(s.chunk(2) for s in shards))\n    return "
 LOSS = "def loss_of_all(means, counts):\n    return "
 MERGE = "def merge(out_a, lse_a, out_b, lse_b):\n    "
+GATHER = (
+    "def all_gather(own):\n    me, world = dist.get_rank(), dist.get_world_size()\n"
+)
 LSE = MERGE + "lse = torch.logaddexp(lse_a, lse_b)\n    "
+
+
+def swap(first, second, back="[got, own.clone()] if me else [own.clone(), got]"):
+    """Return an all_gather for two processes: what each does, and what it returns."""
+    return (
+        GATHER + "    own, other = own.contiguous(), 1 - me\n"
+        "    got = torch.empty_like(own)\n"
+        f"    if me == 0:\n        {first}\n    else:\n        {second}\n"
+        f"    return {back}\n"
+    )
+
+
+def speak(part="own.clone(memory_format=torch.contiguous_format)", **lines):
+    """Return the broadcasting all_gather with some of its lines replaced."""
+    parts = {
+        "start": "parts = []",
+        "loop": "for source in range(world):",
+        "part": f"    part = {part}",
+        "call": "    dist.broadcast(part, source)",
+        "keep": "    parts.append(part)",
+        "end": "return parts",
+    } | lines
+    return GATHER + "".join(f"    {line}\n" for line in parts.values() if line)
+
+
+SEND, RECV = "dist.send(own, other)", "dist.recv(got, other)"
 
 WRONG = {
     "19.1": [
@@ -22,6 +54,9 @@ WRONG = {
         (PIECES + "torch.cat([p[rank], p[-rank]])", "off by one"),
         (PIECES + "torch.cat([p[rank], p[world - 1 - rank]])", "first half"),
         (PIECES + "torch.cat([p[rank], p[1]])", "zigzag is"),
+        (ZIGZAG + "return shard_positions(seq, rank, world, 'zigzag')", "to build"),
+        (PIECES + "torch.cat([p[rank], p[-1 - rank]]) + 0.5", "whole numbers"),
+        (PIECES + "torch.stack([p[rank], p[-1 - rank]])", "must have shape"),
         (PIECES + "p[rank]", "must have shape"),
         (PIECES + "torch.cat([p[rank], p[2 * world - 2 - rank]])", "zigzag is"),
         (PIECES + "torch.cat([p[rank], p[-1 - rank]]) + 1", "zigzag is"),
@@ -46,9 +81,14 @@ WRONG = {
         ),
         (
             ORDER + "x = torch.cat(shards)\n    return x[x[:, 0].argsort()]",
-            "You sorted",
+            "you sorted",
+        ),
+        (
+            ORDER + "x = torch.cat(shards)\n    return x[x[:, 0].abs().argsort()]",
+            "you sorted",
         ),
         (HALVES + "torch.cat([*h, *h])", "missing"),
+        (ORDER + "return unshard(shards, 'zigzag', dim=0)", "to build"),
         (HALVES + "torch.cat([*reversed(t), *h])", "come in the order"),
         (HALVES + "torch.cat(h)", "must have shape"),
         (HALVES + "torch.cat([*reversed(h), *t])", "come in the order"),
@@ -60,7 +100,7 @@ WRONG = {
         ),
         (
             ORDER + "x = torch.cat(shards)\n    return x[x[:, 1].argsort().flip(0)]",
-            "You sorted",
+            "you sorted",
         ),
         (
             ORDER + "out = torch.cat(shards)\n    n = len(shards[0]) // 2\n"
@@ -142,6 +182,12 @@ WRONG = {
             "do not sum to 1",
         ),
         (LSE + "return out_a, lse", "both pieces together"),
+        (
+            MERGE + "w = torch.sigmoid(lse_a - lse_b)[:, None]\n"
+            "    lse = torch.logaddexp(lse_a, lse_b).clamp(max=700)\n"
+            "    return w * out_a + (1 - w) * out_b, lse",
+            "result is right, but L is not",
+        ),
         (LSE + "return out_a", "two values"),
         (
             LSE + "out_a *= (lse_a - lse).exp()[:, None]\n"
@@ -167,6 +213,82 @@ WRONG = {
             LSE + "a, b = (lse_a - lse).clamp(-1).exp(), (lse_b - lse).clamp(-1).exp()"
             "\n    return a[:, None] * out_a + b[:, None] * out_b, lse",
             "both pieces together",
+        ),
+    ],
+    "19.5": [
+        (swap(f"{SEND}; {RECV}", f"{SEND}; {RECV}"), "`dist.send(own, other); dist"),
+        (swap(f"{RECV}; {SEND}", f"{RECV}; {SEND}"), "nothing moves any more"),
+        (swap(SEND, RECV), "should hold process 1's tensor"),
+        (swap(RECV, SEND, "None if me else [own.clone(), got]"), "returned nothing"),
+        (swap(f"{SEND}; {RECV}", f"{RECV}; {SEND}"), "With 3 processes"),
+        (
+            swap(f"{SEND}; {RECV}", f"{RECV}; {SEND}", "[own.clone(), got]"),
+            "process 1 has the tensors in the order [1, 0]",
+        ),
+        (
+            swap(f"{SEND}; {RECV}", f"{RECV}; {SEND}", "[got, own.clone()]"),
+            "process 0 has the tensors in the order [1, 0]",
+        ),
+        (speak("torch.empty(own.shape)"), "has torch.float32 at place"),
+        (speak("torch.empty_like(own)"), "should hold process"),
+        (
+            GATHER + "    parts = [torch.empty(own.shape) for _ in range(world)]\n"
+            "    parts[me] = own.clone()\n    for s in range(world):\n"
+            "        dist.broadcast(parts[s], s)\n    return parts",
+            "torch.empty_like(own) does",
+        ),
+        (speak("own"), "own itself"),
+        (
+            speak(
+                "part if source != me else part.copy_(own)",
+                start="parts, part = [], torch.empty_like(own)",
+            ),
+            "one tensor several times",
+        ),
+        (speak("own", keep="    parts.append(part.clone())"), "own was written over"),
+        (speak(call="    dist.broadcast(part, 0)"), "tensor at every place"),
+        (speak(call=""), "its own tensor at every place"),
+        (speak(loop="for source in range(1):"), "a list of 2 tensors"),
+        (speak(end="return torch.cat(parts)"), "a list of 2 tensors"),
+        (speak(call="    if source == me: dist.broadcast(part, source)"), "broadcast"),
+        (
+            GATHER + "    parts = [torch.empty_like(own) for _ in range(world)]\n"
+            "    dist.all_gather(parts, own.contiguous())\n    return parts",
+            "You call all_gather",
+        ),
+        (
+            "def all_gather(own):\n    me = dist.get_rank()\n"
+            "    got = torch.empty_like(own)\n    if me == 0:\n"
+            "        dist.send(own, 1); dist.recv(got, 1)\n    else:\n"
+            "        dist.recv(got, 0); dist.send(own, 0)\n"
+            "    return [got, own.clone()] if me else [own.clone(), got]",
+            "own.contiguous()",
+        ),
+        (
+            speak(
+                "own.clone().contiguous() if source == me else "
+                "torch.empty(own.shape, dtype=own.dtype).t().contiguous().t()"
+                " if own.ndim == 2 else torch.empty_like(own)"
+            ),
+            "the wrong order",
+        ),
+        (
+            GATHER + "    parts = [torch.empty_like(own) for _ in range(world)]\n"
+            "    parts[me] = own.clone()\n"
+            "    for other in range(world):\n        if other != me:\n"
+            "            dist.isend(own.contiguous(), other)\n"
+            "            dist.irecv(parts[other], other)\n    return parts",
+            "only after .wait()",
+        ),
+        (speak(part="own.clone()", end="return parts[::-1]"), "in the order [1, 0]"),
+        (speak(end="import os; os._exit(3)"), "exit code 3"),
+        (speak(end="import ctypes; ctypes.string_at(0)"), "SIGSEGV"),
+        (speak(call="    while me == 0: pass"), "a loop never end"),
+        (speak(call="    dist.broadcast(prt, source)"), "does not know that name"),
+        (
+            GATHER + "    rows = own.new_zeros(world, *own.shape)\n"
+            "    rows[me] = own\n    dist.broadcast(rows, 0)\n    return rows",
+            "should hold process",
         ),
     ],
 }
@@ -235,6 +357,42 @@ def merge(out_a, lse_a, out_b, lse_b):
     share = both.softmax(0)
     out = torch.einsum("pq,pqd->qd", share, torch.stack([out_a, out_b]))
     return out.numpy(), both.logsumexp(0).numpy()
+""",
+    ],
+    "19.5": [
+        # No message but one sum: what a process does not have is zero there.
+        GATHER
+        + """
+    rows = own.new_zeros(world, *own.shape)
+    rows[me] = own
+    dist.all_reduce(rows)
+    return rows
+""",
+        # Process 0 collects everything, then tells everybody.
+        GATHER
+        + """
+    own = own.contiguous()
+    parts = [torch.zeros_like(own) for _ in range(world)]
+    parts[me].copy_(own)
+    if me:
+        dist.send(own, 0)
+    else:
+        for other in range(1, world):
+            dist.recv(parts[other], other)
+    for part in parts:
+        dist.broadcast(part, 0)
+    return tuple(parts)
+""",
+        # Both directions at once, without a thought for who is first.
+        GATHER
+        + """
+    own = own.contiguous()
+    parts = [own.clone() if r == me else torch.empty_like(own) for r in range(world)]
+    works = [w for r in range(world) if r != me
+             for w in (dist.isend(own, r), dist.irecv(parts[r], r))]
+    for work in works:
+        work.wait()
+    return parts
 """,
     ],
 }

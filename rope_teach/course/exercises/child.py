@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import inspect
 import io
 import linecache
 import os
@@ -31,7 +32,7 @@ from rope_teach.course.exercises.cards import Wrong
 from rope_teach.course.exercises.errors import explain
 from rope_teach.course.exercises.student_code import inner_function, of_a_notebook
 
-__all__ = ["run_apart"]
+__all__ = ["pack", "run_apart", "unpack"]
 
 START = "import sys; from rope_teach.course.exercises import child; child.serve({!r})"
 IMPORTS = 120.0  # seconds that a slow computer may need to load torch
@@ -48,7 +49,7 @@ def run_apart(
     """
     with tempfile.TemporaryDirectory() as folder:
         try:
-            Path(folder, "call").write_bytes(_pack((function, args)))
+            Path(folder, "call").write_bytes(pack((function, args)))
         except Exception as error:
             raise Wrong(
                 f"Your code cannot be sent to another process: {error}."
@@ -171,8 +172,11 @@ def _dump(value: Any) -> tuple[bytes, list[Any]]:
     return file.getvalue(), pickler.found
 
 
-def _pack(call: Any) -> bytes:
-    """The call, and the cells and the values that it needs, in the order of use."""
+def pack(call: Any) -> bytes:
+    """The call, and the cells and the values that it needs, in the order of use.
+
+    :func:`unpack` gives it back in another process, where no notebook is.
+    """
     cells: list[tuple[str, str, str, int]] = []
     plain: dict[str, bytes] = {}
     late: dict[str, bytes] = {}
@@ -202,14 +206,19 @@ def _pack(call: Any) -> bytes:
 
 
 def _code(thing: Any) -> CodeType:
-    """The code of a function, or of a class's first method."""
+    """The code of a function, or of the first method written in a class."""
     thing = inner_function(thing)
-    own = [thing] if isinstance(thing, FunctionType) else vars(thing).values()
-    for each in own:
-        each = getattr(each, "__func__", each)  # static and class methods
-        if isinstance(each, FunctionType):
+    for each in _functions(thing):
+        if each is thing or each.__qualname__.startswith(f"{thing.__qualname__}."):
             return each.__code__
-    raise TypeError(f"class {thing.__name__} has no method")
+    raise TypeError(f"class {thing.__name__} has no method of its own")
+
+
+def _functions(thing: Any) -> list[FunctionType]:
+    """A function itself, or those of a class, static and class methods too."""
+    own = vars(thing).values() if isinstance(thing, type) else [thing]
+    inside = [inspect.unwrap(getattr(each, "__func__", each)) for each in own]
+    return [each for each in inside if isinstance(each, FunctionType)]
 
 
 def _label(thing: Any) -> str:
@@ -232,15 +241,13 @@ def _places(code: CodeType) -> Iterator[tuple[int, int]]:
 
 def _needs(thing: Any, text: str) -> Iterator[tuple[str, Any]]:
     """The names that the source of ``thing`` uses, with their values."""
-    function = inner_function(thing)
-    if isinstance(function, type):
-        methods = [getattr(f, "__func__", f) for f in vars(function).values()]
-        function = next(f for f in methods if isinstance(f, FunctionType))
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    scope = dict(function.__globals__)
-    for name, cell in cells:
-        with contextlib.suppress(ValueError):  # not bound yet
-            scope[name] = cell.cell_contents
+    scope: dict[str, Any] = {}
+    for function in _functions(inner_function(thing)):
+        scope |= function.__globals__
+        names = function.__code__.co_freevars
+        for name, cell in zip(names, function.__closure__ or (), strict=True):
+            with contextlib.suppress(ValueError):  # not bound yet
+                scope[name] = cell.cell_contents
     code = _code(thing)
     node = _definition(text, _label(thing), code.co_firstlineno)
     for name in {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}:
@@ -277,21 +284,26 @@ def _recall(label: str) -> Any:
     return sys.modules["__main__"].__dict__[label]
 
 
+def unpack(data: bytes) -> Any:
+    """The call that :func:`pack` was given; what it needs is defined first."""
+    scope = sys.modules["__main__"].__dict__
+    plain, cells, late, call = pickle.loads(data)
+    scope.update({name: pickle.loads(value) for name, value in plain.items()})
+    for label, text, file, line in cells:
+        lines = text.splitlines(keepends=True)
+        linecache.cache[file] = (len(text), None, lines, file)
+        tree = ast.Module([_definition(text, label, line)], [])
+        exec(compile(tree, file, "exec"), scope)
+    scope.update({name: pickle.loads(value) for name, value in late.items()})
+    return pickle.loads(call)
+
+
 def serve(folder: str) -> None:
     """Run the packed call of ``folder`` and leave there what came of it."""
     printed = io.StringIO()
-    scope = sys.modules["__main__"].__dict__
-    plain, cells, late, data = pickle.loads(Path(folder, "call").read_bytes())
     try:
         with contextlib.redirect_stdout(printed):
-            scope.update({name: pickle.loads(value) for name, value in plain.items()})
-            for label, text, file, line in cells:
-                lines = text.splitlines(keepends=True)
-                linecache.cache[file] = (len(text), None, lines, file)
-                tree = ast.Module([_definition(text, label, line)], [])
-                exec(compile(tree, file, "exec"), scope)
-            scope.update({name: pickle.loads(value) for name, value in late.items()})
-            function, args = pickle.loads(data)
+            function, args = unpack(Path(folder, "call").read_bytes())
             Path(folder, "started").touch()
             result = "right", function(*args)
             pickle.dumps(result)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dis
 import os
 from collections.abc import Callable, Sequence
-from types import FunctionType, SimpleNamespace
+from types import FunctionType
 from typing import Any
 from unittest.mock import patch
 
@@ -472,99 +473,345 @@ def _judge_rows(got: Tensor, x: Tensor, cos: Tensor, sin: Tensor) -> None:
 
 @exercise(
     "18.4",
-    "Backward by the sign",
-    difficulty=3,
-    minutes=5,
+    "A function with a gradient",
+    difficulty=4,
+    minutes=9,
     hints=(
-        "The gradient is turned back, by -φ. What are cos(-φ) and sin(-φ)?",
-        "cos, sin = ctx.saved_tensors; the gradients are one_launch(q_grad, k_grad, "
-        "cos, -sin), then None twice for the tables.",
+        "Begin from Scale: forward takes ctx and the four inputs, keeps the tables, "
+        "and returns what one_launch returns. A gradient is turned back, by -φ. What "
+        "are cos(-φ) and sin(-φ)?",
+        "backward(ctx, q_grad, k_grad): cos, sin = ctx.saved_tensors, then one_launch "
+        "of both gradients with cos and -sin, and None twice for the tables. Call "
+        ".contiguous() on all that goes into one_launch.",
     ),
     solution='''
-def backward(ctx, q_grad, k_grad):
-    """Return the gradients of q, k, cos and sin."""
-    cos, sin = ctx.saved_tensors
-    return *one_launch(q_grad, k_grad, cos, -sin), None, None
+class Turn(torch.autograd.Function):
+    """Turn q and k by cos and sin in one launch, and gradients back."""
+
+    @staticmethod
+    def forward(ctx, q, k, cos, sin):
+        ctx.save_for_backward(cos, sin)
+        return one_launch(q.contiguous(), k.contiguous(), cos, sin)
+
+    @staticmethod
+    def backward(ctx, q_grad, k_grad):
+        cos, sin = ctx.saved_tensors
+        grads = q_grad.contiguous(), k_grad.contiguous()
+        return *one_launch(*grads, cos, -sin), None, None
 ''',
     why="cos(-φ) = cos φ and sin(-φ) = -sin φ. So the kernel is its own gradient, with "
-    "the sign of sin changed.",
+    "the sign of sin changed. It walks addresses, so all that it gets lies in a row.",
 )
-def backward_by_the_sign(backward: Callable[..., Any]) -> str:
-    generator = torch.Generator().manual_seed(18)
-    cases = []
-    for seq, heads, kv_heads, head_dim in ((3, 2, 1, 8), (2, 4, 2, 16)):
-        tables = cos_sin(torch.arange(3, 3 + seq), inverse_frequencies(head_dim))
-        shapes = (seq, heads, head_dim), (seq, kv_heads, head_dim)
-        grads = [torch.randn(shape, generator=generator) for shape in shapes]
-        cases.append((grads, tables))
-    try:
-        answers = run_apart(_turn_back, backward, cases)
-        for got, (grads, tables) in zip(answers, cases, strict=True):
-            _judge_gradients(got, grads, tables)
-    except Wrong as wrong:
-        if not isinstance(backward, FunctionType) or _asks_for_tables(backward):
-            raise
-        raise Wrong(
-            "Your function does not ask for `ctx.saved_tensors`, the tables that "
-            "belong to these gradients. Tables of other tokens have other angles, and "
-            f"perhaps another size. What came of it: {wrong}"
-        ) from None
+def a_function_with_a_gradient(turn: Any) -> str:
+    expect(
+        isinstance(turn, type) and issubclass(turn, torch.autograd.Function),
+        "Expected a class that begins with `class Turn(torch.autograd.Function):`.",
+    )
+    for method in ("forward", "backward"):
+        expect(
+            getattr(turn, method) is not getattr(torch.autograd.Function, method),
+            f"Turn has no {method}. It is a static method, as in Scale.",
+        )
+    run_apart(_judge_turn, turn)
     return (
         "No feature was saved for it. Longer texts make q and k larger, but all that "
         "training must save for the rotation is still two tables."
     )
 
 
-def _asks_for_tables(backward: FunctionType) -> bool:
-    named = backward.__code__.co_consts  # getattr(ctx, "saved_tensors")
-    return bool(uses(backward, "saved_tensors")) or "saved_tensors" in named
+def _asks_for_what_it_kept(turn: type) -> bool:
+    methods = [getattr(each, "__func__", each) for each in vars(turn).values()]
+    codes = [each.__code__ for each in methods if isinstance(each, FunctionType)]
+    named = "saved_tensors" in [c for code in codes for c in code.co_consts]
+    steps = [step.opname for code in codes for step in dis.get_instructions(code)]
+    return named or "STORE_ATTR" in steps or bool(uses(turn, "saved_tensors"))
 
 
-def _turn_back(backward: Callable[..., Any], cases: list[Any]) -> list[Any]:
-    """What ``backward`` returns for each case, and whether it spoiled its input."""
-    answers = []
-    for grads, tables in cases:
-        given = [tensor.clone() for tensor in (*grads, *tables)]
-        got = backward(SimpleNamespace(saved_tensors=tuple(given[2:])), *given[:2])
-        for name, tensor, kept in zip(
-            ("q_grad", "k_grad", "cos", "sin"), given, (*grads, *tables), strict=True
-        ):
+Turn = Any  # a student's torch.autograd.Function
+Tables = tuple[Tensor, Tensor]
+
+
+def _judge_turn(turn: Turn) -> None:
+    """Hold a student's function against what the formula and its gradient give."""
+    for seed, sizes in enumerate(((3, 2, 1, 8), (2, 4, 2, 16))):
+        x, grads, tables = _tensors(seed, *sizes)
+        outs = _forward(turn, x, tables)
+        _judge_keeping(outs, x, tables)
+        for name, got, given in zip("qk", outs, x, strict=True):
+            _judge_forward(name, got, given, *tables)
+        expect(
+            _asks_for_what_it_kept(turn),
+            "Your backward does not ask for `ctx.saved_tensors`, the tables that "
+            "belong to these gradients. Tables of other tokens have other angles, and "
+            "perhaps another size.",
+        )
+        back = _back(outs, x, grads, tables)
+        for name, mine, grad in zip("qk", back, grads, strict=True):
             expect(
-                torch.equal(tensor, kept),
-                f"Your code changed {name}, which belongs to the caller: others still "
-                "need it. Make a new tensor.",
+                mine is not None,
+                f"The gradient of {name} is None. Only the tables get None.",
             )
-        answers.append(got)
-    return answers
+            _judge_gradient(name, as_tensor(mine), grad, *tables)
+    _judge_layout(turn)
+    _judge_calls(turn)
+    _judge_overwritten(turn)
+    _judge_tables(turn)
+    _judge_bfloat16(turn)
 
 
-def _judge_gradients(
-    got: Any, grads: Sequence[Tensor], tables: tuple[Tensor, Tensor]
-) -> None:
-    expect(got is not None, "Your function returns nothing. Is there a `return`?")
-    expect(
-        isinstance(got, (tuple, list)) and len(got) != 2,
-        "Return one gradient per input: q, k, cos and sin. The tables get None.",
+def _tensors(
+    seed: int, seq: int, heads: int, kv_heads: int, head_dim: int
+) -> tuple[list[Tensor], list[Tensor], Tables]:
+    """Leaves q and k, gradients that arrive for them, and the tables."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = (seq, heads, head_dim), (seq, kv_heads, head_dim)
+    x, grads = (
+        [torch.randn(shape, generator=generator) for shape in shapes] for _ in "xg"
     )
+    tables = cos_sin(torch.arange(seq) + 3 + seed, inverse_frequencies(head_dim))
+    return [each.requires_grad_() for each in x], grads, tables
+
+
+def _forward(turn: Turn, x: Sequence[Tensor], tables: Tables) -> tuple[Tensor, Tensor]:
+    """What ``turn`` returns; :class:`Wrong` if that is no pair, or it wrote into x."""
+    given = *x, *tables
+    kept = [each.detach().clone() for each in given]
+    outs = turn.apply(*given)
+    _expect_unchanged(given, kept)
     expect(
-        len(got) == 4,
-        f"The forward has four inputs; you returned {len(got)} values.",
+        isinstance(outs, (tuple, list))
+        and len(outs) == 2
+        and all(isinstance(out, Tensor) for out in outs),
+        "forward should return two tensors: q and k, turned.",
     )
-    expect(
-        got[2] is None and got[3] is None,
-        "The last two belong to cos and sin. The tables are not trained: return None.",
-    )
-    for name, mine, grad in zip("qk", got, grads, strict=False):
+    for name, out, one in zip("qk", outs, x, strict=True):
         expect(
-            mine is not None,
-            f"The gradient of {name} is None. Only the tables get None.",
+            out.shape == one.shape,
+            f"{name} has shape {tuple(one.shape)}, and comes back as "
+            f"{tuple(out.shape)}.",
         )
-        mine, other = as_tensor(mine), {"q": grads[1], "k": grads[0]}[name]
         expect(
-            mine.shape != other.shape,
-            "q and k are swapped: the gradient of q comes first.",
+            out.dtype == one.dtype,
+            f"{name} is {one.dtype}, and comes back as {out.dtype}. The result has the "
+            "input's dtype.",
         )
-        _judge_gradient(name, mine, grad, *tables)
+    return outs[0], outs[1]
+
+
+def _expect_unchanged(given: Sequence[Tensor], kept: Sequence[Tensor]) -> None:
+    for name, tensor, before in zip(("q", "k", "cos", "sin"), given, kept, strict=True):
+        expect(
+            torch.equal(tensor, before),
+            f"Your code changed {name}, which belongs to the caller: others still "
+            "need it. Make a new tensor.",
+        )
+
+
+def _judge_forward(name: str, got: Tensor, x: Tensor, cos: Tensor, sin: Tensor) -> None:
+    def turned(c: Tensor, s: Tensor) -> Tensor:
+        return rotate(x.detach(), c, s, "half", layout="bshd")
+
+    expect(not close(got, x), f"{name} comes back as it was: forward turns nothing.")
+    expect(
+        not close(got, turned(cos, -sin)),
+        f"forward turns {name} back. The sign of sin changes on the way back only.",
+    )
+    expect_close(
+        got,
+        turned(cos, sin),
+        f"forward does not turn {name} by the tables.",
+        axes=("token", "head", "feature"),
+    )
+
+
+def _judge_keeping(outs: Sequence[Tensor], x: Sequence[Tensor], tables: Tables) -> None:
+    """Something must be kept for the way back, and nothing as large as q or k."""
+    node = outs[0].grad_fn
+    expect(
+        node is not None,
+        "The result has no gradient function: q needs a gradient, so its result does.",
+    )
+    attributes = [
+        each
+        for value in vars(node).values()
+        for each in (value if isinstance(value, (tuple, list)) else [value])
+    ]
+    kept = [*node.saved_tensors, *attributes]  # type: ignore[union-attr]
+    expect(
+        bool(kept),
+        "Your forward keeps nothing. When backward begins, the tables of this call are "
+        "gone: ctx.save_for_backward(cos, sin).",
+    )
+    for name, tensor in zip(
+        ("q", "k", "the turned q", "the turned k"), (*x, *outs), strict=True
+    ):
+        size = tensor.nbytes
+        expect(
+            not any(
+                isinstance(each, Tensor)
+                and each.shape == tensor.shape
+                and close(each, tensor, 0.05)
+                for each in kept
+            ),
+            f"You keep {name} for the way back: here {size} bytes, in training "
+            "gigabytes. A rotation is undone with its tables alone.",
+        )
+
+
+def _back(
+    outs: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    tables: Tables,
+) -> tuple[Tensor | None, ...]:
+    """The gradients of ``inputs``; :class:`Wrong` with torch's complaint in words."""
+    kept = [each.detach().clone() for each in (*grads, *tables)]
+    try:
+        got = torch.autograd.grad(
+            outs, inputs, grads, allow_unused=True, retain_graph=True
+        )
+    except RuntimeError as error:
+        said = str(error)
+        if "number of gradients" in said:
+            raise Wrong(
+                "Return one gradient per input: q, k, cos and sin. The tables get "
+                f"None. ({said})"
+            ) from None
+        if "invalid gradient" in said:
+            raise Wrong(
+                "A gradient has the shape of its input, and the gradient of q comes "
+                f"first. ({said})"
+            ) from None
+        raise
+    for name, tensor, before in zip(
+        ("q_grad", "k_grad", "cos", "sin"), (*grads, *tables), kept, strict=True
+    ):
+        expect(
+            torch.equal(tensor, before),
+            f"Your code changed {name}, which belongs to the caller: others still "
+            "need it. Make a new tensor.",
+        )
+    return got
+
+
+def _transposed(x: Tensor) -> Tensor:
+    """The same numbers with the heads outside in memory, as SDPA wants them."""
+    return x.detach().transpose(0, 1).contiguous().transpose(0, 1)
+
+
+def _judge_layout(turn: Turn) -> None:
+    """The same numbers, laid out otherwise, must be turned alike."""
+    x, grads, tables = _tensors(5, 3, 4, 2, 8)
+    strided = [_transposed(each).requires_grad_() for each in x]
+    plain = _forward(turn, x, tables)
+    for name, out, right in zip(
+        "qk", _forward(turn, strided, tables), plain, strict=True
+    ):
+        expect(
+            close(out, right),
+            f"With {name} of strides {strided[0].stride()} the result is another than "
+            "with the same numbers in a row. one_launch walks addresses and asks for "
+            "no strides: give it .contiguous() tensors.",
+        )
+    for what, arriving in (
+        ("transposed", [_transposed(grad) for grad in grads]),
+        ("as .sum() sends it", [torch.ones(()).expand(out.shape) for out in plain]),
+    ):
+        in_a_row = _back(plain, x, [a.contiguous() for a in arriving], tables)
+        got = _back(plain, x, arriving, tables)
+        for name, mine, must, grad in zip("qk", got, in_a_row, arriving, strict=True):
+            expect(
+                close(mine, must),
+                f"A gradient of {name} that arrives {what}, with strides "
+                f"{grad.stride()}, is turned otherwise than the same numbers in a row. "
+                "one_launch walks addresses and asks for no strides: give it "
+                ".contiguous() tensors.",
+            )
+
+
+def _judge_calls(turn: Turn) -> None:
+    """Two calls at once, and calls of which only a part needs a gradient."""
+    x, grads, first = _tensors(6, 3, 2, 1, 8)
+    second = cos_sin(torch.arange(40, 43), inverse_frequencies(8))
+    calls = [(_forward(turn, x, tables), tables) for tables in (first, second)]
+    for outs, (cos, sin) in calls:
+        got = _back(outs, x, grads, (cos, sin))[0]
+        other = second if cos is first[0] else first
+        by_other = rotate(grads[0], other[0], -other[1], "half", layout="bshd")
+        expect(
+            got is not None and not close(got, by_other),
+            "Turned twice before the way back, by two pairs of tables: a gradient was "
+            "turned back by the tables of the other call. What belongs to a call is "
+            "kept in its ctx.",
+        )
+        _judge_gradient("q", got, grads[0], cos, sin)  # type: ignore[arg-type]
+    for place, name in enumerate("qk"):
+        alone = [each.detach() for each in x]
+        alone[place].requires_grad_()
+        outs = _forward(turn, alone, first)
+        (got,) = _back(outs, [alone[place]], grads, first)
+        expect(got is not None, f"If {name} alone needs a gradient, it gets None.")
+        _judge_gradient(name, got, grads[place], *first)  # type: ignore[arg-type]
+        outs = _forward(turn, x, first)
+        try:
+            used = torch.autograd.grad(outs[place], x, grads[place])[place]
+        except (TypeError, AttributeError) as error:
+            raise Wrong(
+                f"Only the turned {name} was used, and your backward stopped at the "
+                "gradient of the other, which should be zeros. set_materialize_grads "
+                f"decides whether it is None. ({error})"
+            ) from None
+        _judge_gradient(name, used, grads[place], *first)
+
+
+def _judge_overwritten(turn: Turn) -> None:
+    """Tables that are written over before the way back: an error, or a right result."""
+    x, grads, (cos, sin) = _tensors(7, 3, 2, 1, 8)
+    right = rotate(grads[0], cos, -sin, "half", layout="bshd")
+    outs = _forward(turn, x, (cos, sin))
+    cos.neg_()
+    sin.add_(1)
+    try:
+        got = torch.autograd.grad(outs, x, grads)[0]
+    except RuntimeError:
+        return
+    expect(
+        close(got, right),
+        "Between the two ways the check wrote over cos and sin, and your gradient is "
+        "silently wrong. ctx.save_for_backward(cos, sin) notices this and stops; an "
+        "attribute of ctx does not.",
+    )
+
+
+def _judge_tables(turn: Turn) -> None:
+    """A table that somebody trains gets no gradient rather than a false one."""
+    x, grads, (cos, sin) = _tensors(8, 3, 2, 1, 8)
+    c, s = (table.clone().requires_grad_() for table in (cos, sin))
+    got = _back(_forward(turn, x, (c, s)), [c, s], grads, (c, s))
+    for name, mine in zip(("cos", "sin"), got, strict=True):
+        expect(
+            mine is None,
+            f"You return a gradient for {name}. The tables are not trained: return "
+            "None for them.",
+        )
+
+
+def _judge_bfloat16(turn: Turn) -> None:
+    x, grads, (cos, sin) = _tensors(9, 3, 2, 1, 8)
+    short = [each.detach().bfloat16().requires_grad_() for each in x]
+    arriving = [grad.bfloat16() for grad in grads]
+    outs = _forward(turn, short, (cos, sin))
+    got = _back(outs, short, arriving, (cos, sin))
+    for what, mine, given, s in (
+        *(("", out, each, sin) for out, each in zip(outs, short, strict=True)),
+        *(("the gradient of ", g, a, -sin) for g, a in zip(got, arriving, strict=True)),
+    ):
+        right = rotate(given.detach().float(), cos, s, "half", layout="bshd")
+        expect(
+            mine is not None and close(mine, right, 0.06),
+            f"In bfloat16 {what or 'the result of '}q or k is off by more than a "
+            "rounding.",
+        )
 
 
 def _judge_gradient(

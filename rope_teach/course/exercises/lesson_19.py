@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+import faulthandler
+import itertools
+import linecache
 import math
-from collections.abc import Callable
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import psutil
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.multiprocessing.spawn import ProcessExitedException
 
-from rope_teach.course.exercises.cards import exercise, expect
-from rope_teach.course.exercises.comparing import close, expect_shape
-from rope_teach.course.exercises.student_code import untouched
+from rope_teach.course.exercises.cards import Wrong, exercise, expect
+from rope_teach.course.exercises.comparing import close, difference, expect_shape
+from rope_teach.course.exercises.errors import explain
+from rope_teach.course.exercises.student_code import inner_function, untouched, uses
 from rope_teach.course.exercises.values import as_tensor, number
-from rope_teach.course.parallel import shard_positions
+from rope_teach.course.parallel import (
+    gather,
+    launch,
+    process,
+    shard_positions,
+    unshard,
+)
 
 
 @exercise(
@@ -37,9 +57,13 @@ def zigzag(seq, rank, world):
     "for every r, so no device waits.",
 )
 def zigzag_positions(zigzag: Callable[..., Any]) -> str:
+    expect(
+        not uses(zigzag, shard_positions),
+        "You call shard_positions, which is what you are to build.",
+    )
     for seq, world in ((24, 3), (16, 2), (32, 4), (6, 1), (60, 5)):
         for rank in reversed(range(world)):  # on rank 0, several mistakes look alike
-            got = as_tensor(zigzag(seq, rank, world)).long().flatten()
+            got = as_tensor(zigzag(seq, rank, world))
             _judge_zigzag(got, seq, rank, world)
     return (
         "Every device holds one cheap piece and one expensive piece, so all have equal "
@@ -51,6 +75,12 @@ def _judge_zigzag(got: Tensor, seq: int, rank: int, world: int) -> None:
     right = shard_positions(seq, rank, world, "zigzag")
     size, what = seq // (2 * world), f"seq={seq}, rank={rank}, world={world}"
     expect_shape(got, (seq // world,))
+    whole = got.long()
+    expect(
+        bool((got == whole).all()),
+        f"{what}: you gave {got.tolist()}. Positions are whole numbers.",
+    )
+    got = whole
     if torch.equal(got, right):
         return
     pieces = torch.arange(seq).view(2 * world, size)
@@ -119,17 +149,22 @@ def in_order(shards):
     "order and the tails in reverse.",
 )
 def back_in_order(in_order: Callable[..., Any]) -> str:
+    expect(
+        not uses(in_order, unshard),
+        "You call unshard, which is what you are to build.",
+    )
     for seq, world in ((8, 2), (12, 3), (16, 4), (4, 1)):
         x = torch.stack([torch.arange(seq), -torch.arange(seq)], dim=1).double()
         owned = [shard_positions(seq, rank, world, "zigzag") for rank in range(world)]
         shards = [x[own] for own in owned]
         got = as_tensor(untouched(in_order, [part.clone() for part in shards]))
         _judge_order(got, shards, x)
-        falling = as_tensor(in_order([-part for part in shards])).double()
+        x = torch.randn(seq, 3, generator=torch.Generator().manual_seed(seq)).double()
+        again = as_tensor(in_order([x[own] for own in owned])).double()
         expect(
-            torch.equal(falling, -x),
-            "You sorted by the numbers in the tokens. Their order depends on which "
-            "device held them.",
+            torch.equal(again, x),
+            "With other numbers in the tokens they come in another order: you sorted "
+            "by what is in them. Their order depends on which device held them.",
         )
     return (
         "Whatever the devices return, someone has to put it back in order. Now you can."
@@ -287,7 +322,7 @@ def _attended(q: Tensor, k: Tensor, v: Tensor) -> Attended:
 def _judge_merge(
     out: Tensor, lse: Tensor, parts: list[Attended], right: Attended
 ) -> None:
-    (out_a, lse_a), (out_b, lse_b) = parts
+    (out_a, lse_a), (_, lse_b) = parts
     expect_shape(out, tuple(out_a.shape))
     expect_shape(lse, tuple(lse_a.shape))
     expect(
@@ -295,8 +330,23 @@ def _judge_merge(
         f"With L up to {max(lse_a.max(), lse_b.max()):.0f} you get inf or nan: e to "
         "that power overflows. Subtract before the exponential.",
     )
-    if close(out, right[0], 1e-3) and close(lse, right[1], 1e-3):  # float32 will do
-        return
+    if not close(out, right[0], 1e-3):  # float32 will do
+        _name_wrong_weights(out, parts)
+        raise Wrong("This is not the result of both pieces together.")
+    expect(
+        not close(lse, lse_a + lse_b),
+        "The result is right, but L is not: you added logarithms. That multiplies the "
+        "sums; here they have to be added.",
+    )
+    expect(
+        close(lse, right[1], 1e-3),
+        "The result is right, but L is not: it must be the logarithm of e^L_a + e^L_b, "
+        "or the next merge goes wrong.",
+    )
+
+
+def _name_wrong_weights(out: Tensor, parts: list[Attended]) -> None:
+    (out_a, lse_a), (out_b, lse_b) = parts
     expect(
         not close(out, (out_a + out_b) / 2),
         "That is the plain mean of both pieces. A piece with higher scores gets a "
@@ -330,17 +380,318 @@ def _judge_merge(
         "The weights are swapped: you gave the piece with the smaller L the larger "
         "share.",
     )
+
+
+READY_MADE = (
+    gather,
+    dist.all_gather,
+    dist.all_gather_into_tensor,
+    dist.all_gather_object,
+    "all_gather",
+    "all_gather_coalesced",
+    "all_gather_into_tensor",
+    "all_gather_object",
+    "all_gather_tensor",
+)
+
+
+@exercise(
+    "19.5",
+    "Gather over all processes",
+    difficulty=4,
+    minutes=10,
+    hints=(
+        "Let the processes speak one after another: first everybody takes what process "
+        "0 has, then what process 1 has, and so on. What does each of them need before "
+        "a broadcast: the sender, and the others?",
+        "For each source: the sender clones own.contiguous(), the others make "
+        "torch.empty_like of it; all of them call dist.broadcast(part, source) and "
+        "append part to their list.",
+    ),
+    solution='''
+def all_gather(own):
+    """Return the tensors of all processes, in the order of ranks."""
+    parts = []
+    for source in range(dist.get_world_size()):
+        part = own.clone(memory_format=torch.contiguous_format)
+        dist.broadcast(part, source)  # written over, except at its source
+        parts.append(part)
+    return parts
+''',
+    why="Every process makes the same calls in the same order, so none waits in vain, "
+    "however many there are. A real all-gather passes pieces around a ring, so that "
+    "all connections work at once.",
+)
+def gather_over_all_processes(all_gather: Callable[..., Any]) -> str:
     expect(
-        not close(out, right[0], 1e-3) or not close(lse, lse_a + lse_b),
-        "The result is right, but L is not: you added logarithms. That multiplies the "
-        "sums; here they have to be added.",
+        callable(inner_function(all_gather)),
+        "Expected a function of `own`, the tensor of this process.",
+    )
+    ready = uses(all_gather, *READY_MADE)
+    expect(
+        not ready,
+        f"You call {ready}, which is what you are to build. Build it from send and "
+        "recv, or from broadcast.",
+    )
+    for world in (2, 3):
+        _gathered(all_gather, world)
+    return (
+        "It ran in two processes, then in three. Each knows now what all of them know, "
+        "and that is all that attention needs from the others."
+    )
+
+
+def _gathered(all_gather: Callable[..., Any], world: int) -> None:
+    """Judge ``all_gather`` in ``world`` processes; :class:`Wrong` if one complains."""
+    hasty = bool(uses(all_gather, "isend", "irecv")) and not uses(all_gather, "wait")
+    with tempfile.TemporaryDirectory() as folder:
+        stuck = Path(folder, "stuck")
+        try:
+            launch(world, _in_each, all_gather, folder, hasty)
+        except ValueError as error:
+            raise Wrong(f"Other processes cannot have your code: {error}.") from None
+        except (ProcessExitedException, RuntimeError) as error:
+            said = str(error).rpartition("Wrong: ")[2].strip()
+            if isinstance(error, ProcessExitedException):
+                said = _how_it_ended(error, folder)
+            said = stuck.read_text() if stuck.exists() else said
+            raise Wrong(f"With {world} processes, {said}") from None
+
+
+def _how_it_ended(error: ProcessExitedException, folder: str) -> str:
+    slow = Path(folder, f"slow.{error.error_index}")
+    if slow.exists() and slow.stat().st_size:
+        return (
+            f"process {error.error_index} was stopped after two minutes. Does a loop "
+            "never end?"
+        )
+    if error.signal_name == "SIGABRT":
+        return (
+            f"process {error.error_index} was stopped in the middle of a message. Does "
+            "the tensor that receives have the shape and the dtype of the one that is "
+            "sent?"
+        )
+    how = error.signal_name or f"exit code {error.exit_code}"
+    return f"process {error.error_index} ended in the middle of your code ({how})."
+
+
+def _in_each(all_gather: Callable[..., Any], folder: str, hasty: bool) -> None:
+    """Call ``all_gather`` in this process, and judge what it returns here."""
+    rank, world = process()
+    watch = _Watch(Path(folder), rank, world)
+    watch.start()
+    for case, parts in enumerate(_tensors_of_all(world)):
+        if rank == (0, world - 1)[case % 2]:
+            time.sleep(0.3)  # who is late finds out who did not wait
+        own = parts[rank].clone()
+        try:
+            got = all_gather(own)
+            _judge_gathered(got, own, parts, rank)
+        except Wrong:
+            raise
+        except Exception as error:
+            raise Wrong(f"in process {rank}: {_said(error)}") from None
+        own.zero_()  # a message that is still under way would carry zeros
+        watch.all_return()
+        _judge_parts(list(got), parts, rank, hasty)
+
+
+def _said(error: Exception) -> str:
+    if "contiguous" not in str(error):
+        return explain(error)
+    return (
+        "own is a transposed tensor here, as keys are after .transpose(1, 2), and a "
+        f"message takes only what lies in one piece: own.contiguous(). ({error})"
+    )
+
+
+def _tensors_of_all(world: int) -> Iterator[list[Tensor]]:
+    """What the processes hold, in rank order: for each case another kind of tensor."""
+    generator = torch.Generator().manual_seed(world)
+    shapes = torch.randn(4, 3, 2, generator=generator).bfloat16(), torch.arange(5)
+    for kind in (*shapes, torch.zeros(3, 4, dtype=torch.float64).t()):
+        random = torch.randint(-99, 99, (world, *kind.shape), generator=generator)
+        yield [torch.empty_like(kind).copy_(part) for part in random]
+
+
+def _judge_gathered(got: Any, own: Tensor, parts: list[Tensor], rank: int) -> None:
+    """What can be seen at once: how many tensors of which kind, and whose memory."""
+    world, who = len(parts), f"process {rank}"
+    expect(got is not None, f"{who} returned nothing. Each of them needs all tensors.")
+    expect(
+        isinstance(got, (list, tuple, Tensor)) and len(got) == world,
+        f"{who} should return a list of {world} tensors, one of each process; it "
+        f"returned {_what(got)}.",
+    )
+    for place, part in enumerate(got):
+        expect(
+            isinstance(part, Tensor),
+            f"{who} has {type(part).__name__} at place {place} of its list. Each of "
+            "them needs all tensors.",
+        )
+        expect(
+            part.dtype == own.dtype,
+            f"{who} has {part.dtype} at place {place}, but own is {own.dtype}. A "
+            "message is bytes: whoever receives must have the sender's dtype. "
+            "torch.empty_like(own) does.",
+        )
+        expect(
+            part.shape == own.shape,
+            f"{who} has shape {tuple(part.shape)} at place {place}; own has "
+            f"{tuple(own.shape)}.",
+        )
+        expect(
+            part.untyped_storage().data_ptr() != own.untyped_storage().data_ptr(),
+            f"at place {place} the list of {who} holds own itself. Whoever writes into "
+            "own later changes your result: put a copy there.",
+        )
+    if isinstance(got, Tensor):
+        return
+    expect(
+        world == len({part.data_ptr() for part in got}),
+        f"the list of {who} holds one tensor several times: each message was written "
+        "over the one before. Make a new tensor for each.",
     )
     expect(
-        close(out, right[0], 1e-3),
-        "This is not the result of both pieces together.",
+        torch.equal(own, parts[rank]),
+        f"own was written over in {who}. A broadcast writes into its tensor everywhere "
+        "but at the source.",
     )
+
+
+def _what(got: Any) -> str:
+    if isinstance(got, Tensor):
+        return f"a tensor of shape {tuple(got.shape)}"
+    if isinstance(got, (list, tuple)):
+        return f"{len(got)}"
+    return type(got).__name__
+
+
+def _judge_parts(
+    got: list[Tensor], parts: list[Tensor], rank: int, hasty: bool
+) -> None:
+    """Whether each place holds the tensor of that process."""
+    world, who = len(parts), f"process {rank}"
+
+    def holds(*order: int) -> bool:
+        return all(map(torch.equal, got, [parts[source] for source in order]))
+
+    everybody = range(world)
+    if holds(*everybody):
+        return
+    for order in itertools.permutations(everybody):
+        expect(
+            not holds(*order),
+            f"{who} has the tensors in the order {list(order)}. The order is that of "
+            f"the ranks, and the same everywhere: {[*everybody]}.",
+        )
     expect(
-        close(lse, right[1], 1e-3),
-        "The result is right, but L is not: it must be the logarithm of e^L_a + e^L_b, "
-        "or the next merge goes wrong.",
+        not holds(*[rank] * world),
+        f"{who} has its own tensor at every place: none has come from the others.",
     )
+    for source in everybody:
+        expect(
+            not holds(*[source] * world),
+            f"{who} has process {source}'s tensor at every place.",
+        )
+    for place, (mine, right) in enumerate(zip(got, parts, strict=True)):
+        twisted = right, right
+        if right.ndim == 2:  # read in one layout, written in the other
+            rows, columns = right.shape
+            twisted = right.t().reshape(rows, columns), right.reshape(columns, rows).t()
+        expect(
+            torch.equal(mine, right) or not any(torch.equal(mine, t) for t in twisted),
+            f"{who} has the right numbers of process {place} in the wrong order. own "
+            "is transposed here, and a message carries memory as it lies: send and "
+            "receive .contiguous() tensors.",
+        )
+        found = difference(mine, right, axes=("row", "column"))
+        expect(
+            not (found and hasty),
+            f"{who} does not have process {place}'s tensor. isend and irecv return at "
+            "once: a message has arrived only after .wait().",
+        )
+        expect(
+            not found,
+            f"place {place} in the list of {who} should hold process {place}'s "
+            f"tensor. {found}",
+        )
+
+
+class _Watch(threading.Thread):
+    """Ends the process once all of them wait for one another, and says where.
+
+    A process waits if for five seconds it stands at one place and does no work. It is
+    ended, too, after 10 seconds of work, or if it takes 4 GB.
+    """
+
+    def __init__(self, folder: Path, rank: int, world: int) -> None:
+        super().__init__(daemon=True)
+        self.folder, self.rank, self.world = folder, rank, world
+        self.round, self.slow = 0, folder / f"slow.{rank}"
+
+    def mark(self, what: str, rank: int) -> Path:
+        return self.folder / f"{what}.{self.round}.{rank}"
+
+    def all_return(self) -> None:
+        """Wait until every process has returned from this round."""
+        self.mark("back", self.rank).touch()
+        while not all(self.mark("back", r).exists() for r in range(self.world)):
+            time.sleep(0.02)
+        self.round += 1
+
+    def run(self) -> None:
+        place, looks, worked = None, 0, 0.0
+        memory = psutil.Process().memory_info
+        # A loop inside C lets no other thread of Python run, but does not stop this.
+        faulthandler.dump_traceback_later(120, exit=True, file=self.slow.open("w"))
+        while True:
+            time.sleep(0.1)
+            if time.process_time() > 10:
+                self.end(
+                    f"process {self.rank} is still at work after 10 seconds. Does a "
+                    "loop never end?"
+                )
+            if memory().rss > 4 * 2**30:
+                self.end(f"process {self.rank} asked for more than 4 GB of memory.")
+            frame = sys._current_frames()[threading.main_thread().ident or 0]
+            here = frame, frame.f_lasti
+            if here != place or time.process_time() - worked > 0.25:
+                place, looks, worked = here, 0, time.process_time()
+                self.mark("waits", self.rank).unlink(missing_ok=True)
+            looks += 1
+            if looks == 50:
+                self.mark("waits", self.rank).write_text(_line(frame))
+            if looks >= 50:
+                self.end_if_all_wait()
+
+    def end_if_all_wait(self) -> None:
+        waiting, back = {}, []
+        for rank in range(self.world):
+            if self.mark("back", rank).exists():
+                back.append(f"process {rank} has returned")
+            elif self.mark("waits", rank).exists():
+                waiting[rank] = self.mark("waits", rank).read_text()
+            else:
+                return
+        places = [f"process {rank} waits{line}" for rank, line in waiting.items()]
+        self.end(
+            f"nothing moves any more: {'; '.join(places + back)}. A send ends when the "
+            "other process receives, a receive when it sends, a broadcast when "
+            "everybody takes part."
+        )
+
+    def end(self, why: str) -> None:
+        (self.folder / "stuck").write_text(why)
+        os._exit(1)
+
+
+def _line(frame: FrameType | None) -> str:
+    """Where in a student's code a frame stands."""
+    theirs = sys.modules["__main__"].__dict__
+    while frame and frame.f_globals is not theirs:
+        frame = frame.f_back
+    if frame is None:
+        return ""
+    text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+    return f" at line {frame.f_lineno}, `{text}`"

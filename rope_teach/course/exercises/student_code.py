@@ -19,9 +19,15 @@ from rope_teach.course.exercises.cards import Wrong
 
 
 def is_stub(answer: Any) -> bool:
-    """Whether ``answer`` is still the stub: dots, None, or a function with no code."""
+    """Whether ``answer`` is still the stub: dots, None, or a function with no code.
+
+    A class is a stub as long as each function in it is one.
+    """
     if answer is None or answer is ...:
         return True
+    if isinstance(answer, type):
+        own = [getattr(each, "__func__", each) for each in vars(answer).values()]
+        return all(is_stub(each) for each in own if isinstance(each, FunctionType))
     if not isinstance(answer, FunctionType):
         return False
     does_nothing = {"RESUME", "NOP", "LOAD_CONST", "RETURN_VALUE", "RETURN_CONST"}
