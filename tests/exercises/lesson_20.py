@@ -127,6 +127,20 @@ WRONG = {
             "The base is missing",
         ),
         (
+            CACHED + "key = (abs(start), seq, base)\n"
+            "    if key not in kept:\n"
+            "        kept[key] = make(start, seq, base)\n"
+            "    return kept[key]",
+            "Only the offset tells them apart",
+        ),
+        (
+            CACHED + "key = (start, seq, base)\n"
+            "    if key not in kept and len(kept) < 128:\n"
+            "        kept[key] = make(start, seq, base)\n"
+            "    return kept[key] if key in kept else make(start, seq, base)",
+            "does it stay there",
+        ),
+        (
             CACHED + "key = hash((start, seq, base))\n"
             "    if key not in kept:\n"
             "        kept[key] = make(start, seq, base)\n"

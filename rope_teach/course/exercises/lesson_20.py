@@ -164,7 +164,8 @@ CALLS: list[tuple[int, int, float]] = [
     *((1, 12, 1e4), (11, 2, 1e4)),  # one sum, and the same digits
     *((2, 3, 1e4), (3, 2, 1e4)),  # one set
     *((4, 6, 500_000.0), (4, 6, 500_000.5)),  # one base, rounded
-    *((-1, 6, 1e4), (-2, 6, 1e4)),  # one hash
+    *((-1, 6, 1e4), (-2, 6, 1e4), (2, 6, 1e4)),  # one hash, one distance from 0
+    *((n, 4, 1e4) for n in range(20, 220)),  # more than a small cache holds
 ]
 
 
