@@ -1,5 +1,7 @@
 """Seeded answers for lesson 20: misconceptions with their message, another solution."""
 
+REVIEWED = True
+
 SET_UP = """
 from functools import partial
 from rope_teach import frequencies
@@ -27,6 +29,14 @@ def each(parts, reorder, **change):
     return {**moved, **change}
 """
 
+CACHED = "def cached_table(kept, make, start, seq, base):\n    "
+ASKED = """
+def base_and_factor(turn):
+    x = torch.zeros(2, 64, dtype=torch.float64)
+    x[1, :2] = 1
+    out = turn(x, torch.tensor([0, 1]))[1]
+    a, b = torch.atan2(out[32:34], out[:2])
+    return """
 BRING = "def bring_home(q, k, turn):\n"
 HOME = BRING + "    order = order_like(turn).projection\n"
 
@@ -40,6 +50,11 @@ WRONG = {
         ('fixable = "ABEF"', "changes no length"),
         ('fixable = "ABG"', "from A to F"),
         ("fixable = 3", "with letters"),
+        ("fixable = [0, 1, 5]", "with letters"),
+        ('fixable = {"A": True, "B": True, "C": False, "F": True}', "with letters"),
+        ('fixable = "A and B"', "F is missing"),
+        ('fixable = ["AB", "X"]', "you gave X"),
+        ('fixable = "not c"', "you gave N, O, T"),
     ],
     "20.2": [
         (
@@ -97,6 +112,85 @@ WRONG = {
             "    return ALL[start, seq, base]",
             "Two models have two dicts",
         ),
+        (
+            CACHED + "key = (start, seq, int(base))\n"
+            "    if key not in kept:\n"
+            "        kept[key] = make(start, seq, base)\n"
+            "    return kept[key]",
+            "The base is missing from the key, or does not enter it as it is",
+        ),
+        (
+            CACHED + "key = f'{start},{seq},{base:g}'\n"
+            "    if key not in kept:\n"
+            "        kept[key] = make(start, seq, base)\n"
+            "    return kept[key]",
+            "The base is missing",
+        ),
+        (
+            CACHED + "key = (abs(start), seq, base)\n"
+            "    if key not in kept:\n"
+            "        kept[key] = make(start, seq, base)\n"
+            "    return kept[key]",
+            "Only the offset tells them apart",
+        ),
+        (
+            CACHED + "key = (start, seq, base)\n"
+            "    if key not in kept and len(kept) < 128:\n"
+            "        kept[key] = make(start, seq, base)\n"
+            "    return kept[key] if key in kept else make(start, seq, base)",
+            "does it stay there",
+        ),
+        (
+            CACHED + "key = hash((start, seq, base))\n"
+            "    if key not in kept:\n"
+            "        kept[key] = make(start, seq, base)\n"
+            "    return kept[key]",
+            "does not enter it as it is",
+        ),
+        (
+            CACHED + "key = frozenset((start, seq, base))\n"
+            "    if key not in kept:\n"
+            "        kept[key] = make(start, seq, base)\n"
+            "    return kept[key]",
+            "they share one key",
+        ),
+        (
+            CACHED + "if (start, base) not in kept or "
+            "len(kept[start, base]) < seq:\n"
+            "        kept[start, base] = make(start, seq, base)\n"
+            "    return kept[start, base][:seq]",
+            "other than the table that make returned",
+        ),
+        (
+            CACHED + "key = (start, seq, base)\n"
+            "    if key in kept:\n"
+            "        return kept.pop(key)\n"
+            "    kept[key] = make(start, seq, base)\n"
+            "    return kept[key]",
+            "does it stay there",
+        ),
+        (
+            CACHED + "key = (start, seq, base)\n"
+            "    if key not in kept:\n"
+            "        if len(kept) > 3:\n"
+            "            kept.clear()\n"
+            "        kept[key] = make(start, seq, base)\n"
+            "    return kept[key]",
+            "does it stay there",
+        ),
+        (
+            CACHED + "if (seq, base) not in kept.get(start, {}):\n"
+            "        kept[start] = {(seq, base): make(start, seq, base)}\n"
+            "    return kept[start][seq, base]",
+            "does it stay there",
+        ),
+        (
+            CACHED + "if (start, seq, base) not in kept:\n"
+            "        kept[start, seq, base] = make(0, seq, base)\n"
+            "    return kept[start, seq, base]",
+            "asks make for",
+        ),
+        (CACHED + "yield make(start, seq, base)", "something other"),
     ],
     "20.3": [
         (
@@ -206,6 +300,25 @@ WRONG = {
             "swapped",
         ),
         ("def base_and_factor(turn):\n    return 10_000", "two numbers"),
+        (
+            ASKED + "min([1e4, 5e5, 1e6], key=lambda x: abs(x - (a / b) ** 32)), 1 / a",
+            "base 31,416",
+        ),
+        (
+            ASKED
+            + "(a / b) ** 32, min([1, 2, 2.5, 4, 8], key=lambda x: abs(x - 1 / a))",
+            "read the factor as 2.5",
+        ),
+        (ASKED + "round(float((a / b) ** 32)), round(float(1 / a))", "factor as 2."),
+        (ASKED + "(a / b) ** 16, 1 / a", "as its square root"),
+        (ASKED + "(b - a).log(), 1 / a", "came out as nan"),
+        (ASKED + '{"base": (a / b) ** 32, "factor": 1 / a}', "not a dict"),
+        (ASKED + '"10000", "1"', "quotation marks"),
+        (
+            ASKED.replace("atan2(out[32:34], out[:2])", "sin(out[32:34])")
+            + "(a / b) ** 32, 1 / a",
+            "Two things can lose it",
+        ),
     ],
     "20.4": [
         (BRING + "    return q, k, module_like(turn)", "came back unchanged"),
@@ -295,21 +408,87 @@ WRONG = {
             "    return each(q, home), each(k, home), module_like(turn)",
             "cut into 8 heads",
         ),
+        (
+            HOME + "    return (each(q, order), each(k, order),\n"
+            "            module_like(turn, clockwise=True))",
+            "without clockwise",
+        ),
+        (
+            BRING + "    report = identify(turn)\n"
+            "    rope = module_like(turn, clockwise=report.sign < 0)\n"
+            "    order = conversion(report, identify(rope)).projection\n"
+            "    return each(q, order), each(k, order), rope",
+            "without clockwise",
+        ),
+        (
+            HOME + "    return (each(q, order), each(k, order),\n"
+            "            module_like(turn, layout='bshd'))",
+            "(batch, heads, tokens, 32)",
+        ),
+        (
+            HOME + "    return (each(q, order), each(k, order),\n"
+            "            module_like(turn, xpos_scale_base=512))",
+            "queries and keys alike",
+        ),
+        (
+            HOME + "    def narrow(parts):\n"
+            "        return {name: x.bfloat16() for name, x in parts.items()}\n"
+            "    return (narrow(each(q, order)), narrow(each(k, order)),\n"
+            "            module_like(turn))",
+            "cast to a smaller type",
+        ),
+        (
+            HOME + "    for parts in (q, k):\n"
+            "        parts.update(each(parts, order))\n"
+            "    return q, k, module_like(turn)",
+            "Your code changed q",
+        ),
+        (
+            HOME + "    for parts in (q, k):\n"
+            "        for name, x in each(parts, order).items():\n"
+            "            parts[name][:] = x\n"
+            "    return q, k, module_like(turn)",
+            "Your code changed q",
+        ),
+        (
+            HOME + "    return each(k, order), each(q, order), module_like(turn)",
+            "must keep its shape",
+        ),
+        (
+            HOME + "    return (each(q, order, norm=q['norm'].flip(0)),\n"
+            "            each(k, order), module_like(turn))",
+            "but its norm is not",
+        ),
+        (
+            HOME + "    return (each(q, order, weight=2 * order(q['weight'], 8)),\n"
+            "            each(k, order), module_like(turn))",
+            "W_q is not",
+        ),
         (BRING + "    return q, k", "three values"),
         (BRING + "    return q, k, turn", "must be a RotaryEmbedding"),
     ],
 }
 
 OTHER = {
-    "20.1": 'fixable = ["b", "f", "a"]',
-    "20.2": """
+    "20.1": ['fixable = ["b", "f", "a"]', 'fixable = "A, B and F"'],
+    "20.2": [
+        """
 def cached_table(kept, make, start, seq, base):
     tables = kept.setdefault(base, {}).setdefault(seq, {})
     if start not in tables:
         tables[start] = make(start, seq, base)
     return tables[start]
 """,
-    "20.3": """
+        """
+def cached_table(kept, make, start, seq, base):
+    try:
+        return kept[f"{base}/{start}/{seq}"]
+    except KeyError:
+        return kept.setdefault(f"{base}/{start}/{seq}", make(start, seq, base))
+""",
+    ],
+    "20.3": [
+        """
 def base_and_factor(turn):
     x = torch.zeros(3, 64, dtype=torch.float64)
     x[2, 0] = x[2, 16] = 1
@@ -318,6 +497,15 @@ def base_and_factor(turn):
     middle = math.atan2(out[48], out[16]) / 2
     return [(fast / middle) ** 2, 1 / fast]
 """,
+        """
+def base_and_factor(turn):
+    import numpy as np  # a line through the logarithms of all speeds
+    out = turn(torch.cat([torch.ones(1, 32), torch.zeros(1, 32)], 1), torch.tensor([1]))
+    speeds = torch.atan2(out[0, 32:], out[0, :32]).double()
+    slope, start = np.polyfit(np.arange(32), speeds.log().numpy(), 1)
+    return np.exp([-32 * slope, -start])
+""",
+    ],
     "20.4": [
         """
 def bring_home(q, k, turn):

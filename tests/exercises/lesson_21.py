@@ -1,5 +1,7 @@
 """Seeded answers for lesson 21: misconceptions with their message, other solutions."""
 
+REVIEWED = True
+
 KEY = "def key_for(q, distance, inv_freq):\n    "
 FIRST = """
 def first_negative(base):
@@ -7,6 +9,9 @@ def first_negative(base):
     mean = angles(torch.arange(20_000), bank).cos().mean(-1)
     return (mean < 0).nonzero()[0].item()
 """
+TURNED = (
+    KEY + "k = rotate(q, *cos_sin(torch.tensor(distance), inv_freq, q.dtype))\n    "
+)
 CHOOSE = "def choose(measured):\n    "
 
 WRONG = {
@@ -44,6 +49,25 @@ WRONG = {
         ),
         ('broken = {"A": ["norm_is_kept"], "B": 1, "C": 1}', "there is no law ["),
         ('broken = "norm_is_kept"', "a dict of three"),
+        (
+            'broken = {"A": "is_linear", "B": "identity_at_zero", "C": "norm_is_kept"}',
+            "A: it obeys is_linear",
+        ),
+        (
+            'broken = {"A": "norm_is_kept", "B": "identity_at_zero", '
+            '"C": "every_token_by_itself"}',
+            "C: it obeys every_token_by_itself",
+        ),
+        (
+            'broken = {"A": laws.check_all, "B": "identity_at_zero", "C": "is_linear"}',
+            "there is no law 'check_all'",
+        ),
+        (
+            'broken = {"A": "norm_is_kept()", "B": "identity_at_zero", '
+            '"C": "is_linear"}',
+            "there is no law 'norm_is_kept()'",
+        ),
+        ('broken = ["norm_is_kept", "identity_at_zero", "is_linear"]', "a dict of"),
     ],
     "21.2": [
         (KEY + "return q", "at distance 0"),
@@ -68,6 +92,31 @@ WRONG = {
             "scores best 38 tokens before",
         ),
         (KEY + "return q[:4]", "must have shape"),
+        (
+            KEY + "bank = inverse_frequencies(len(q))\n"
+            "    return rotate(q, *cos_sin(torch.tensor(distance), bank, q.dtype))",
+            "The speeds are in inv_freq",
+        ),
+        (
+            TURNED + "k = k.clone()\n    k[len(q) // 2:] = 0  # fast hands alone\n"
+            "    return k * q.norm() / k.norm()",
+            "Another key of this length reaches",
+        ),
+        (
+            TURNED + "k = k * (torch.arange(len(q)) < 2)\n"
+            "    return k * q.norm() / k.norm()",
+            "Another key of this length reaches",
+        ),
+        (TURNED + "return k.sign() * q.norm() / len(q) ** 0.5", "Another key of this"),
+        (TURNED + "q.copy_(k)\n    return q", "Your code changed q"),
+        (TURNED + "return k / k.norm()", "your key has length 1"),
+        (TURNED + "return k.bfloat16()", "your key has length 4.7"),
+        (
+            KEY + "return rotate(q, *cos_sin(torch.tensor(min(distance, 1024)), "
+            "inv_freq, q.dtype))",
+            "scores best 1024 tokens before",
+        ),
+        (TURNED + "yield k", "must have shape"),
     ],
     "21.3": [
         (FIRST + "choice = (1_000_000, first_negative(1_000_000))", "not always"),
@@ -76,6 +125,13 @@ WRONG = {
         ("choice = (2_000_000, 19_505)", "not one of the three"),
         ("choice = (500_000, ...)", "still missing"),
         ("choice = 500_000", "two numbers"),
+        ("choice = (500_000, 9938)", "counting from 0"),
+        ("choice = (500_000, 9936)", "counting from 0"),
+        ("choice = (9937, 500_000)", "Does the base come first"),
+        ("choice = {500_000, 9937}", "two numbers"),
+        ("choice = (500_000, None)", "still missing"),
+        ("choice = ([500_000, 1_000_000], [9937, 6235])", "Expected one number, got 2"),
+        ('choice = ("500,000", "9,937")', "quotation marks"),
         (
             "bank = inverse_frequencies(64, 500_000)\n"
             "mean = angles(torch.arange(20_000), bank).cos().mean(-1)\n"
@@ -125,6 +181,51 @@ WRONG = {
         (CHOOSE + 'return "LongRoPE"', "the name of a rule"),
         (
             CHOOSE + 'limit = measured["none"]["short bits"] + 0.05\n'
+            '    rules = [r for r in measured if measured[r]["short bits"] < limit]\n'
+            '    return max(rules, key=lambda r: measured[r]["found"])',
+            "at most 0.05 allows just that",
+        ),
+        (
+            CHOOSE + 'limit = measured["none"]["short bits"] + 0.05\n'
+            "    for r in list(measured):\n"
+            '        if measured[r]["short bits"] > limit:\n'
+            "            measured.pop(r)\n"
+            '    return max(measured, key=lambda r: measured[r]["found"])',
+            "Your code changed measured",
+        ),
+        (
+            CHOOSE + 'rules = [r for r in measured if measured[r]["short bits"] <= 1]\n'
+            '    return sorted(rules, key=lambda r: measured[r]["found"])[-1]',
+            "the fewest bits",
+        ),
+        (
+            CHOOSE + 'rules = [r for r in measured if measured[r]["short bits"] < 2]\n'
+            '    return sorted(rules, key=lambda r: measured[r]["found"])[-1]',
+            "the limit is 1.05",
+        ),
+        (
+            CHOOSE + 'none = measured["none"]\n'
+            '    rules = [r for r in measured if measured[r]["found"] > none["found"]\n'
+            '             and measured[r]["short bits"] <= none["short bits"] + 0.05]\n'
+            '    return sorted(rules, key=lambda r: measured[r]["found"])[-1]',
+            "IndexError: list index out of range. A rule is always left",
+        ),
+        (
+            CHOOSE + 'limit = measured["none"]["short bits"] + 0.05\n'
+            '    return max((measured[r]["found"], r) for r in measured\n'
+            '               if measured[r]["short bits"] <= limit)',
+            "the name of a rule",
+        ),
+        (
+            CHOOSE + 'limit = measured["none"]["short bits"] + 0.05\n'
+            '    rules = [r for r in measured if r != "none"\n'
+            '             and measured[r]["short bits"] <= limit]\n'
+            '    rules.sort(key=lambda r: measured[r]["found"])\n'
+            "    return rules[-1]",
+            "none is allowed too",
+        ),
+        (
+            CHOOSE + 'limit = measured["none"]["short bits"] + 0.05\n'
             '    rules = [r for r in measured if measured[r]["short bits"] <= limit\n'
             '             and r != "none"]\n'
             '    return max(rules, key=lambda r: measured[r]["found"])',
@@ -158,18 +259,37 @@ WRONG = {
 }
 
 OTHER = {
-    "21.1": """
+    "21.1": [
+        """
 from rope_teach import laws
 broken = {"A": laws.only_the_difference_counts, "B": laws.turns_add_up,
           "C": laws.norm_is_kept}
 """,
-    "21.2": """
+        """
+broken = dict(zip("CBA", ["is_linear", laws.opposite_turn_undoes, "turns_add_up"]))
+""",
+    ],
+    "21.2": [
+        """
 def key_for(q, distance, inv_freq):
     pairs = torch.view_as_complex(q.unflatten(-1, (-1, 2)).contiguous())
     turned = pairs * torch.exp(1j * distance * inv_freq)
     return torch.view_as_real(turned).flatten()
 """,
-    "21.3": "choice = torch.tensor([500_000, 9937])",
+        """
+def key_for(q, distance, inv_freq):
+    key = []
+    for i, speed in enumerate(inv_freq.tolist()):
+        a, b = q[2 * i : 2 * i + 2].tolist()
+        length, angle = math.hypot(a, b), math.atan2(b, a) + distance * speed
+        key += [length * math.cos(angle), length * math.sin(angle)]
+    return key
+""",
+    ],
+    "21.3": [
+        "choice = torch.tensor([500_000, 9937])",
+        "import numpy as np\nchoice = np.array([500_000, 9937])",
+    ],
     "21.4": [
         """
 def choose(measured):

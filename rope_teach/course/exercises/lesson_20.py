@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from rope_teach.checks import Pairing
 from rope_teach.course.exercises.cards import Wrong, exercise, expect
 from rope_teach.course.exercises.comparing import close
-from rope_teach.course.exercises.student_code import uses
+from rope_teach.course.exercises.student_code import untouched, uses
 from rope_teach.course.exercises.values import as_tensor, number
 from rope_teach.course.models import LanguageModel
 from rope_teach.course.small import CodeTokens, load_small
@@ -55,12 +56,12 @@ BIAS = 8.0  # of a key's slowest hand, in the disguised small model
     "their hand turns the other way. F: partners are in other places again. C changes "
     "the speeds, D how many hands turn, and E their lengths.",
 )
-def what_a_permutation_can_mend(answer: Any) -> str:
-    expect(
-        isinstance(answer, (str, list, tuple, set)),
-        'Answer with letters in quotation marks, for example "CE".',
-    )
-    given = {str(letter).strip().upper() for letter in answer} - {"", ","}
+def what_a_permutation_can_fix(answer: Any) -> str:
+    ask = 'Answer with letters in quotation marks, for example "CE".'
+    expect(isinstance(answer, (str, list, tuple, set, frozenset)), ask)
+    text = answer if isinstance(answer, str) else " ".join(map(str, answer))
+    given = set(re.sub(r"[^A-Z]|\bAND\b", "", text.upper()))
+    expect(bool(given), ask)
     unknown = sorted(given - set("ABCDEF"))
     expect(not unknown, f"The lines go from A to F; you gave {', '.join(unknown)}.")
     expect(
@@ -121,50 +122,32 @@ def a_cache_that_keeps_its_promise(cached_table: Callable[..., Any]) -> str:
 
     def make(start: int, seq: int, base: float) -> Tensor:
         made.append((start, seq, base))
-        return start + torch.arange(seq) / base
+        return _slow_table(start, seq, base)
 
-    calls = [(0, 5, 1e4), (3, 5, 1e4), (0, 9, 1e4), (0, 5, 5e5), (3, 5, 1e4)]
-    blame = {
-        1: "the second call starts at 3 and got the table for 0. That is exhibit 7: "
-        "the offset is missing from the key",
-        2: "a call for 9 tokens got a table of a different length. The length is "
-        "missing from the key",
-        3: "a call with base 500,000 got the table for base 10,000. The base is "
-        "missing from the key",
-        4: "the last call got the table of a different call",
-    }
     kept: dict[Any, Any] = {}
-    for number_of_call, call in enumerate(calls):
-        before = len(made)
+    for call in CALLS * 3:
+        count = len(made)
         got = as_tensor(cached_table(kept, make, *call))
-        right = call[0] + torch.arange(call[1]) / call[2]
+        new = made[count:]
         expect(
-            close(got, right, 1e-9),
-            f"After (start, seq, base) = {calls[0]}, "
-            f"{blame.get(number_of_call, 'the very first call is wrong')}.",
+            len(new) <= 1,
+            f"One call computed {len(new)} tables: look into kept first.",
         )
         expect(
-            len(made) - before <= 1,
-            f"One call computed {len(made) - before} tables: look into kept first.",
+            new in ([], [call]),
+            f"For (start, seq, base) = {call} your code asks make for {new}. Hand "
+            "all three on as they came.",
         )
-    expect(
-        len(made) == 4,
-        f"Five calls, one of them a repeat, computed {len(made)} tables instead of 4. "
-        "Is the result stored in kept, under the key that you look up? (setdefault "
-        "computes first, and looks it up afterwards.)",
-    )
-    cases = [((1, 12, 1e4), (11, 2, 1e4)), ((2, 3, 1e4), (3, 2, 1e4))]
-    for first, second in cases:
-        kept = {}
-        cached_table(kept, make, *first)
-        got = as_tensor(cached_table(kept, make, *second))
+        if not close(got, _slow_table(*call), 1e-9):
+            raise Wrong(_whose_table(got, call, made))
         expect(
-            close(got, second[0] + torch.arange(second[1]) / second[2], 1e-9),
-            f"{first} and {second} share one key. Keep the three numbers separate: "
-            "neither a sum nor digits joined together can tell the calls apart.",
+            made.count(call) == 1,
+            f"{call} had been computed before, and was computed again. Is the result "
+            "stored in kept, under the key that you look up, and does it stay there? "
+            "(setdefault computes first, and looks it up afterwards.)",
         )
     count = len(made)
-    cached_table({}, make, *calls[0])
+    cached_table({}, make, *CALLS[0])
     expect(
         len(made) == count + 1,
         "With an empty kept a new table must be computed; yours came from somewhere "
@@ -173,6 +156,43 @@ def a_cache_that_keeps_its_promise(cached_table: Callable[..., Any]) -> str:
     return (
         "The result of a call depends only on its arguments, and each table is "
         "computed once."
+    )
+
+
+CALLS: list[tuple[int, int, float]] = [
+    *((0, 5, 1e4), (3, 5, 1e4), (0, 9, 1e4), (0, 5, 5e5), (0, 4, 1e4)),
+    *((1, 12, 1e4), (11, 2, 1e4)),  # one sum, and the same digits
+    *((2, 3, 1e4), (3, 2, 1e4)),  # one set
+    *((4, 6, 500_000.0), (4, 6, 500_000.5)),  # one base, rounded
+    *((-1, 6, 1e4), (-2, 6, 1e4), (2, 6, 1e4)),  # one hash, one distance from 0
+    *((n, 4, 1e4) for n in range(20, 220)),  # more than a small cache holds
+]
+
+
+def _slow_table(start: int, seq: int, base: float) -> Tensor:
+    """A table of which no row fits another call, as in dynamic NTK."""
+    return seq + (start + torch.arange(seq, dtype=torch.float64)) * base
+
+
+def _whose_table(
+    got: Tensor, call: tuple[Any, ...], made: Sequence[tuple[Any, ...]]
+) -> str:
+    """What a wrong table shows: whose it is, or that it is nobody's."""
+    what = f"The call with (start, seq, base) = {call}"
+    twin = next((c for c in made if close(got, _slow_table(*c), 1e-9)), None)
+    if twin is None:
+        return f"{what} returned something other than the table that make returned."
+    names = {"offset": " That is exhibit 7.", "length": "", "base": ""}
+    differs = [name for name, a, b in zip(names, call, twin, strict=True) if a != b]
+    if len(differs) == 1:
+        return (
+            f"{what} got the table of {twin}. Only the {differs[0]} tells them apart. "
+            f"The {differs[0]} is missing from the key, or does not enter it as it is."
+            + names[differs[0]]
+        )
+    return (
+        f"{what} got the table of {twin}: they share one key. Keep the three numbers "
+        "separate: neither a sum nor digits joined together can tell the calls apart."
     )
 
 
@@ -206,7 +226,7 @@ def read_the_base(base_and_factor: Callable[..., Any]) -> str:
         not short_cut,
         f"The text asks you to do without {short_cut}: put a 1 in and look.",
     )
-    for base, factor in ((10_000.0, 1.0), (500_000.0, 4.0), (1e6, 2.5)):
+    for base, factor in ((10_000.0, 1.0), (500_000.0, 4.0), (1e6, 2.5), (31_416.0, 3)):
         inv_freq = inverse_frequencies(64, base) / factor
 
         def turn(x: Tensor, positions: Tensor, inv_freq: Tensor = inv_freq) -> Tensor:
@@ -215,19 +235,22 @@ def read_the_base(base_and_factor: Callable[..., Any]) -> str:
         answer = base_and_factor(turn)
         expect(answer is not None, "Your function returns nothing.")
         expect(
-            isinstance(answer, (tuple, list, Tensor)) and len(answer) == 2,
-            "Return two numbers, (base, factor).",
+            not isinstance(answer, (str, Mapping, set)),
+            f"Return two numbers, (base, factor), not a {type(answer).__name__}.",
         )
+        answer = as_tensor(answer).flatten()
+        expect(len(answer) == 2, "Return two numbers, (base, factor).")
         expect(
-            not any(bool(value != value) for value in answer),
-            "You divided 0 by 0: a feature that you read did not turn. In half pairs "
+            not answer.isnan().any(),
+            "A number came out as nan: 0 divided by 0, or the root, log or acos of a "
+            "number that has none. Did the feature turn that you read? In half pairs "
             "the partner of feature 0 is feature 32, not 1.",
         )
         expect(
-            not any(bool(abs(value) == math.inf) for value in answer),
-            "A number came out infinite: you divided by an angle of 0. Either that "
-            "feature did not turn (in half pairs the partner of feature 0 is feature "
-            "32), or its angle was too small for acos in float32; atan2 reads it.",
+            not answer.isinf().any(),
+            "A number came out infinite: was an angle 0? Perhaps that feature did not "
+            "turn (in half pairs the partner of feature 0 is feature 32), or its angle "
+            "is too small for acos in float32; atan2 reads it.",
         )
         got = number(answer[0]), number(answer[1])
         what = f"With base {base:,.0f} and factor {factor:g}"
@@ -260,9 +283,10 @@ def read_the_base(base_and_factor: Callable[..., Any]) -> str:
             )
         expect(
             math.isclose(got[0], base, rel_tol=1e-3),
-            f"{what}, you read the base as {got[0]:,.6g}. Two things lose it: an angle "
-            "past half a turn, which atan2 cannot tell from a smaller one, and acos of "
-            "a small angle in float32. Position 1 and atan2 avoid both.",
+            f"{what}, you read the base as {got[0]:,.6g}. Two things can "
+            "lose it: an angle past half a turn, which atan2 "
+            "cannot tell from a smaller one, and acos of a small angle in float32. "
+            "Position 1 and atan2 avoid both.",
         )
         expect(
             factor == 1 or not math.isclose(got[1], 1 / factor, rel_tol=1e-3),
@@ -404,7 +428,7 @@ def bring_home(q, k, turn):
 def bring_it_home(bring_home: Callable[..., Any]) -> str:
     for seed in (17, 5, 9, 0, 12, 14):
         q, k, turn = mystery(seed)
-        answer = bring_home(_copy(q), _copy(k), turn)
+        answer = untouched(bring_home, q, k, turn)
         expect(answer is not None, "Your function returns nothing.")
         expect(
             isinstance(answer, (tuple, list)) and len(answer) == 3,
@@ -426,10 +450,6 @@ def bring_it_home(bring_home: Callable[..., Any]) -> str:
         "Six checkpoints of unknown origin now give the same logits in our convention. "
         "The next slide does it to a model that can read."
     )
-
-
-def _copy(parts: Parts) -> Parts:
-    return {name: part.clone() for name, part in parts.items()}
 
 
 def _parts(name: str, new: Any, old: Parts) -> Parts:
@@ -461,8 +481,9 @@ def _expect_module(rope: RotaryEmbedding, turn: Turn, what: str) -> None:
         f"head_dim={rope.head_dim} and rotary_dim={rope.rotary_dim}.",
     )
     speeds, _ = _speeds_and_length(turn)
-    mine = rope.inv_freq.double()
+    mine = rope.inv_freq.detach().double()
     if torch.allclose(mine, speeds, rtol=1e-4, atol=0):
+        _expect_plain(rope, speeds)
         return
     expect(
         bool((mine > 0).all()),
@@ -487,6 +508,26 @@ def _expect_module(rope: RotaryEmbedding, turn: Turn, what: str) -> None:
             if bent
             else "."
         )
+    )
+
+
+def _expect_plain(rope: RotaryEmbedding, speeds: Tensor) -> None:
+    """A module with the right speeds must turn by them, and do nothing else."""
+    expect(
+        not rope.clockwise,
+        "Ours turns by +θ: RotaryEmbedding(32, ...) without clockwise. The sign goes "
+        "into the rows: turning (a, b) one way is turning (b, a) the other way.",
+    )
+    x = torch.randn(1, 2, 7, HEAD_DIM, generator=torch.Generator().manual_seed(2))
+    cos, sin = cos_sin(torch.arange(7), speeds)
+    right = rotate(x, cos * rope.attention_factor, sin * rope.attention_factor)
+    with torch.no_grad():
+        same = all(close(turned, right) for turned in rope(x, x))
+    expect(
+        same,
+        "Your module has the right speeds, and still does not turn (batch, heads, "
+        "tokens, 32) features by them, queries and keys alike. Give it base and "
+        f"scaling alone. Yours is {rope}.",
     )
 
 
@@ -595,8 +636,18 @@ def _expect_parts(
         "weights must become interleaved.",
     )
     off = (_logits(new_q, new_k, ours) - right).abs().max()
+    placed = (
+        close(new[part], good[part], 0.02)
+        for new, good in ((new_q, home_q), (new_k, home_k))
+        for part in good
+    )
+    expect(
+        not all(placed),
+        f"{what}: each number is in its place, but not exactly: the logits are off by "
+        f"{off:.2g}. Were weights cast to a smaller type? Keep float32.",
+    )
     raise Wrong(
-        f"{what}: the module is right, but the logits are off by {off:.1f}. Look at "
+        f"{what}: the module is right, but the logits are off by {off:.2g}. Look at "
         "report.pairs: the two features of hand i belong at 2i and 2i + 1. Which "
         "direction does your conversion go in?"
     )

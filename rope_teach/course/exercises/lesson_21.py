@@ -11,8 +11,9 @@ from torch import Tensor
 
 from rope_teach import laws
 from rope_teach.course.exercises.cards import Wrong, exercise, expect
-from rope_teach.course.exercises.comparing import close, expect_shape
-from rope_teach.course.exercises.values import as_tensor
+from rope_teach.course.exercises.comparing import apart, close, expect_shape
+from rope_teach.course.exercises.student_code import untouched
+from rope_teach.course.exercises.values import as_tensor, number
 from rope_teach.frequencies import inverse_frequencies
 from rope_teach.ops import rotate
 from rope_teach.tables import angles, cos_sin
@@ -88,13 +89,14 @@ def key_for(q, distance, inv_freq):
     "the favourite: rotation does not force fading.",
 )
 def against_fading(key_for: Callable[..., Any]) -> str:
-    for d, distance, seed in ((16, 37, 0), (64, 1500, 1), (32, 5, 2)):
+    cases = ((16, 37, 1e4), (64, 1500, 5e5), (32, 5, 100.0), (8, 1, 1e4))
+    for seed, (d, distance, base) in enumerate(cases):
         generator = torch.Generator().manual_seed(seed)
         q = torch.randn(d, generator=generator, dtype=torch.float64)
-        bank = inverse_frequencies(d)
-        key = as_tensor(key_for(q.clone(), distance, bank)).to(torch.float64)
+        bank = inverse_frequencies(d, base)
+        key = as_tensor(untouched(key_for, q, distance, bank))
         expect_shape(key, (d,))
-        what = f"With d={d} and a distance of {distance}"
+        what = f"With d={d}, base {base:,.0f} and a distance of {distance}"
         expect(
             not close(key, q),
             f"{what} your key is the query itself: it scores best at distance 0.",
@@ -104,25 +106,39 @@ def against_fading(key_for: Callable[..., Any]) -> str:
             f"{what} your key is turned the wrong way: it would score best {distance} "
             "tokens *after* the query.",
         )
-        half = rotate(
-            q, *cos_sin(torch.tensor(distance), bank, q.dtype), pairing="half"
-        )
+        table = cos_sin(torch.tensor(distance), bank, q.dtype)
+        half = rotate(q, *table, pairing="half")
         expect(
             not close(key, half),
             f"{what} you rotated with half pairs. Here features 0 and 1 are a pair: "
             '"interleaved".',
         )
+        mine, right = float(key.norm()), float(q.norm())
         expect(
-            math.isclose(float(key.norm()), float(q.norm()), rel_tol=1e-4),
-            f"{what} your key has length {float(key.norm()):.2f}, q has "
-            f"{float(q.norm()):.2f}. Give it the length of q: a longer key always "
-            "scores higher, which says nothing about distance.",
+            math.isclose(mine, right, rel_tol=1e-4),
+            "{} your key has length {}, q has {}. Give it the length of q: a longer "
+            "key always scores higher, which says nothing about distance.".format(
+                what, *apart(mine, right)
+            ),
+        )
+        usual = _turned(q, distance, inverse_frequencies(d))
+        expect(
+            base == 1e4 or not close(key, usual),
+            f"{what} your key is right for base 10,000. The speeds are in inv_freq.",
         )
         scores = _scores_before(q, key, bank, 4 * distance)
         best = int(scores.argmax())
         expect(
             best == distance,
             f"{what} your key scores best {best} tokens before the query.",
+        )
+        score, highest = float(scores[distance]), float(q @ q)
+        expect(
+            math.isclose(score, highest, rel_tol=1e-4),
+            "{} your key scores best there, with {}. Another key of this length "
+            "reaches {} there. Does each hand point where the query's will?".format(
+                what, *apart(score, highest)
+            ),
         )
     return (
         "Any distance can be the favourite of some key: rotation does not force fading."
@@ -154,13 +170,17 @@ choice = (500_000, first_negative(500_000))
     "million is right.",
 )
 def a_base_for_a_model(choice: Any) -> str:
-    choice = choice.tolist() if isinstance(choice, Tensor) else choice
     expect(
-        isinstance(choice, (tuple, list)) and len(choice) == 2,
+        hasattr(choice, "__len__")
+        and not isinstance(choice, (str, dict, set))
+        and len(choice) == 2,
         "Answer with two numbers: (base, distance).",
     )
-    expect(... not in choice, "One of the two is still missing: (base, distance).")
-    base, distance = (float(as_tensor(value)) for value in choice)
+    expect(
+        not any(value is ... or value is None for value in choice),
+        "One of the two is still missing: (base, distance).",
+    )
+    base, distance = (number(value) for value in choice)
     expect(
         base in (200_000, 500_000, 1_000_000),
         f"{base:,.0f} is not one of the three bases. (Does the base come first?)",
@@ -225,12 +245,12 @@ def a_rule_for_a_product(choose: Callable[..., Any]) -> str:
     for table in TABLES:
         given = {name: dict(row) for name, row in table.items()}
         try:
-            rule = choose(given)
-        except ValueError as error:
+            rule = untouched(choose, given)
+        except (ValueError, IndexError, StopIteration) as error:
             raise Wrong(
                 f"For the rules {', '.join(table)} your function raised "
-                f'ValueError: {error}. A rule is always left: "none" costs nothing '
-                "more than itself."
+                f"{type(error).__name__}: {error}. A rule is always left: none costs "
+                "nothing more than itself."
             ) from None
         limit = table["none"]["short bits"] + 0.05
         allowed = [name for name in table if table[name]["short bits"] <= limit]
@@ -238,10 +258,15 @@ def a_rule_for_a_product(choose: Callable[..., Any]) -> str:
             isinstance(rule, str) and rule in table,
             f"Return the name of a rule, one of {', '.join(table)}; you gave {rule!r}.",
         )
-        row = table[rule]
+        row, right = table[rule], max(allowed, key=lambda name: table[name]["found"])
+        expect(
+            rule == right or rule not in allowed or table[right]["short bits"] != limit,
+            f"{right} finds {table[right]['found']:.2f}, and costs 0.05 bits more than "
+            f"none: at most 0.05 allows just that. {rule} finds {row['found']:.2f}.",
+        )
         expect(
             rule != min(table, key=lambda name: table[name]["short bits"])
-            or rule == max(allowed, key=lambda name: table[name]["found"]),
+            or rule == right,
             f"{rule} has the fewest bits on short texts, and finds {row['found']:.2f}. "
             "Other rules cost hardly more and find more.",
         )
@@ -250,7 +275,6 @@ def a_rule_for_a_product(choose: Callable[..., Any]) -> str:
             f"{rule} finds {row['found']:.2f}, but its short texts cost "
             f"{row['short bits']:.2f} bits, and the limit is {limit:.2f}.",
         )
-        right = max(allowed, key=lambda name: table[name]["found"])
         expect(
             rule == right,
             f"{rule} is allowed and finds {row['found']:.2f}. {right} is allowed too, "
@@ -287,6 +311,7 @@ TABLES: tuple[Measured, ...] = tuple(
         {"a": (0.9, 0.6), "none": (0.5, 0.4), "b": (0.4, 0.5), "c": (0.6, 0.9)},
         {"a": (1.02, 0.3), "b": (1.3, 0.9), "none": (1.0, 0.5), "c": (0.9, 0.1)},
         {"a": (1.2, 0.8), "none": (1.0, 0.1), "b": (1.4, 0.9)},  # none is left alone
+        {"none": (0.25, 0.1), "a": (0.3, 0.8), "b": (0.31, 0.9)},  # a: just at most
     )
 )
 
