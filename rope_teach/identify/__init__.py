@@ -110,7 +110,7 @@ def identify(
     ('half', 1, 500000.0, True)
     """
     said = {"call": call, "head_dim": head_dim, "layout": layout, "dtype": dtype}
-    with as_before():
+    with as_before(function):
         kinds = as_subjects(function)
         if len(kinds) == 1:
             return _answer(kinds[0], said)

@@ -166,6 +166,7 @@ class Probe:
         memory anew. Outputs have the shape of the inputs, in float64. Whatever the
         function raises becomes :class:`CannotProbe`.
         """
+        default = torch.get_default_dtype()
         try:
             return self._run(given, positions, view)
         except CannotProbe:
@@ -176,6 +177,8 @@ class Probe:
                 f"{positions.shape[-1]} tokens from position {first} on made it fail "
                 f"with {type(error).__name__}: {error}"
             ) from error
+        finally:
+            torch.set_default_dtype(default)
 
     @torch.no_grad()
     def _run(
