@@ -151,13 +151,12 @@ def _answer(subject: Subject, said: dict[str, Any]) -> Report:
         elif report.base is not None and report.base < 2:
             strange = strange or report  # are angles taken for positions?
         else:
-            if broken is not None:
-                ways = (
-                    f'call="{r.call}", layout="{r.layout}"' for r in (report, broken)
-                )
+            both = (report, broken or report)
+            ways = [f'call="{r.call}", layout="{r.layout}"' for r in both]
+            if broken is not None and ways[0] != ways[1]:
                 report.note(
-                    f"read with {next(ways)}; with {next(ways)} it breaks "
-                    f"{broken.law}: say which is meant"
+                    f"read with {ways[0]}; with {ways[1]} it breaks {broken.law}: say "
+                    "which is meant"
                 )
             return report
     if strange is None and error is not None:  # it came before any fault
@@ -242,12 +241,25 @@ def _name_pairing(pairs: Tensor, report: Report) -> int:
     count, offset, step = len(pairs), int(first.min()), int(gap[0])
     place = torch.arange(count)
     name, width = "another", 2 * count
+    if (gap == step).all():
+        _check_none_is_still(first, step, report.head_dim)
     if (gap == 1).all() and torch.equal(first, offset + 2 * place):
         name = "interleaved"
     elif (gap == step).all() and torch.equal(first, offset + place) and step >= count:
         name, width = "half", 2 * step
     report.pairing, report.rotary_dim, report.rotary_offset = name, width, offset
     return width
+
+
+def _check_none_is_still(first: Tensor, step: int, head_dim: int) -> None:
+    """A pair or two that stand still among others that turn are no rule's."""
+    stride, start = (2 if step == 1 else 1), int(first.min())
+    if step > 1:  # the halves of a head may begin no later
+        start = min(start, max(0, head_dim - 2 * step))
+    turning = {*first.tolist(), *(first + step).tolist()}
+    still = set(range(start, int(first.max()), stride)) - turning
+    if still and 8 * len(still) <= len(first):
+        raise Broken("hand_still", pairs=[(a, a + step) for a in sorted(still)])
 
 
 def _oriented(outputs: list[Hands], report: Report) -> list[Hands]:
