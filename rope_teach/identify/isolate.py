@@ -107,12 +107,16 @@ def _share_if_it_must(part: Any, memo: dict[int, Any]) -> None:
 
 def _isolate_functions(part: Any, memo: dict[int, Any]) -> None:
     """Functions in a container or in attributes, which deepcopy shares."""
-    held = part if isinstance(part, (dict, list)) else getattr(part, "__dict__", {})
-    for name, value in list(
-        held.items() if isinstance(held, dict) else enumerate(held)
-    ):
-        if isinstance(value, FUNCTIONS):
+    held = _held(part)
+    pairs = held.items() if isinstance(held, dict) else enumerate(held)
+    for name, value in list(pairs):
+        if isinstance(value, FUNCTIONS) and not isinstance(held, (tuple, set)):
             held[name] = isolated(value, memo)
+
+
+def _held(part: Any) -> Any:
+    """The container itself, or the attributes of an object."""
+    return part if isinstance(part, PLAIN) else getattr(part, "__dict__", {})
 
 
 def _inside(thing: Any) -> Iterator[Any]:
@@ -253,10 +257,10 @@ def _undo(space: Any, name: str) -> Callable[[], None]:
 def _kept(part: Any) -> Callable[[], Any]:
     """What gives a container, a tensor or an object the content that it has now."""
     if isinstance(part, Tensor):
-        content = part.detach().clone()
-        return lambda: _refill(part, content)
-    held = part if isinstance(part, PLAIN) else getattr(part, "__dict__", None)
-    if not isinstance(held, (dict, list, set)):
+        tensor = part.detach().clone()
+        return lambda: _refill(part, tensor)
+    held = _held(part)
+    if isinstance(held, (tuple, types.MappingProxyType)):
         return lambda: None
     content = held.copy()
 

@@ -45,8 +45,10 @@ def try_hard(probe: Probe, hands: list[Hands]) -> list[str]:
     trial.holds("one_token", torch.tensor([5 if probe.takes_positions else 0]))
     trial.holds("large_changed", torch.arange(SEQ), size=1000.0)
     for batch, heads, seq in SIZES:
-        values = {"batch": batch, "n": heads, "seq": seq}
-        trial.holds("other_sizes", torch.arange(seq), sizes=(batch, heads), **values)
+        trial.holds(
+            "other_sizes", torch.arange(seq), sizes=(batch, heads), seq=seq,
+            batch=batch, n=heads,
+        )  # fmt: skip
     notes = _try_gradient(trial)
     if probe.takes_positions:
         _try_positions(trial)
@@ -203,10 +205,7 @@ def _try_gradient(trial: _Trial) -> list[str]:
     try:
         with torch.enable_grad():
             outputs = trial.probe.run(given, positions)
-            total = sum(
-                (out * w).sum() for out, w in zip(outputs, weights, strict=True)
-            )
-            found = torch.autograd.grad(total, given)
+            found = torch.autograd.grad(outputs, given, [w.double() for w in weights])
     except CannotProbe:  # it is not for gradients
         return []
     except RuntimeError:  # of autograd
