@@ -46,7 +46,14 @@ from rope_teach.identify.convert import Conversion, conversion
 from rope_teach.identify.faults import DOUBTFUL, FAULTS, Broken
 from rope_teach.identify.isolate import as_before
 from rope_teach.identify.layers import as_subjects
-from rope_teach.identify.probe import SEQ, CannotProbe, Probe, Subject, find
+from rope_teach.identify.probe import (
+    LAYOUTS,
+    SEQ,
+    CannotProbe,
+    Probe,
+    Subject,
+    find,
+)
 from rope_teach.identify.reading import (
     Hands,
     follow_hands,
@@ -109,24 +116,28 @@ def identify(
     >>> report.pairing, report.sign, report.base, report.correct
     ('half', 1, 500000.0, True)
     """
-    said = {"call": call, "head_dim": head_dim, "layout": layout, "dtype": dtype}
+    if layout not in (None, *LAYOUTS):
+        raise ValueError(f"layout must be one of {LAYOUTS}, got {layout!r}")
     with as_before(function):
-        kinds = as_subjects(function)
+        kinds = [
+            kind.said(call=call, head_dim=head_dim, layout=layout, dtype=dtype)
+            for kind in as_subjects(function)
+        ]
         if len(kinds) == 1:
-            return _answer(kinds[0], said)
-        return grouped([_answer_or_still(kind, said) for kind in kinds])
+            return _answer(kinds[0])
+        return grouped([_answer_or_still(kind) for kind in kinds])
 
 
-def _answer_or_still(subject: Subject, said: dict[str, Any]) -> Report:
+def _answer_or_still(subject: Subject) -> Report:
     """A layer's report; one that does not rotate is no fault of its model."""
     try:
-        return _answer(subject, said)
+        return _answer(subject)
     except CannotProbe as error:
         still = Report(subject.name, "q, k", subject.head_dim or 0, "bhsd")
         return replace(still, notes=(str(error),), layers=subject.layers)
 
 
-def _answer(subject: Subject, said: dict[str, Any]) -> Report:
+def _answer(subject: Subject) -> Report:
     """The first way to call it that breaks no law; or else what the likeliest breaks.
 
     Where the fault may come from a wrong guess, the other ways are tried before it is
@@ -135,12 +146,12 @@ def _answer(subject: Subject, said: dict[str, Any]) -> Report:
     broken: Report | None = None
     strange: Report | None = None
     error: CannotProbe | None = None
-    for number, probe in enumerate(islice(_ways(subject, said), READINGS)):
+    for number, probe in enumerate(islice(_ways(subject), READINGS)):
         try:
             with warnings.catch_warnings():
                 if number:  # of no interest where the call is a guess
                     warnings.simplefilter("ignore")
-                report = _report(probe, said)
+                report = _report(probe)
         except CannotProbe as wrong:
             error = error or (wrong if broken is None else None)
             continue
@@ -166,13 +177,13 @@ def _answer(subject: Subject, said: dict[str, Any]) -> Report:
     return answer
 
 
-def _ways(subject: Subject, said: dict[str, Any]) -> Iterator[Probe]:
+def _ways(subject: Subject) -> Iterator[Probe]:
     """Every way to call the function, or what else may be meant by it."""
     errors: list[CannotProbe] = []
     found = False
     for meant in (subject, *subject.alternatives):
         try:
-            for probe in find(meant, **said):
+            for probe in find(meant):
                 found = True
                 yield probe
         except CannotProbe as error:
@@ -181,12 +192,12 @@ def _ways(subject: Subject, said: dict[str, Any]) -> Iterator[Probe]:
         raise errors[0]
 
 
-def _report(probe: Probe, said: dict[str, Any]) -> Report:
+def _report(probe: Probe) -> Report:
     call = ", ".join(probe.names)
     report = Report(probe.subject.name, call, probe.head_dim, probe.layout)
     report.layers = probe.subject.layers
-    known = {"call": said["call"], "layout": said["layout"] or probe.subject.layout}
-    report.guessed = tuple(name for name, value in known.items() if value is None)
+    unsaid = (name for name in ("call", "layout") if not getattr(probe.subject, name))
+    report.guessed = tuple(unsaid)
     try:
         _read(probe, report)
     except Broken as broken:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from rope_teach.identify.isolate import isolated
-from rope_teach.identify.probe import TABLES, CannotProbe, Subject, role_of
+from rope_teach.identify.probe import LAYOUTS, TABLES, CannotProbe, Subject, role_of
 
 __all__ = ["as_subjects"]
 
@@ -61,7 +61,8 @@ def as_subjects(thing: Any) -> list[Subject]:
     layers = list(_layers(thing))
     if layers:
         return _kinds(replace(subject, head_dim=None, dtype=tensor.dtype), layers)
-    subject = replace(subject, layout=getattr(thing, "layout", None))
+    layout = getattr(thing, "layout", None)
+    subject = replace(subject, layout=layout if layout in LAYOUTS else None)
     apply = getattr(sys.modules[type(thing).__module__], "apply_rotary_pos_emb", None)
     if apply is None or any(thing.children()):
         return [subject]

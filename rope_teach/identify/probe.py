@@ -92,6 +92,12 @@ class Subject:
     layers: tuple[str, ...] = ()
     alternatives: tuple[Subject, ...] = ()
 
+    def said(self, **known: Any) -> Subject:
+        """The same, with what the caller says about it, and None for what not."""
+        known = {name: value for name, value in known.items() if value is not None}
+        others = tuple(other.said(**known) for other in self.alternatives)
+        return replace(self, alternatives=others, **known)
+
     @property
     def keeps_state(self) -> bool:
         """Whether there is anything that a call could change, such as a table."""
@@ -291,30 +297,20 @@ def _tensors(result: Any, count: int) -> list[Tensor]:
 # ------------------------------------------------------------------ finding the call
 
 
-def find(
-    subject: Subject,
-    *,
-    call: str | None = None,
-    head_dim: int | None = None,
-    layout: str | None = None,
-    dtype: torch.dtype | None = None,
-) -> Iterator[Probe]:
+def find(subject: Subject) -> Iterator[Probe]:
     """Every way to call ``subject`` that runs and keeps shapes, likeliest first.
 
     Of several widths of a head, only the first that works is tried with each set of
     roles. Raises :class:`CannotProbe` if no call works.
     """
-    if layout not in (None, *LAYOUTS):
-        raise ValueError(f"layout must be one of {LAYOUTS}, got {layout!r}")
-    subject = replace(subject, dtype=dtype or subject.dtype)
-    possible = list(_possible_roles(subject.fresh(), call or subject.call))
+    possible = list(_possible_roles(subject.fresh(), subject.call))
     errors: list[tuple[Probe, Exception]] = []
     found = False
     for arrays, roles in product((False, True), possible):
         if arrays and found:
             return
         width = None
-        for probe in _forms(replace(subject, arrays=arrays), roles, head_dim, layout):
+        for probe in _forms(replace(subject, arrays=arrays), roles):
             if width not in (None, probe.head_dim):
                 continue
             try:
@@ -365,19 +361,16 @@ def _with_arrays(function: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
-def _forms(
-    subject: Subject, roles: Roles, head_dim: int | None, layout: str | None
-) -> Iterator[Probe]:
+def _forms(subject: Subject, roles: Roles) -> Iterator[Probe]:
     """Every form that the arguments may have, likeliest first."""
     names = {role for role, _ in roles}
-    width = head_dim or subject.head_dim
-    known = layout or subject.layout
+    width, layout = subject.head_dim, subject.layout
     repeated = names & {"cos", "sin", "tables", "freqs"}
     for dim, axes, heads, position_axes, table_axes, table in product(
         HEAD_DIMS if width is None else (width,),
-        LAYOUTS if known is None else (known,),
+        LAYOUTS if layout is None else (layout,),
         # Positions laid along the heads need as many heads as tokens to run at all.
-        (HEADS, SEQ) if layout and subject.heads is None else (HEADS,),
+        (HEADS, SEQ) if layout and not subject.heads else (HEADS,),
         (1, 2) if "positions" in names else (1,),
         (3, 2, 4) if names & TABLES else (3,),
         ("half", "interleaved", "one a pair") if repeated else ("none",),

@@ -197,7 +197,9 @@ def _places(x: Tensor, out: Tensor, hand: Hands) -> Tensor:
 
 def _try_gradient(trial: _Trial) -> list[str]:
     """Gradients must be turned back; return a note where none comes."""
-    if trial.probe.subject.call:  # a layer, of which a copy runs without gradients
+    if (
+        trial.probe.subject.heads or trial.probe.subject.alike
+    ):  # a layer, of which a copy runs without gradients
         return []
     positions = torch.arange(SEQ)
     given = [x.requires_grad_() for x in trial.inputs(SEQ)]
