@@ -1212,7 +1212,9 @@ def test_lone_pairs_and_factors_get_a_note():
         (["tests.broken:half", "--call", "x, freqs"], 0, "half: (0, 32)"),
         (["tests.broken:bfloat16_positions", "--dtype", "float64"], 1, "in bfloat16"),
         (["rope_teach"], 2, "the folder has no config.json"),
-        (["rope_teach.rotary"], 2, "expected package.module:function"),
+        (["rope_teach.rotary"], 2, "is rope_teach:rotary meant?"),
+        (["nowhere"], 2, "expected package.module:function, a config.json or"),
+        (["tests.broken:chunked", "--head-dim", "-3"], 2, "must be a positive number"),
         (["missing.json"], 2, "missing.json cannot be read"),
         (["a:b", "c:d", "e:f"], 2, "No module named 'a'"),
         (["no_such_module:f"], 2, "No module named 'no_such_module'"),
@@ -1261,6 +1263,18 @@ def test_a_configuration_and_a_checkpoint(tmp_path, capsys):
     (tmp_path / "config.json").write_text("[]")
     assert main(["identify", config]) == 2
     assert "must hold an object" in capsys.readouterr().err
+
+
+def test_the_text_part_of_a_configuration_and_one_type_of_its_layers(tmp_path, capsys):
+    text = {"model_type": "gemma3_text", "hidden_size": 2560}  # as Gemma 3 4B's file
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": "gemma3", "text_config": text}))
+    assert main(["identify", str(path)]) == 2
+    assert "layer_type must be one of" in capsys.readouterr().err
+    assert main(["identify", str(path), "--layer-type", "full_attention"]) == 0
+    out = capsys.readouterr().out
+    assert "gemma3_text, the text_config" in out and "256 of 256" in out
+    assert "base            1000000" in out
 
 
 def test_a_class_is_made_with_its_configuration(tmp_path, capsys):

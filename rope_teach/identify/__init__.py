@@ -118,6 +118,8 @@ def identify(
     """
     if layout not in (None, *LAYOUTS):
         raise ValueError(f"layout must be one of {LAYOUTS}, got {layout!r}")
+    if head_dim is not None and head_dim < 1:
+        raise ValueError(f"head_dim must be a positive number, got {head_dim}")
     with as_before(function):
         kinds = [
             kind.said(call=call, head_dim=head_dim, layout=layout, dtype=dtype)

@@ -218,6 +218,7 @@ DEFAULTS: dict[tuple[str, str], Any] = {
     for model_type in types.split()
 }
 DEFAULTS["gpt_neox", "rotary_pct"] = 0.25
+DEFAULTS |= {(neox, "rotary_emb_base"): 10_000.0 for neox in NEOX}
 # The class scales where the file has no rope parameters: by what, only it knows.
 SCALED = frozenset(
     """

@@ -319,9 +319,8 @@ def _no_base(fields: Fields) -> str:
             f"config has no rope_theta, but a part of it, {parts[0]}, may: pass that "
             f"part, config[{parts[0]!r}] or config.{parts[0]}"
         )
-    name = "rotary_emb_base" if fields("model_type") in families.NEOX else "rope_theta"
     return (
-        f"config has no {name}, inside rope_parameters or beside it; does this "
+        "config has no rope_theta, inside rope_parameters or beside it; does this "
         "model rotate? (of a multimodal one, pass the text part; where the code "
         "has the base, pass base=10_000.0 or what it says)"
     )
