@@ -90,7 +90,8 @@ def identify(
         of which every layer is asked.
     call
         The arguments by role, such as ``"q, k, cos, sin"``, where they are not found
-        out: ``x q k v positions start cos sin cos_sin sin_cos phases freqs``.
+        out: ``x q k v positions positions_of_k start length cos sin cos_sin sin_cos
+        tables phases freqs``; ``tables`` are a pair, (cos, sin).
     head_dim, layout
         Features of a head, and the axes of x: ``"bhsd"``, ``"bshd"``, ``"sbhd"``,
         ``"shd"``, ``"hsd"``, ``"bsd"`` or ``"sd"``. Say the layout to find positions
