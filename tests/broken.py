@@ -604,6 +604,121 @@ def halves_crossed(q, k, positions):
     )
 
 
+# --------------------------------------- right for usual sizes, inputs and first calls
+
+
+def a_base_for_each_head(x, positions):
+    turned = [
+        half(x[:, h], table(positions, x.shape[-1], 10_000.0 * (h + 1)))
+        for h in range(x.shape[1])
+    ]
+    return torch.stack(turned, 1)
+
+
+def axes_found_by_length(x):
+    """The sequence is taken to be axis 1 wherever axes 1 and 2 are of one length."""
+    if x.shape[1] != x.shape[2]:
+        return half(x, table(torch.arange(x.shape[2]), x.shape[-1]))
+    return half(x, table(torch.arange(x.shape[1]), x.shape[-1])[:, None])
+
+
+def four_heads_at_most(x, positions):
+    y = x.clone()
+    y[:, :4] = half(x[:, :4], table(positions, x.shape[-1]))
+    return y
+
+
+def clamped_features(x, positions):
+    return half(x.clamp(-20, 20), table(positions, x.shape[-1]))
+
+
+class OneBuffer:
+    """All results of one shape are in one place."""
+
+    def __init__(self):
+        self.kept = {}
+
+    def __call__(self, x, positions):
+        turned = half(x, table(positions, x.shape[-1]))
+        return self.kept.setdefault(x.shape, torch.empty_like(x)).copy_(turned)
+
+
+class CacheByEnds:
+    """The key of its cache is the length, the first and the last position."""
+
+    def __init__(self):
+        self.kept = {}
+
+    def __call__(self, x, positions):
+        key = len(positions), int(positions[0]), int(positions[-1])
+        angle = self.kept.setdefault(key, table(positions, x.shape[-1]))
+        return half(x, angle)
+
+
+def x_left_in(x, positions):
+    return x + half(x, table(positions, x.shape[-1]))
+
+
+def mean_with_x(x, positions):
+    return (x + half(x, table(positions, x.shape[-1]))) / 2
+
+
+def eight_bit_positions(x, positions):
+    return half(x, table(positions.to(torch.int8), x.shape[-1]))
+
+
+def sixteen_bit_positions(x, positions):
+    return half(x, rows_angle(positions.to(torch.int16), x.shape[-1]))
+
+
+def fixed_point_angles(x, positions):
+    steps = (positions.int() * 100_000).double() / 100_000
+    return half(x, rows_angle(steps, x.shape[-1]))
+
+
+class ForwardBackward(torch.autograd.Function):
+    """A custom backward that turns gradients as the forward turns features."""
+
+    @staticmethod
+    def forward(context, x, angle):
+        context.save_for_backward(angle)
+        return half(x, angle)
+
+    @staticmethod
+    def backward(context, gradient):
+        return half(gradient, *context.saved_tensors), None
+
+
+def gradient_turned_forward(x, positions):
+    return ForwardBackward.apply(x, table(positions, x.shape[-1]))
+
+
+def values_too(q, k, v, positions):
+    angle = table(positions, q.shape[-1])
+    return half(q, angle), half(k, angle), half(v, angle)
+
+
+def first_pair_still(x, positions):
+    frequencies = inv_freq(x.shape[-1])
+    frequencies[0] = 0
+    return half(x, positions[:, None] * frequencies)
+
+
+def a_pair_between_still(x, positions):
+    frequencies = inv_freq(x.shape[-1])
+    frequencies[7] = 0
+    return interleaved(x, positions[:, None] * frequencies)
+
+
+def running_sum(x, positions):
+    return half(x, table(positions.cumsum(-1), x.shape[-1]))
+
+
+def keys_longer_by_position(q, k, positions):
+    angle = table(positions, q.shape[-1])
+    return half(q, angle), half(k, angle) * (1 + positions[:, None] / 1000)
+
+
 BROKEN = [
     (rotated_across_heads, {"layout": "bhsd"}, "across_heads", ""),
     (viewed_where_transposed, {}, "across_heads", ""),
@@ -702,4 +817,21 @@ BROKEN = [
     (returned_swapped, {}, "q_and_k_swapped", ""),
     (q_rotated_twice_over, {}, "one_for_both", "k is computed from q"),
     (halves_crossed, {}, "crossed", ""),
+    (a_base_for_each_head, {}, "heads_differ", ""),
+    (axes_found_by_length, {}, "other_sizes", "3 sequences, 3 heads and 3 tokens"),
+    (four_heads_at_most, {}, "other_sizes", "5 sequences, 12 heads and 10 tokens"),
+    (clamped_features, {}, "large_changed", ""),
+    (OneBuffer(), {}, "reused", ""),
+    (CacheByEnds(), {}, "history", ""),
+    (x_left_in, {}, "left_in", "has 1 times x"),
+    (mean_with_x, {}, "left_in", "has 0.5 times x"),
+    (eight_bit_positions, {}, "overflow", "position 128 and"),
+    (sixteen_bit_positions, {}, "overflow", "position 124114"),
+    (fixed_point_angles, {}, "overflow", "position 124114"),
+    (gradient_turned_forward, {}, "gradient", ""),
+    (values_too, {}, "value_turned", ""),
+    (first_pair_still, {}, "hand_still", "[(0, 32)]"),
+    (a_pair_between_still, {}, "hand_still", "[(14, 15)]"),
+    (running_sum, {}, "uneven", ""),
+    (keys_longer_by_position, {}, "token_scaled", ""),
 ]

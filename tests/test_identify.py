@@ -234,6 +234,64 @@ def test_a_function_of_arrays():
     assert report.correct and report.pairing == "interleaved"
 
 
+def pair_of_tables(q, k, position_embeddings):
+    cos, sin = (part.unsqueeze(1) for part in position_embeddings)
+    return tuple(x * cos + broken.rotate_half(x) * sin for x in (q, k))
+
+
+def tables_called_otherwise(x, freqs_cis):
+    """As diffusers has it: the name promises complex numbers."""
+    cos, sin = freqs_cis
+    return x * cos + broken.rotate_every_two(x) * sin
+
+
+def positions_of_each(q, k, m, n):
+    d = q.shape[-1]
+    return half(q, table(m, d)), half(k, table(n, d))
+
+
+def length_asked_for(x, seq_len):
+    return half(x, table(torch.arange(seq_len), x.shape[-1]))
+
+
+def time(x, t):
+    return half(x, table(t, x.shape[-1]))
+
+
+@pytest.mark.parametrize(
+    "function, call",
+    [
+        (pair_of_tables, "q, k, tables"),
+        (tables_called_otherwise, "x, tables"),
+        (positions_of_each, "q, k, positions, positions_of_k"),
+        (length_asked_for, "x, length"),
+        (time, "x, positions"),
+    ],
+)
+def test_other_arguments(function, call):
+    report = identify(function, head_dim=8)
+    assert report.correct and report.call == call
+    assert not any("say which is meant" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("form", [torch.stack, iter, lambda q_k: dict(enumerate(q_k))])
+def test_other_forms_of_an_answer(form):
+    def rotation(q, k):
+        return form([counted(q), counted(k)])
+
+    report = identify(rotation, head_dim=8)
+    assert report.correct and report.call == "q, k"
+
+
+def test_what_holds_several_is_no_x():
+    for function in (
+        lambda qkv, cos, sin: qkv,
+        lambda xs, positions: [time(x, positions) for x in xs],
+    ):
+        with pytest.raises(CannotProbe):
+            identify(function, head_dim=8)
+
+
 # ------------------------------------------------------------- layers of other people
 
 
@@ -664,6 +722,13 @@ def test_what_no_probe_can_call_a_fault_gets_a_note():
     assert report.correct and report.scaling == "proportional"
     assert "should by rotary_dim" in report.notes[0]
     assert facts(report, "base", "parameters") == (10_000, {"fraction": 0.5})
+
+
+def test_a_gradient_that_is_cut_and_an_input_that_is_written_over_get_a_note():
+    report = identify(lambda x: counted(x.detach()), head_dim=8)
+    assert report.correct and "no gradient comes back" in report.notes[0]
+    report = identify(lambda x: x.copy_(counted(x)), head_dim=8)
+    assert report.correct and "it writes over its input" in report.notes
 
 
 def test_bfloat16_inputs_are_tried_too():
@@ -1121,6 +1186,13 @@ def test_lone_pairs_and_factors_get_a_note():
     assert "one pair alone is not turned" in identify(with_speeds(few)).notes[0]
     twice = 0.1 * (0.1 * math.log(16) + 1) * math.log(16) + 1
     assert "own logarithm" in identify(with_speeds(YARN, twice)).notes[0]
+    few = inverse_frequencies(64).clone()
+    few[5] *= 2
+    assert "all hands but [5] turn as base 10000" in identify(with_speeds(few)).notes[0]
+    pairs = inverse_frequencies(32).repeat_interleave(2)
+    assert "alike 2 by 2" in identify(with_speeds(pairs)).notes[0]
+    heads = inverse_frequencies(16).repeat(4)
+    assert "begin again every 8 pairs" in identify(with_speeds(heads)).notes[0]
     ones = identify(with_speeds(inverse_frequencies(64), math.sqrt(1 + 5 / 12)))
     assert ones.correct and ones.scaling == "longrope"
     assert "cut off" in identify(lambda x, positions: (
@@ -1140,7 +1212,9 @@ def test_lone_pairs_and_factors_get_a_note():
         (["tests.broken:half", "--call", "x, freqs"], 0, "half: (0, 32)"),
         (["tests.broken:bfloat16_positions", "--dtype", "float64"], 1, "in bfloat16"),
         (["rope_teach"], 2, "the folder has no config.json"),
-        (["rope_teach.rotary"], 2, "expected package.module:function"),
+        (["rope_teach.rotary"], 2, "is rope_teach:rotary meant?"),
+        (["nowhere"], 2, "expected package.module:function, a config.json or"),
+        (["tests.broken:chunked", "--head-dim", "-3"], 2, "must be a positive number"),
         (["missing.json"], 2, "missing.json cannot be read"),
         (["a:b", "c:d", "e:f"], 2, "No module named 'a'"),
         (["no_such_module:f"], 2, "No module named 'no_such_module'"),
@@ -1189,6 +1263,18 @@ def test_a_configuration_and_a_checkpoint(tmp_path, capsys):
     (tmp_path / "config.json").write_text("[]")
     assert main(["identify", config]) == 2
     assert "must hold an object" in capsys.readouterr().err
+
+
+def test_the_text_part_of_a_configuration_and_one_type_of_its_layers(tmp_path, capsys):
+    text = {"model_type": "gemma3_text", "hidden_size": 2560}  # as Gemma 3 4B's file
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": "gemma3", "text_config": text}))
+    assert main(["identify", str(path)]) == 2
+    assert "layer_type must be one of" in capsys.readouterr().err
+    assert main(["identify", str(path), "--layer-type", "full_attention"]) == 0
+    out = capsys.readouterr().out
+    assert "gemma3_text, the text_config" in out and "256 of 256" in out
+    assert "base            1000000" in out
 
 
 def test_a_class_is_made_with_its_configuration(tmp_path, capsys):

@@ -46,7 +46,14 @@ from rope_teach.identify.convert import Conversion, conversion
 from rope_teach.identify.faults import DOUBTFUL, FAULTS, Broken
 from rope_teach.identify.isolate import as_before
 from rope_teach.identify.layers import as_subjects
-from rope_teach.identify.probe import SEQ, CannotProbe, Probe, Subject, find
+from rope_teach.identify.probe import (
+    LAYOUTS,
+    SEQ,
+    CannotProbe,
+    Probe,
+    Subject,
+    find,
+)
 from rope_teach.identify.reading import (
     Hands,
     follow_hands,
@@ -83,7 +90,8 @@ def identify(
         of which every layer is asked.
     call
         The arguments by role, such as ``"q, k, cos, sin"``, where they are not found
-        out: ``x q k v positions start cos sin cos_sin sin_cos phases freqs``.
+        out: ``x q k v positions positions_of_k start length cos sin cos_sin sin_cos
+        tables phases freqs``; ``tables`` are a pair, (cos, sin).
     head_dim, layout
         Features of a head, and the axes of x: ``"bhsd"``, ``"bshd"``, ``"sbhd"``,
         ``"shd"``, ``"hsd"``, ``"bsd"`` or ``"sd"``. Say the layout to find positions
@@ -109,24 +117,30 @@ def identify(
     >>> report.pairing, report.sign, report.base, report.correct
     ('half', 1, 500000.0, True)
     """
-    said = {"call": call, "head_dim": head_dim, "layout": layout, "dtype": dtype}
-    with as_before():
-        kinds = as_subjects(function)
+    if layout not in (None, *LAYOUTS):
+        raise ValueError(f"layout must be one of {LAYOUTS}, got {layout!r}")
+    if head_dim is not None and head_dim < 1:
+        raise ValueError(f"head_dim must be a positive number, got {head_dim}")
+    with as_before(function):
+        kinds = [
+            kind.said(call=call, head_dim=head_dim, layout=layout, dtype=dtype)
+            for kind in as_subjects(function)
+        ]
         if len(kinds) == 1:
-            return _answer(kinds[0], said)
-        return grouped([_answer_or_still(kind, said) for kind in kinds])
+            return _answer(kinds[0])
+        return grouped([_answer_or_still(kind) for kind in kinds])
 
 
-def _answer_or_still(subject: Subject, said: dict[str, Any]) -> Report:
+def _answer_or_still(subject: Subject) -> Report:
     """A layer's report; one that does not rotate is no fault of its model."""
     try:
-        return _answer(subject, said)
+        return _answer(subject)
     except CannotProbe as error:
         still = Report(subject.name, "q, k", subject.head_dim or 0, "bhsd")
         return replace(still, notes=(str(error),), layers=subject.layers)
 
 
-def _answer(subject: Subject, said: dict[str, Any]) -> Report:
+def _answer(subject: Subject) -> Report:
     """The first way to call it that breaks no law; or else what the likeliest breaks.
 
     Where the fault may come from a wrong guess, the other ways are tried before it is
@@ -135,12 +149,12 @@ def _answer(subject: Subject, said: dict[str, Any]) -> Report:
     broken: Report | None = None
     strange: Report | None = None
     error: CannotProbe | None = None
-    for number, probe in enumerate(islice(_ways(subject, said), READINGS)):
+    for number, probe in enumerate(islice(_ways(subject), READINGS)):
         try:
             with warnings.catch_warnings():
                 if number:  # of no interest where the call is a guess
                     warnings.simplefilter("ignore")
-                report = _report(probe, said)
+                report = _report(probe)
         except CannotProbe as wrong:
             error = error or (wrong if broken is None else None)
             continue
@@ -151,13 +165,12 @@ def _answer(subject: Subject, said: dict[str, Any]) -> Report:
         elif report.base is not None and report.base < 2:
             strange = strange or report  # are angles taken for positions?
         else:
-            if broken is not None:
-                ways = (
-                    f'call="{r.call}", layout="{r.layout}"' for r in (report, broken)
-                )
+            both = (report, broken or report)
+            ways = [f'call="{r.call}", layout="{r.layout}"' for r in both]
+            if broken is not None and ways[0] != ways[1]:
                 report.note(
-                    f"read with {next(ways)}; with {next(ways)} it breaks "
-                    f"{broken.law}: say which is meant"
+                    f"read with {ways[0]}; with {ways[1]} it breaks {broken.law}: say "
+                    "which is meant"
                 )
             return report
     if strange is None and error is not None:  # it came before any fault
@@ -167,13 +180,13 @@ def _answer(subject: Subject, said: dict[str, Any]) -> Report:
     return answer
 
 
-def _ways(subject: Subject, said: dict[str, Any]) -> Iterator[Probe]:
+def _ways(subject: Subject) -> Iterator[Probe]:
     """Every way to call the function, or what else may be meant by it."""
     errors: list[CannotProbe] = []
     found = False
     for meant in (subject, *subject.alternatives):
         try:
-            for probe in find(meant, **said):
+            for probe in find(meant):
                 found = True
                 yield probe
         except CannotProbe as error:
@@ -182,12 +195,12 @@ def _ways(subject: Subject, said: dict[str, Any]) -> Iterator[Probe]:
         raise errors[0]
 
 
-def _report(probe: Probe, said: dict[str, Any]) -> Report:
+def _report(probe: Probe) -> Report:
     call = ", ".join(probe.names)
     report = Report(probe.subject.name, call, probe.head_dim, probe.layout)
     report.layers = probe.subject.layers
-    known = {"call": said["call"], "layout": said["layout"] or probe.subject.layout}
-    report.guessed = tuple(name for name, value in known.items() if value is None)
+    unsaid = (name for name in ("call", "layout") if not getattr(probe.subject, name))
+    report.guessed = tuple(unsaid)
     try:
         _read(probe, report)
     except Broken as broken:
@@ -242,12 +255,25 @@ def _name_pairing(pairs: Tensor, report: Report) -> int:
     count, offset, step = len(pairs), int(first.min()), int(gap[0])
     place = torch.arange(count)
     name, width = "another", 2 * count
+    if (gap == step).all():
+        _check_none_is_still(first, step, report.head_dim)
     if (gap == 1).all() and torch.equal(first, offset + 2 * place):
         name = "interleaved"
     elif (gap == step).all() and torch.equal(first, offset + place) and step >= count:
         name, width = "half", 2 * step
     report.pairing, report.rotary_dim, report.rotary_offset = name, width, offset
     return width
+
+
+def _check_none_is_still(first: Tensor, step: int, head_dim: int) -> None:
+    """A pair or two that stand still among others that turn are no rule's."""
+    stride, start = (2 if step == 1 else 1), int(first.min())
+    if step > 1:  # the halves of a head may begin no later
+        start = min(start, max(0, head_dim - 2 * step))
+    turning = {*first.tolist(), *(first + step).tolist()}
+    still = set(range(start, int(first.max()), stride)) - turning
+    if still and 8 * len(still) <= len(first):
+        raise Broken("hand_still", pairs=[(a, a + step) for a in sorted(still)])
 
 
 def _oriented(outputs: list[Hands], report: Report) -> list[Hands]:

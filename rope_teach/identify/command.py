@@ -44,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layout", choices=LAYOUTS, help="the axes of x")
     parser.add_argument("--config", help="a config.json, to make a class with")
     parser.add_argument(
+        "--layer-type", help="of a config.json whose layers differ: full_attention, ..."
+    )
+    parser.add_argument(
         "--dtype",
         choices=("float64", "float32", "float16", "bfloat16"),
         help="of x; default: float32, or that of a layer's weights",
@@ -89,8 +92,11 @@ def _answer(target: str, given: argparse.Namespace) -> tuple[Report, list[str]]:
         from rope_teach.dialects.hugging_face import rotary_embedding
 
         data = _json(path)
-        thing: Any = rotary_embedding(data)
-        kind = data.get("model_type", "no model_type")
+        text = data.get("text_config")
+        whole, data = data, text if isinstance(text, dict) else data
+        thing: Any = rotary_embedding(data, given.layer_type)
+        kind = str(data.get("model_type", "no model_type"))
+        kind += "" if data is whole else ", the text_config"
         said.append(f"{path.name}: {kind}, read as our RotaryEmbedding")
     else:
         thing = _load(target, given.head_dim, given.config)
@@ -128,8 +134,11 @@ def _load(target: str, head_dim: int | None, config: str | None) -> Any:
     """Import what ``package.module:name`` names, and make an instance of a class."""
     module, colon, names = target.partition(":")
     if not (module and colon and names):
+        before, dot, name = target.rpartition(".")
+        guess = f"; is {before}:{name} meant?" if dot else ""
         raise ValueError(
-            "expected package.module:function, a config.json or a checkpoint's folder"
+            "expected package.module:function, a config.json or a checkpoint's folder, "
+            "and there is no such folder" + guess
         )
     try:
         found: Any = importlib.import_module(module)

@@ -17,6 +17,7 @@ LAWS_IN_USE = {
     "frequencies_of_a_rule": "The hands' speeds are powers of a base, fastest first.",
     "same_for_q_and_k": "A query and a key at one position turn alike.",
     "same_for_every_head": "All heads and sequences turn alike at one position.",
+    "values_stay": "Only queries and keys turn: a value is the same everywhere.",
     "same_at_any_length": "A token turns alike whatever else is in the call.",
 }
 
@@ -29,6 +30,8 @@ across_heads?: rotated across heads: positions run over axes {axes} of {layout}
   > view(b, s, h, d) and transpose(1, 2) before the product; cos and sin along s
 left_out: {kind} {which} come out as they went in, and the others turn
   > loop over, or broadcast to, all of them: k may have fewer heads than q
+heads_differ?: heads or sequences turn at speeds of their own
+  > one angle a token and pair, for all heads and sequences
 heads_shifted: each head starts one position later than the one before: the head's
     number is added to the position
   > one position a token, the same in all its heads
@@ -39,6 +42,9 @@ one_head: one head of one sequence alone is left as it is; {n} heads turn
   > take no shortcut for an axis of length 1
 heads_count: one head of one sequence alone turns otherwise than {n} heads do
   > find axes by their place, never by their length
+other_sizes: {batch} sequences, {n} heads and {seq} tokens come out wrong, and 2, 3 and
+    7 right
+  > find axes by their place, never by their length, and turn all of them
 inputs_mixed: it is right while all heads, sequences, q and k are equal, and wrong where
     they differ
   > look at what is read from another head, sequence or tensor
@@ -61,7 +67,9 @@ token_moved: token 3 comes out as token {tokens}: the output is shifted along th
 one_token: a single token comes out wrong where there are several sequences, as when
     decoding
   > try (batch, heads, 1, head_dim): a kernel's grid may have no rows left over
-history: what comes out depends on earlier calls: longer ones changed what is kept
+reused: what one call returned is overwritten by the next: they share one buffer
+  > return a new tensor
+history: what comes out depends on earlier calls, which have changed what is kept
   > cache tables by all that made them, and never change the frequencies in place
 positions_not_followed: positions in any other order than 0, 1, 2, ... come out wrong
   > look up each token's own position
@@ -127,13 +135,21 @@ cos_without_sin?: cos and sin do not belong together: other positions, bases or 
 table_ends: from position {first} on lengths change: the table of cos or of sin repeats
     or ends
   > make both from one table of angles, long enough for all positions
+left_in: what comes out has {share:.3g} times x itself in it, added to the turned x
+  > return the turned x alone
 token_scaled: each token is scaled by its position, and not as xPos does
   > leave cos and sin as they are
 scaled: every pair is {factor:.5g} times as long as it was, and no rule asks for that
   > leave cos and sin as they are
 yarn_twice: YaRN's attention factor {factor:.4f} is applied twice
   > multiply cos and sin by it once, and leave the softmax scale alone
+# values_stay
+value_turned: v comes out changed, with q and k
+  > rotate q and k alone
 # is_linear
+large_changed: features of the size of 1000 come out wrong, and small ones right: a
+    clamp?
+  > leave out what depends on the size of the features
 added?: something is added to the features, as sinusoidal encodings are
   > multiply: (a cos - b sin, a sin + b cos)
 normalised?: the features are scaled by their own size: a norm inside?
@@ -159,6 +175,8 @@ counted: {which} is turned by 0, 1, 2, ... whatever its positions are
 # every_pair_turns
 nothing_turns?: features are scaled, and none turns into another: the sine is missing
   > (a cos - b sin, a sin + b cos)
+hand_still: pairs {pairs} stand still between others that turn
+  > one frequency a pair, none of them 0
 # only_the_difference_counts
 part_rounded: the {part} is of angles rounded to {dtype}, and its partner is not
   > angles in float32 or float64; cast cos and sin alone
@@ -173,6 +191,9 @@ positions_rounded: positions or angles are in {dtype}, which cannot tell {whole}
   > positions in int64, the product in float64 or float32; cast cos and sin alone
 clamped: positions past {last} are turned as {last}: the table has {rows} rows
   > grow the table, or refuse positions past its end
+overflow: position {which} and those after it are turned as others, negative ones
+    perhaps: an integer that is too narrow?
+  > positions in int64, and their product with the frequencies in float
 restarted: positions restart every {rows} tokens: do chunks count from 0?
   > add the number of tokens before the chunk
 other_signs: q and k turn in opposite directions, so that scores depend on m + n
@@ -201,6 +222,8 @@ for_pixels: the hands turn by more than a third of a turn a token, and by no kno
 signs_differ: hands {hands} turn the other way than the others
   > one sign for all pairs
 # opposite_turn_undoes
+gradient: the gradient is not turned back: a backward with the angles of the forward?
+  > rotate by -angle in backward
 negative_mirrored: negative positions of {which} are turned as positive ones
   > turn them the other way, or refuse them
 negative_clamped: negative positions of {which} are turned as 0

@@ -3,7 +3,8 @@
 A stranger's function may recast its tables, grow a cache or count its calls. What it
 holds (a bound method's object, the modules and tensors of a closure, of default
 arguments or of the globals that it names) is copied before each way to call it is
-tried.
+tried. What its code reaches without holding it, the attributes of a class or the
+globals of a module, is put back at the end.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import functools
 import random
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 __all__ = ["as_before", "isolated"]
 
@@ -26,15 +27,25 @@ STATELESS = (
     type, types.ModuleType, types.BuiltinFunctionType, str, bytes, int, float,
     complex, type(None), torch.dtype, torch.device,
 )  # fmt: skip
+PLAIN = (dict, list, tuple, set)
+FUNCTIONS = (types.FunctionType, functools.partial)  # which deepcopy shares
+NAMED = (type, types.ModuleType, *FUNCTIONS, property)
+# Of these, no code is followed.
+LIBRARIES = {"numpy", "rope_teach", "torch", "transformers", *sys.stdlib_module_names}
+MISSING = object()
 
 
 @contextmanager
-def as_before() -> Iterator[None]:
-    """Leave the random states and the default dtype as they were; build no graph."""
+def as_before(thing: Any) -> Iterator[None]:
+    """Leave random states, default dtype, globals and classes as they were; no graph.
+
+    Globals and classes are those that the code of ``thing`` reaches.
+    """
     dtype, of_python = torch.get_default_dtype(), random.getstate()
     numpy = sys.modules.get("numpy")
     of_numpy = numpy.random.get_state() if numpy else None
     devices = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+    undo = [_undo(*each) for each in _reached(thing)]
     try:
         with torch.random.fork_rng(list(devices)), torch.no_grad():
             yield
@@ -43,52 +54,87 @@ def as_before() -> Iterator[None]:
         random.setstate(of_python)
         if numpy:
             numpy.random.set_state(of_numpy)
+        for each in undo:
+            each()
 
 
 def isolated(thing: Any, memo: dict[int, Any] | None = None) -> Any:
     """A copy that shares no state with ``thing``; a function without state is itself.
 
-    What cannot be copied, such as an open file or a lock, is shared.
+    What cannot be copied, such as an open file or a lock, is shared. What
+    ``torch.compile`` made, which keeps to its original, is undone.
     """
     memo = {} if memo is None else memo
+    thing = getattr(thing, "_torchdynamo_orig_callable", thing)
+    thing = getattr(thing, "_orig_mod", thing)
     if id(thing) in memo or isinstance(thing, STATELESS):
         return memo.get(id(thing), thing)
     if isinstance(thing, types.MethodType):
         return types.MethodType(thing.__func__, isolated(thing.__self__, memo))
     if isinstance(thing, types.FunctionType):
         return _function(thing, memo)
+    if hasattr(thing, "cache_parameters"):  # of functools.lru_cache
+        made = functools.lru_cache(**thing.cache_parameters())
+        return made(isolated(thing.__wrapped__, memo))
     if isinstance(thing, functools.partial):
         plain = [isolated(x, memo) for x in thing.args]
         named = {name: isolated(x, memo) for name, x in thing.keywords.items()}
         return functools.partial(isolated(thing.func, memo), *plain, **named)
-    for tensor in _inside(thing, set()):
-        if not tensor.is_leaf and id(tensor) not in memo:  # deepcopy refuses it
-            memo[id(tensor)] = tensor.detach().clone().requires_grad_()
+    for part in _inside(thing):
+        if isinstance(part, Tensor) and not part.is_leaf:  # deepcopy refuses it
+            memo.setdefault(id(part), part.detach().clone().requires_grad_())
+        elif not isinstance(part, (Tensor, *PLAIN)) and _is_builtin(part):
+            _share_if_it_must(part, memo)
     try:
         made = copy.deepcopy(thing, memo)
     except Exception:  # whatever a stranger's class may raise
         return thing
-    for part in made.modules() if isinstance(made, nn.Module) else ():
-        for name, value in list(vars(part).items()):
-            if isinstance(value, types.FunctionType):  # deepcopy shares functions
-                vars(part)[name] = isolated(value, memo)
+    for part in list(_inside(made)):
+        _isolate_functions(part, memo)
     return made
 
 
-def _inside(thing: Any, seen: set[int]) -> Iterator[Tensor]:
-    """Every tensor that ``thing`` holds, in containers and attributes of any depth."""
-    if id(thing) in seen or isinstance(thing, STATELESS):
-        return
-    seen.add(id(thing))
-    if isinstance(thing, Tensor):
-        yield thing
-        return
-    parts = thing
-    if not isinstance(thing, (list, tuple, set)):
-        named = thing if isinstance(thing, dict) else getattr(thing, "__dict__", {})
-        parts = list(named.values())
-    for part in parts:
-        yield from _inside(part, seen)
+def _is_builtin(part: Any) -> bool:
+    return type(part).__module__.partition(".")[0] in sys.stdlib_module_names
+
+
+def _share_if_it_must(part: Any, memo: dict[int, Any]) -> None:
+    try:
+        copy.deepcopy(part)
+    except Exception:  # a lock, a file, a generator
+        memo[id(part)] = part
+
+
+def _isolate_functions(part: Any, memo: dict[int, Any]) -> None:
+    """Functions in a container or in attributes, which deepcopy shares."""
+    held = _held(part)
+    pairs = held.items() if isinstance(held, dict) else enumerate(held)
+    for name, value in list(pairs):
+        if isinstance(value, FUNCTIONS) and not isinstance(held, (tuple, set)):
+            held[name] = isolated(value, memo)
+
+
+def _held(part: Any) -> Any:
+    """The container itself, or the attributes of an object."""
+    return part if isinstance(part, PLAIN) else getattr(part, "__dict__", {})
+
+
+def _inside(thing: Any) -> Iterator[Any]:
+    """``thing``, and what it holds in containers and attributes of any depth."""
+    seen: set[int] = set()
+    waiting = [thing]
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen or isinstance(part, STATELESS):
+            continue
+        seen.add(id(part))
+        yield part
+        if isinstance(part, (list, tuple, set)):
+            waiting += part
+        elif isinstance(part, dict):
+            waiting += part.values()
+        elif not isinstance(part, (Tensor, *FUNCTIONS)):
+            waiting += getattr(part, "__dict__", {}).values()
 
 
 def _function(function: types.FunctionType, memo: dict[int, Any]) -> Any:
@@ -138,3 +184,95 @@ def _names(code: types.CodeType) -> set[str]:
     """Global names (and attributes) in a function and in the functions within it."""
     inner = (const for const in code.co_consts if isinstance(const, types.CodeType))
     return set(code.co_names).union(*map(_names, inner))
+
+
+# ------------------------------------------------- what code reaches without holding it
+
+
+def _reached(thing: Any) -> Iterator[tuple[Any, str]]:
+    """Globals of a module, and attributes of a class, that its code names."""
+    seen: set[int] = set()
+    waiting = [thing]
+    while waiting:
+        part = waiting.pop()
+        waiting += [part.__self__] if isinstance(part, types.MethodType) else []
+        part = getattr(part, "__wrapped__", getattr(part, "__func__", part))
+        if id(part) in seen or _of_a_library(part):
+            continue
+        seen.add(id(part))
+        found: list[tuple[Any, str]] = []
+        if isinstance(part, types.FunctionType):
+            waiting += map(_content, part.__closure__ or ())
+            names = _names(part.__code__)
+            spaces = [part.__globals__]
+            modules = (part.__globals__.get(name) for name in names)
+            spaces += [vars(m) for m in modules if isinstance(m, types.ModuleType)
+                       and not _of_a_library(m)]  # fmt: skip
+            found = [(space, name) for space in spaces for name in names]
+        elif isinstance(part, type):
+            own = [getattr(f, "__func__", f) for f in vars(part).values()]
+            codes = [f.__code__ for f in own if isinstance(f, types.FunctionType)]
+            names = set(vars(part)).union(*map(_names, codes))
+            found = [(part, name) for name in names - {"__dict__", "__weakref__"}]
+            waiting += part.__mro__[1:]
+        elif isinstance(part, property):
+            waiting += [part.fget, part.fset]
+        else:
+            waiting += [type(part), *filter(callable, _inside(part))]
+        yield from found
+        waiting += [_look(*each) for each in found]
+
+
+def _of_a_library(part: Any) -> bool:
+    named = "__name__" if isinstance(part, types.ModuleType) else "__module__"
+    name = getattr(part if isinstance(part, NAMED) else type(part), named, None)
+    return str(name).partition(".")[0] in LIBRARIES
+
+
+def _look(space: Any, name: str) -> Any:
+    return (vars(space) if isinstance(space, type) else space).get(name, MISSING)
+
+
+def _undo(space: Any, name: str) -> Callable[[], None]:
+    """What puts back a global or an attribute, and what it holds."""
+    before = _look(space, name)
+    kept = [_kept(part) for part in _inside(before)]
+
+    def undo() -> None:
+        if _look(space, name) is not before:
+            if isinstance(space, type):
+                delattr(space, name) if before is MISSING else setattr(
+                    space, name, before
+                )
+            elif before is MISSING:
+                del space[name]
+            else:
+                space[name] = before
+        for put_back in kept:
+            put_back()
+
+    return undo
+
+
+def _kept(part: Any) -> Callable[[], Any]:
+    """What gives a container, a tensor or an object the content that it has now."""
+    if isinstance(part, Tensor):
+        tensor = part.detach().clone()
+        return lambda: _refill(part, tensor)
+    held = _held(part)
+    if isinstance(held, (tuple, types.MappingProxyType)):
+        return lambda: None
+    content = held.copy()
+
+    def put_back() -> None:
+        held.clear()
+        (held.extend if isinstance(held, list) else held.update)(content)
+
+    return put_back
+
+
+def _refill(tensor: Tensor, content: Tensor) -> None:
+    if (tensor.dtype, tensor.shape) != (content.dtype, content.shape):
+        tensor.data = content
+    elif not torch.equal(tensor, content):
+        tensor.data.copy_(content)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from rope_teach.identify.isolate import isolated
-from rope_teach.identify.probe import TABLES, CannotProbe, Subject, role_of
+from rope_teach.identify.probe import LAYOUTS, TABLES, CannotProbe, Subject, role_of
 
 __all__ = ["as_subjects"]
 
@@ -61,7 +61,8 @@ def as_subjects(thing: Any) -> list[Subject]:
     layers = list(_layers(thing))
     if layers:
         return _kinds(replace(subject, head_dim=None, dtype=tensor.dtype), layers)
-    subject = replace(subject, layout=getattr(thing, "layout", None))
+    layout = getattr(thing, "layout", None)
+    subject = replace(subject, layout=layout if layout in LAYOUTS else None)
     apply = getattr(sys.modules[type(thing).__module__], "apply_rotary_pos_emb", None)
     if apply is None or any(thing.children()):
         return [subject]
@@ -274,19 +275,53 @@ def _attention(
     ``whole`` is a copy: what is not asked for is put out of work in it, and ``hooks``
     stay.
     """
-    hooks = [] if hooks is None else hooks
     parameters = inspect.signature(whole.forward).parameters
     places = _places(parameters)
     module = whole.get_submodule(layer.path)
     rotary = _rotary_of(module) if "position_embeddings" in parameters else None
-    projections = [getattr(module, name) for name in layer.names]
+    now: dict[str, Any] = {}
+    placed = _put_in_place(whole, module, layer, now)
+    if hooks is not None:
+        hooks += placed
+    weight = next(p for p in module.parameters() if p.ndim == 2)
+    width = getattr(getattr(whole, "config", None), "hidden_size", weight.shape[-1])
+
+    def rotation(q: Tensor, k: Tensor, *given: Tensor, **named: Tensor) -> Any:
+        batch, _, seq, head_dim = q.shape
+        now.update(q=q, k=k, inside=False)
+        hidden = weight.new_zeros(batch, seq, width)
+        values = dict(zip(places, given, strict=False)) | named
+        try:
+            with _CatchProduct(seq, head_dim, now):
+                whole(**_arguments(parameters, hidden, values, rotary))
+        except _Caught as caught:
+            heads = layer.heads or (None, None)
+            return tuple(
+                _as_given(x.reshape(batch, -1, seq, head_dim), own, like)
+                for x, own, like in zip(caught.args, heads, (q, k), strict=True)
+            )
+        raise CannotProbe(
+            f"no product of queries and keys (..., {seq}, {head_dim}) was seen"
+        )
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    named = [inspect.Parameter(name, kind) for name in ("q", "k", *places)]
+    rotation.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
+    return rotation
+
+
+def _put_in_place(
+    whole: nn.Module, module: nn.Module, layer: _Layer, now: dict[str, Any]
+) -> list[Any]:
+    """Let the projections make ``now["q"]`` and ``now["k"]``; returns the hooks."""
     for each in whole.modules():
         if type(each) is nn.Linear:  # it costs, and says nothing
             each.forward = partial(_zeros, each.out_features)  # type: ignore
-    weight = next(p for p in module.parameters() if p.ndim == 2)
-    now: dict[str, Any] = {}
-
-    for which, projection in enumerate(projections):
+    hooks: list[Any] = [
+        module.register_forward_pre_hook(lambda *_: now.update(inside=True))
+    ]
+    for which, name in enumerate(layer.names):
+        projection = getattr(module, name)
         hooks += [
             projection.register_forward_pre_hook(  # the others need no computing
                 lambda module, given: (given[0][:, :1], *given[1:])
@@ -297,37 +332,10 @@ def _attention(
                 )
             ),
         ]
-    hooks += [  # norms of queries and keys are no part of the rotation
+    return hooks + [  # norms of queries and keys are no part of the rotation
         norm.register_forward_hook(lambda module, given, out: given[0])
         for name, norm in module.named_children() if "norm" in name
     ]  # fmt: skip
-    hooks += [module.register_forward_pre_hook(lambda *_: now.update(inside=True))]
-
-    def rotation(q: Tensor, k: Tensor, *given: Tensor, **named: Tensor) -> Any:
-        batch, _, seq, head_dim = q.shape
-        now.update(q=q, k=k, inside=False)
-        width = getattr(getattr(whole, "config", None), "hidden_size", weight.shape[-1])
-        hidden = weight.new_zeros(batch, seq, width)
-        values = dict(zip(places, given, strict=False)) | named
-        arguments = _arguments(parameters, hidden, values, rotary)
-        try:
-            with _CatchProduct(seq, head_dim, now):
-                whole(**arguments)
-        except _Caught as caught:
-            return tuple(
-                _as_given(x.reshape(batch, -1, seq, head_dim), own, like)
-                for x, own, like in zip(
-                    caught.args, layer.heads or (None, None), (q, k), strict=True
-                )
-            )
-        raise CannotProbe(
-            f"no product of queries and keys (..., {seq}, {head_dim}) was seen"
-        )
-
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    named = [inspect.Parameter(name, kind) for name in ("q", "k", *places)]
-    rotation.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
-    return rotation
 
 
 def _projected(

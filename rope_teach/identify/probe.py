@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
@@ -31,28 +31,33 @@ BATCH, HEADS = 2, 3  # for another, and 7 divides no head_dim
 HEAD_DIMS = (64, 128, 32, 16, 8, 96, 80, 256, 4, 2)
 NAMES = {
     "x": "x t tensor xs",
-    "q": "q query queries xq q_states query_states query_layer",
-    "k": "k key keys xk k_states key_states key_layer",
+    "q": "q query queries xq q_states query_states query_layer q_pe q_rope q_rot",
+    "k": "k key keys xk k_states key_states key_layer k_pe k_rope k_rot",
     "v": "v value values",
     "positions": "positions position_ids pos_ids input_pos position pos "
-    "token_positions segment_pos",
+    "token_positions segment_pos q_positions positions_q q_pos q_position_ids",
+    "positions_of_k": "k_positions positions_k k_pos k_position_ids",
     "start": "start offset start_pos seq_offset position_offset start_position step "
     "cache_position past_length",
+    "length": "seq_len seqlen seq_length sequence_length length",
     "cos": "cos",  # and as a part of a name: freqs_cos, cos_cached
     "sin": "sin",
     "cos_sin": "",  # by both parts, in their order: cos_sin_cache, sinusoidal_pos
     "sin_cos": "sinusoidal_pos sinusoidal",
+    "tables": "position_embeddings rotary_pos_emb image_rotary_emb",  # (cos, sin)
     "phases": "phases freqs_cis freqs_ci freqs_complex cis",
     "freqs": "freqs rotary_freqs angles",
 }
 ROLES = {name: role for role, names in NAMES.items() for name in names.split()}
-TABLES = {"cos", "sin", "cos_sin", "sin_cos", "phases", "freqs"}
-PLACES = {"positions", "start"}
+ROLES["qkv"] = "three in one"  # for nobody to be taken for x
+TABLES = {"cos", "sin", "cos_sin", "sin_cos", "tables", "phases", "freqs"}
+PLACES = {"positions", "positions_of_k", "start"}
 GUESSES = tuple(tuple(guess.split()) for guess in (
-    "x", "x positions", "q k", "x start", "q k positions", "positions q k",
+    "x", "x positions", "q k", "x start", "x length", "q k positions",
+    "q k positions positions_of_k", "positions q k",
     "x cos sin", "x phases", "positions x", "q k start", "q k cos sin", "q k phases",
-    "x freqs", "q k freqs", "x cos_sin", "q k cos_sin", "x sin cos", "q k sin cos",
-    "q k v cos sin",
+    "x freqs", "q k freqs", "x cos_sin", "q k cos_sin", "x tables", "q k tables",
+    "x sin cos", "q k sin cos", "q k v cos sin",
 ))  # fmt: skip
 
 Roles = tuple[tuple[str, str | None], ...]  # of each argument, with its keyword if any
@@ -87,6 +92,12 @@ class Subject:
     layers: tuple[str, ...] = ()
     alternatives: tuple[Subject, ...] = ()
 
+    def said(self, **known: Any) -> Subject:
+        """The same, with what the caller says about it, and None for what not."""
+        known = {name: value for name, value in known.items() if value is not None}
+        others = tuple(other.said(**known) for other in self.alternatives)
+        return replace(self, alternatives=others, **known)
+
     @property
     def keeps_state(self) -> bool:
         """Whether there is anything that a call could change, such as a table."""
@@ -117,7 +128,8 @@ class Probe:
     table: str = "none"
     table_axes: int = 3
     order: Tensor | None = None
-    faults: set[str] = field(default_factory=set)  # "overwritten": x was, in a call
+    faults: set[str] = field(default_factory=set)  # what was seen in passing, by name
+    latest: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # what came out
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -155,7 +167,7 @@ class Probe:
     def renewed(self, **changes: Any) -> Probe:
         """The same way to call a new copy."""
         made = replace(self, **changes)
-        return replace(made, function=made.subject.fresh(), faults=set())
+        return replace(made, function=made.subject.fresh(), faults=set(), latest=[])
 
     def run(
         self, given: list[Tensor], positions: Tensor, view: Maker = lambda x: x
@@ -166,6 +178,7 @@ class Probe:
         memory anew. Outputs have the shape of the inputs, in float64. Whatever the
         function raises becomes :class:`CannotProbe`.
         """
+        default = torch.get_default_dtype()
         try:
             return self._run(given, positions, view)
         except CannotProbe:
@@ -176,8 +189,9 @@ class Probe:
                 f"{positions.shape[-1]} tokens from position {first} on made it fail "
                 f"with {type(error).__name__}: {error}"
             ) from error
+        finally:
+            torch.set_default_dtype(default)
 
-    @torch.no_grad()
     def _run(
         self, given: list[Tensor], positions: Tensor, view: Maker
     ) -> tuple[Tensor, ...]:
@@ -198,8 +212,10 @@ class Probe:
             self.faults.add("overwritten")
         if result is None and "overwritten" in self.faults:
             result = inputs
-        outputs = result if isinstance(result, (tuple, list)) else (result,)
-        outputs = [x for x in outputs if isinstance(x, Tensor)][: len(inputs)]
+        outputs = _tensors(result, len(inputs))
+        self._look_at_the_rest(outputs, values["v"], len(inputs))
+        if len(inputs) > 1 or len({x.shape for x in outputs}) == len(outputs):
+            outputs = outputs[: len(inputs)]
         wanted = [tuple(x.shape) for x in inputs]
         shapes = [tuple(x.shape) for x in outputs]
         if shapes != wanted:
@@ -210,11 +226,24 @@ class Probe:
             )
         back = "".join(axis for axis in "bhsd" if axis in self.layout)
         outputs = [
-            torch.einsum(f"{self.layout}->{back}", out.to("cpu", torch.float64))
+            torch.einsum(
+                f"{self.layout}->{back}", out.to("cpu", torch.float64, copy=True)
+            )
             for out in outputs
         ]
         same = [out.reshape(x.shape) for out, x in zip(outputs, given, strict=False)]
         return tuple(x if self.order is None else x[..., self.order] for x in same)
+
+    def _look_at_the_rest(self, outputs: list[Tensor], v: Tensor, count: int) -> None:
+        """Note a value that has turned, and an earlier output that has changed."""
+        if "v" in self.names and any(
+            x.shape == v.shape and not torch.equal(x, v) for x in outputs[count:]
+        ):
+            self.faults.add("value_turned")
+        changed = (not torch.equal(x, was) for x, was in self.latest)
+        if any(changed):
+            self.faults.add("reused")
+        self.latest[:] = [(x, x.clone()) for x in outputs[:count] if x.isfinite().all()]
 
     def _values(self, x: Tensor, positions: Tensor) -> dict[str, Any]:
         """A value for the roles that say where tokens are."""
@@ -222,6 +251,7 @@ class Probe:
             positions = positions[None]
         positions = positions.to(x.device)
         values = {"start": int(positions.flatten()[0]), "positions": positions}
+        values |= {"positions_of_k": positions, "length": positions.shape[-1]}
         if not self.takes_tables:
             return values
         if "positions" in self.names:  # they are rows of the tables
@@ -239,7 +269,8 @@ class Probe:
         made = {name: part.to(x.dtype) for name, part in made.items()}
         made["phases"] = torch.polar(torch.ones_like(table), table).to(torch.complex64)
         made["freqs"] = wide
-        return values | {name: self._table_shape(part) for name, part in made.items()}
+        values |= {name: self._table_shape(part) for name, part in made.items()}
+        return values | {"tables": (values["cos"], values["sin"])}
 
     def _table_shape(self, table: Tensor) -> Tensor:
         """``(seq, r)`` or ``(batch, seq, r)``, with as many axes as it takes."""
@@ -252,33 +283,34 @@ class Probe:
         return table.unsqueeze(self.layout.index("h")) if "h" in self.layout else table
 
 
+def _tensors(result: Any, count: int) -> list[Tensor]:
+    """What came out, in a container or stacked."""
+    if isinstance(result, Mapping):
+        result = list(result.values())
+    if isinstance(result, Tensor) and count == 2 and len(result) == 2:
+        result = result.unbind(0)
+    if not isinstance(result, (tuple, list, Iterator)):
+        result = [result]
+    return [x for x in result if isinstance(x, Tensor)]
+
+
 # ------------------------------------------------------------------ finding the call
 
 
-def find(
-    subject: Subject,
-    *,
-    call: str | None = None,
-    head_dim: int | None = None,
-    layout: str | None = None,
-    dtype: torch.dtype | None = None,
-) -> Iterator[Probe]:
+def find(subject: Subject) -> Iterator[Probe]:
     """Every way to call ``subject`` that runs and keeps shapes, likeliest first.
 
     Of several widths of a head, only the first that works is tried with each set of
     roles. Raises :class:`CannotProbe` if no call works.
     """
-    if layout not in (None, *LAYOUTS):
-        raise ValueError(f"layout must be one of {LAYOUTS}, got {layout!r}")
-    subject = replace(subject, dtype=dtype or subject.dtype)
-    possible = list(_possible_roles(subject.fresh(), call or subject.call))
+    possible = list(_possible_roles(subject.fresh(), subject.call))
     errors: list[tuple[Probe, Exception]] = []
     found = False
     for arrays, roles in product((False, True), possible):
         if arrays and found:
             return
         width = None
-        for probe in _forms(replace(subject, arrays=arrays), roles, head_dim, layout):
+        for probe in _forms(replace(subject, arrays=arrays), roles):
             if width not in (None, probe.head_dim):
                 continue
             try:
@@ -308,7 +340,8 @@ def _no_call(errors: list[tuple[Probe, Exception]]) -> CannotProbe:
     return CannotProbe(
         f"no call worked; tried {' '.join(tried)}. The first, with head_dim="
         f"{probe.head_dim} and layout={probe.layout!r}: {first}. You can say how to "
-        f'call it, call="q, k, cos, sin", head_dim=..., layout=..., or {wrap}'
+        'call it, call="q, k, cos, sin", head_dim=..., layout=..., dtype=..., or '
+        f"{wrap}"
     )
 
 
@@ -328,19 +361,16 @@ def _with_arrays(function: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
-def _forms(
-    subject: Subject, roles: Roles, head_dim: int | None, layout: str | None
-) -> Iterator[Probe]:
+def _forms(subject: Subject, roles: Roles) -> Iterator[Probe]:
     """Every form that the arguments may have, likeliest first."""
     names = {role for role, _ in roles}
-    width = head_dim or subject.head_dim
-    known = layout or subject.layout
-    repeated = names & {"cos", "sin", "freqs"}
+    width, layout = subject.head_dim, subject.layout
+    repeated = names & {"cos", "sin", "tables", "freqs"}
     for dim, axes, heads, position_axes, table_axes, table in product(
         HEAD_DIMS if width is None else (width,),
-        LAYOUTS if known is None else (known,),
+        LAYOUTS if layout is None else (layout,),
         # Positions laid along the heads need as many heads as tokens to run at all.
-        (HEADS, SEQ) if layout and subject.heads is None else (HEADS,),
+        (HEADS, SEQ) if layout and not subject.heads else (HEADS,),
         (1, 2) if "positions" in names else (1,),
         (3, 2, 4) if names & TABLES else (3,),
         ("half", "interleaved", "one a pair") if repeated else ("none",),
@@ -422,6 +452,8 @@ def _roles_by_name(signature: inspect.Signature, wanted: set[str]) -> Roles | No
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         role = role_of(name) or (None if roles else "x")
+        if name == "t" and {"x", "q"} & set(roles):  # a time, then
+            role = "positions"
         if parameter.default is parameter.empty:
             if role is None or role in roles:
                 return None

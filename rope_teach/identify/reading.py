@@ -76,9 +76,12 @@ class Hands:
         length = self.lengths[0] * (steps * self.growth).exp()
         return torch.polar(torch.where(inside, self.lengths[seen], length), angle)
 
-    def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
-        """What should come out for ``x`` ``(batch, heads, seq, head_dim)``."""
-        turn = self.at(positions)
+    def rotate(self, x: Tensor, positions: Tensor, back: bool = False) -> Tensor:
+        """What should come out for ``x`` ``(batch, heads, seq, head_dim)``.
+
+        ``back`` turns the other way, as gradients do.
+        """
+        turn = self.at(positions).conj() if back else self.at(positions)
         turn = turn[:, None] if positions.ndim == 2 else turn
         turned = turns(x.double(), self.pairs) * turn
         out = x.double() * self.rest
@@ -199,6 +202,8 @@ def _check_rows_alike(probe: Probe, out: Tensor, token: Tensor) -> bool:
             if torch.equal(left, whole.expand_as(left)):
                 which = whole.flatten().nonzero().flatten().tolist()
                 raise Broken("left_out", kind=kind, which=which)
+    if moving.all() and _near(out[:, :, 0], out[:1, :1, 0]):
+        raise Broken("heads_differ")
     apart = (out[0, 0, :, None] - out[0, 0]).abs().amax(-1) + torch.eye(SEQ)
     shifts = range(1, out.shape[1]) if apart.min() > 1e-3 else ()
     if shifts and all(_near(out[:, h, :-h], out[:, 0, h:]) for h in shifts):
@@ -463,10 +468,17 @@ def _check_lengths(seen: Tensor, probe: Probe) -> float:
     wrong = (lengths / lengths[0] - 1).abs() > allowed
     first = int(wrong.any(1).nonzero()[0])
     _check_parts(seen / lengths[0])
+    alike = torch.allclose(lengths, lengths[:, :1].expand_as(lengths), rtol=1e-3)
+    if alike and uneven[:SEQ].abs().max() > 1e-4:
+        raise Broken("token_scaled")
     if first >= SEQ:
         raise Broken("table_ends", first=first)
-    alike = torch.allclose(lengths, lengths[:, :1].expand_as(lengths), rtol=1e-3)
-    raise Broken("token_scaled" if alike else "cos_without_sin")
+    # Where x itself is left in, hands turn around a point away from the middle.
+    side = (lengths[1] ** 2 - lengths[0] ** 2) / (2 * (seen[1] - seen[0]).real)
+    around = (seen - side[0]).abs()
+    if _near(around, around[:1].expand_as(around)):
+        raise Broken("left_in", share=float(side[0]))
+    raise Broken("cos_without_sin")
 
 
 def _check_parts(seen: Tensor) -> None:
@@ -493,7 +505,7 @@ def _speeds(angles: Tensor, noise: float) -> Tensor:
         wrong = gap.abs() > 1e-4 + 8 * noise + 2e-6 * position * speeds.abs()
         if wrong.any():
             rule = too_fast(speeds)  # float32 cannot follow such hands for long
-            if rule is not None and rule.fault:
+            if rule is not None and rule.fault and gap[:SEQ].abs().max() < 0.1:
                 raise Broken(rule.fault, **rule.values)
             first = int(wrong.any(1).nonzero()[0])
             raise _uneven_steps(angles - angles[0], speeds, first, noise)
@@ -515,6 +527,8 @@ def _uneven_steps(seen: Tensor, speeds: Tensor, first: int, noise: float) -> Bro
         return Broken("clamped", last=first - 1, rows=first)
     if first >= 2 and like(position % first):
         return Broken("restarted", rows=first)
+    if like((position + first) % (2 * first) - first):
+        return Broken("overflow", which=first)
     angle = (position * speeds).abs().clamp_min(1e-9)
     error = (wrap(seen - position * speeds).abs() - 16 * noise) / angle
     for dtype, whole in ((torch.float16, 2048), (torch.bfloat16, 256)):

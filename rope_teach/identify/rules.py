@@ -87,7 +87,30 @@ def _unknown(speeds: Tensor, rotary_dim: int) -> Rule:
                 "context only slow hands: are factors multiplied that should divide?"
             )
             break
-    return Rule(speeds, scaling="unknown", notes=(note,))
+    return Rule(speeds, scaling="unknown", notes=(_irregular(speeds) or note,))
+
+
+def _irregular(speeds: Tensor) -> str | None:
+    """What is odd about speeds of no rule: some repeat, or a few stand out."""
+    count = len(speeds)
+    for size in (n for n in range(2, count) if count % n == 0):
+        first, ups = speeds[::size], speeds[:size]
+        if _equal(speeds, first.repeat_interleave(size)):
+            return (
+                f"hands turn alike {size} by {size}: is each frequency in the list "
+                f"{size} times, or are there {size} heads side by side?"
+            )
+        if _equal(speeds, ups.repeat(count // size)):
+            return (
+                f"the speeds begin again every {size} pairs: are there heads of "
+                f"{2 * size} features side by side?"
+            )
+    for base in BASES:
+        other = ~torch.isclose(speeds, inverse_frequencies(2 * count, base), rtol=CLOSE)
+        if 0 < 8 * other.sum() <= count:
+            places = other.nonzero().flatten().tolist()
+            return f"all hands but {places} turn as base {base:g} has them"
+    return None
 
 
 def _one_pair(speeds: Tensor) -> Rule:
@@ -123,7 +146,7 @@ def _one_ratio(
     if missing:
         scaling, parameters = "proportional", {"fraction": 2 * len(speeds) / rotary_dim}
         notes += (
-            "one pair alone is not turned: is the last left out by a slice?"
+            "one pair alone is not turned: is it left out by a slice?"
             if missing == 1
             else "the slowest hands stand still, as p-RoPE has it, or partial rotary "
             "whose pairs and exponent run over the whole head",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,10 @@ VIEWS: dict[str, Maker] = {
     "features two steps apart": lambda x: torch.stack([x, x + 7], -1)[..., 0],
 }
 NOWHERE = -(10**6)
+SIZES = (
+    (3, 3, 3),
+    (5, 12, 10),
+)  # sequences, heads, tokens: all alike, and more of each
 
 
 def try_hard(probe: Probe, hands: list[Hands]) -> list[str]:
@@ -38,7 +43,13 @@ def try_hard(probe: Probe, hands: list[Hands]) -> list[str]:
     for name, view in VIEWS.items():
         trial.holds("strides_ignored", torch.arange(SEQ), view=view, memory=name)
     trial.holds("one_token", torch.tensor([5 if probe.takes_positions else 0]))
-    notes = []
+    trial.holds("large_changed", torch.arange(SEQ), size=1000.0)
+    for batch, heads, seq in SIZES:
+        trial.holds(
+            "other_sizes", torch.arange(seq), sizes=(batch, heads), seq=seq,
+            batch=batch, n=heads,
+        )  # fmt: skip
+    notes = _try_gradient(trial)
     if probe.takes_positions:
         _try_positions(trial)
     if "positions" in probe.names and not probe.takes_tables:
@@ -47,7 +58,10 @@ def try_hard(probe: Probe, hands: list[Hands]) -> list[str]:
         seen = trial.holds("fewer_keys", torch.arange(SEQ), heads=(6, 3))
         notes += [] if seen else ["it fails where k has fewer heads than q"]
     trial.holds("history", torch.arange(SEQ))
-    return notes
+    for fault in ("value_turned", "reused"):
+        if fault in probe.faults:
+            raise Broken(fault)
+    return notes + ["it writes over its input"] * ("overwritten" in probe.faults)
 
 
 @dataclass(frozen=True)
@@ -67,15 +81,17 @@ class _Trial:
         *,
         view: Maker = lambda x: x,
         heads: tuple[int, int] | None = None,
+        sizes: tuple[int, int] | None = None,
+        size: float = 1.0,
         sure: bool = True,
-        **values: str,
+        **values: Any,
     ) -> bool:
         """Whether the function takes it; ``Broken`` if what comes out is wrong.
 
         If it is not ``sure`` that the function takes such positions, only those of
         another row are ``Broken``.
         """
-        given = self.inputs(positions.shape[-1], heads)
+        given = [size * x for x in self.inputs(positions.shape[-1], heads, sizes)]
         try:
             outputs = self.probe.run(given, positions, view)
         except CannotProbe:
@@ -85,16 +101,25 @@ class _Trial:
         if all(map(self.equal, outputs, expected)):
             return True
         broken = self._by_content(outputs, expected)
-        broken = broken or self._by_place(given, positions, outputs)
+        if fault not in ("history", "other_sizes"):  # these say more than a place
+            broken = broken or self._by_place(given, positions, outputs)
         if sure:
             raise broken or Broken(fault, **values)
         if broken is not None and broken.name in ("first_row", "other_row"):
             raise broken
         return False
 
-    def inputs(self, seq: int, heads: tuple[int, int] | None = None) -> list[Tensor]:
+    def inputs(
+        self,
+        seq: int,
+        heads: tuple[int, int] | None = None,
+        sizes: tuple[int, int] | None = None,
+    ) -> list[Tensor]:
         """Random q and k, different in every head, row and token where that may be."""
         subject, (batch, several) = self.probe.subject, self.probe.sizes
+        if sizes:
+            axes = zip("bh", sizes, strict=True)
+            batch, several = (n if a in self.probe.layout else 1 for a, n in axes)
         heads = heads or subject.heads or (several, several)
         if subject.alike:
             heads = (1, 1)
@@ -170,6 +195,30 @@ def _places(x: Tensor, out: Tensor, hand: Hands) -> Tensor:
     return torch.where(best.values < 0.02, places[best.indices], NOWHERE)
 
 
+def _try_gradient(trial: _Trial) -> list[str]:
+    """Gradients must be turned back; return a note where none comes."""
+    if (
+        trial.probe.subject.heads or trial.probe.subject.alike
+    ):  # a layer, of which a copy runs without gradients
+        return []
+    positions = torch.arange(SEQ)
+    given = [x.requires_grad_() for x in trial.inputs(SEQ)]
+    weights = trial.inputs(SEQ)
+    try:
+        with torch.enable_grad():
+            outputs = trial.probe.run(given, positions)
+            found = torch.autograd.grad(outputs, given, [w.double() for w in weights])
+    except CannotProbe:  # it is not for gradients
+        return []
+    except RuntimeError:  # of autograd
+        return ["no gradient comes back: it is detached, or made without autograd"]
+    both = zip(trial.hands, weights, strict=False)
+    expected = [hand.rotate(w, positions, back=True) for hand, w in both]
+    if not all(map(trial.equal, found, expected)):
+        raise Broken("gradient")
+    return []
+
+
 # ------------------------------------------------------------------------- positions
 
 
@@ -181,6 +230,8 @@ def _try_positions(trial: _Trial) -> None:
     else:
         rows = torch.tensor(ROWS).clamp(max=len(trial.hands[0].angles) - 1)
         trial.holds("positions_not_followed", rows[0])
+        # All that a careless cache may have for a key is as it was.
+        trial.holds("history", rows[0, [0, 4, 5, 2, 1, 3, 6]])
         looked_up = not probe.takes_tables or "positions" in probe.names
         if "b" in probe.layout and (looked_up or probe.table_axes > 2):
             usual = probe.takes_tables or probe.position_axes == 2
@@ -224,6 +275,12 @@ def _why_far(
             return Broken("restarted", rows=rows)
     if all(map(trial.equal, trial.probe.run(x, torch.tensor([start + 1])), outputs)):
         return Broken("stuck", at=start, next=start + 1)
+    pair = trial.probe.run(
+        [x.expand(-1, -1, 2, -1) for x in x], start + torch.arange(2)
+    )
+    seen = turns(pair[0][0, 0], hand.pairs)
+    if wrap((seen[1] / seen[0]).angle() - hand.speeds).abs().max() < 0.02:
+        return Broken("overflow", which=start)
     return Broken("length_sets_speed")
 
 

@@ -15,6 +15,7 @@ from rope_teach.dialects.hugging_face import (
     families,
     rotary_embedding,
 )
+from rope_teach.dialects.hugging_face.configuration import described
 from tests.dialects import sweep
 from tests.dialects.peers import LISTS, OLD, SIZES, build, modeling
 
@@ -271,6 +272,67 @@ def test_reads_partial_rotary_and_the_families_own_words():
         rope = rotary_embedding(config)
         assert (rope.head_dim, rope.rotary_dim) == (8, 4)
         assert (rope.base, rope.pairing) == (10_000.0, "interleaved")
+
+
+WIDTHS = (
+    "head_dim", "qk_rope_head_dim", "rotary_dim", "rotary_pct", "attention_head_dim",
+    "kv_channels",
+)  # fmt: skip
+
+
+def widths(data, layer_type):
+    """Features of a head and those that turn, or None where it is refused."""
+    try:
+        head_dim, options, _ = described(data, layer_type, length=64)
+    except ValueError:
+        return None
+    return head_dim, options["rotary_dim"]
+
+
+def test_a_width_that_a_file_leaves_out_is_the_classs_own():
+    types = sorted(families.INTERLEAVED | families.FLAGGED | families.HALF)
+    known = set(importlib.import_module("transformers").CONFIG_MAPPING)
+    compared = 0
+    for model_type in known.intersection(types):
+        auto = importlib.import_module("transformers").AutoConfig
+        data = auto.for_model(model_type).to_dict()
+        blocks = data.get("rope_parameters") or {}
+        nested = any(isinstance(block, dict) for block in blocks.values())
+        for layer_type in blocks if nested else [None]:
+            whole = widths(data, layer_type)
+            for left_out in WIDTHS:
+                less = {key: x for key, x in data.items() if key != left_out}
+                found = widths(less, layer_type)
+                said = model_type, layer_type, left_out, whole, found
+                assert None in (whole, found) or found == whole, said
+                compared += data.get(left_out) is not None and found is not None
+    assert compared > 100
+
+
+def test_two_blocks_of_parameters_must_agree(refuses):
+    """transformers takes the older block, and its base is then the one outside."""
+    new = {"rope_type": "default", "rope_theta": 5e5}
+    old = {"type": "linear", "factor": 4.0}
+    sizes = {**SIZES, "model_type": "llama", "rope_theta": 5e5}
+    message = "ValueError: rope_parameters and rope_scaling that differ ... remove one"
+    refuses(
+        lambda: rotary_embedding(
+            {**sizes, "rope_parameters": new, "rope_scaling": old}
+        ),
+        message,
+    )
+    both = {"rope_parameters": {"rope_type": "linear", "factor": 4.0}}
+    rope = rotary_embedding({**sizes, **both, "rope_scaling": old})
+    assert rope.base == 5e5 and float(rope.inv_freq[0]) == 0.25
+
+
+def test_names_that_only_gpt_neox_reads():
+    llama = {**SIZES, "model_type": "llama", "rope_theta": 5e5}
+    with pytest.warns(ConfigurationWarning, match="rotary_pct is not used"):
+        assert rotary_embedding({**llama, "rotary_pct": 0.5}).rotary_dim == 8
+    neox = {**SIZES, "model_type": "gpt_neox", "rope_theta": 5e5}
+    with pytest.warns(ConfigurationWarning, match="rope_theta is not used"):
+        assert rotary_embedding(neox).base == 10_000
 
 
 def test_reads_each_layer_types_own():

@@ -6,6 +6,8 @@ code on every type, and a test compares. A type in no list is not known. Lesson 
 
 from __future__ import annotations
 
+from typing import Any
+
 # Pairs (0, 1)(2, 3)...
 INTERLEAVED = frozenset(
     """
@@ -109,6 +111,8 @@ PARTIAL = frozenset(
     stablelm step3p5 zaya
     """.split()
 )
+# And only these read rotary_emb_base, and not rope_theta.
+NEOX = frozenset(["gpt_neox", "gpt_neox_japanese"])
 # And only these read rotary_dim.
 ROTARY_DIM = frozenset(["codegen", "gptj", "minimax_m2"])
 
@@ -170,32 +174,51 @@ HEAD_DIMS = {
     64: """gpt_oss muse_spark_text neucodec openai_privacy_filter qwen2_5_omni_dit
         voxtral_realtime_encoder xcodec2""",
     80: "timesfm2_5",
-    128: """afmoe cohere2_moe cosmos3_edge_text cwm dia_decoder dia_encoder
+    128: """afmoe beam cohere2_moe cosmos3_edge_text cwm dia_decoder dia_encoder
         ernie4_5 flint glm glm4 helium higgs_audio_v2 hrm_text hy_v3 internlm3
-        iquestcoder jetmoe kolibri1 llama4_text minimax_m2 minimax_m3_vl_text
-        ministral3 molmo2_text muse_glimmer_assistant muse_glimmer_text
+        iquestcoder jetmoe kolibri1 laguna llama4_text mellum minimax_m2
+        minimax_m3_vl_text ministral3 molmo2_text muse_glimmer_assistant
+        muse_glimmer_text
         paddleocr_vl_text pe_audio_encoder pe_audio_video_encoder pe_video_encoder
         qwen2_5_omni_talker qwen3 qwen3_omni_moe_talker_code_predictor qwen3_vl_text
-        seed_oss solar_open""",
-    256: """gemma gemma2 qwen3_5_moe_text qwen3_5_text qwen3_next qwen4_exp_text
-        t5_gemma_module vaultgemma""",
+        seed_oss solar_open step3p5 zaya""",
+    192: "mimo_v2_flash",
+    256: """diffusion_gemma_text embedding_gemma2_text gemma gemma2 gemma3_text
+        gemma4_text gemma4_unified_text qwen3_5_moe_text qwen3_5_text qwen3_next
+        qwen4_exp_text t5_gemma_module t5gemma2_decoder t5gemma2_text vaultgemma""",
+    512: "deepseek_v4",
 }
+# ... those that are rotated in latent attention, and in GPT-J...
+LATENT = {
+    32: "axk2 minicpm3",
+    64: """axk1 bailing_hybrid deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4
+        dots3_note_text glm4_moe_lite glm_moe_dsa hy_v4 longcat_flash mistral4
+        mistral_large4_text youtu""",
+}
+ROTARY_DIMS = {64: "codegen gptj"}
 # ... and the share of them that is rotated.
 SHARES = {
-    0.25: "gpt_neox qwen3_5_moe_text qwen3_5_text qwen3_next stablelm",
+    0.25: "qwen3_5_moe_text qwen3_5_text qwen3_next stablelm",
     0.5: """bamba dots3_note_audio_encoder glm glm4 glm4_moe glm4v_moe_text
         glmasr_encoder nemotron nemotron3_5_transcribe_asr_audio
         nemotron3_5_transcribe_word_timestamp persimmon phi recurrent_gemma""",
     0.8: "moonshine_streaming",
     0.9: "moonshine",
 }
-DEFAULTS = {
+WHERE_SILENT: dict[str, dict[Any, str]] = {
+    "head_dim": HEAD_DIMS,
+    "qk_rope_head_dim": LATENT,
+    "rotary_dim": ROTARY_DIMS,
+    "partial_rotary_factor": SHARES,
+}
+DEFAULTS: dict[tuple[str, str], Any] = {
     (model_type, name): value
-    for name, table in (("head_dim", HEAD_DIMS), ("partial_rotary_factor", SHARES))
+    for name, table in WHERE_SILENT.items()
     for value, types in table.items()
     for model_type in types.split()
 }
-DEFAULTS["deepseek_v4", "qk_rope_head_dim"] = 64
+DEFAULTS["gpt_neox", "rotary_pct"] = 0.25
+DEFAULTS |= {(neox, "rotary_emb_base"): 10_000.0 for neox in NEOX}
 # The class scales where the file has no rope parameters: by what, only it knows.
 SCALED = frozenset(
     """

@@ -169,13 +169,12 @@ def parameters_of(
 def _flat(
     fields: Fields, layer_type: str | None, layer: int | None, base: float | None
 ) -> dict[str, Any]:
-    found = fields("rope_parameters") or fields("rope_scaling") or {}
+    found = _one_of_two(fields("rope_parameters"), fields("rope_scaling")) or {}
     if not isinstance(found, Mapping):
         raise TypeError(
             "the configuration's rope_parameters, or rope_scaling, must be a "
             f"dictionary, got {found!r:.80}"
         )
-    fields.read |= {"rope_scaling"}
     if not found and fields("model_type") in families.SCALED:
         raise ValueError(
             f"models of model_type {fields('model_type')!r} scale by default, and this "
@@ -197,6 +196,22 @@ def _flat(
     if "rope_theta" not in flat:
         raise ValueError(_no_base(fields))
     return flat
+
+
+def _one_of_two(new: Any, old: Any) -> Any:
+    """transformers writes rope_parameters, and reads rope_scaling in its place."""
+    both = isinstance(new, Mapping) and isinstance(old, Mapping) and new and old
+    if both and _plain(new) != _plain(old):
+        raise ValueError(
+            "the configuration has rope_parameters and rope_scaling that differ, "
+            f"{new!s:.80} and {old!s:.80}: remove one"
+        )
+    return new or old
+
+
+def _plain(block: Mapping[str, Any]) -> dict[str, Any]:
+    named = {"rope_type" if key == "type" else key: x for key, x in block.items()}
+    return {key: x for key, x in named.items() if key != "rope_theta" and x is not None}
 
 
 def _nested(found: Mapping[str, Any], layer_type: str | None) -> Mapping[str, Any]:
@@ -282,7 +297,11 @@ def _check_flags(fields: Fields, layer: int | None) -> None:
 
 def _base(fields: Fields) -> Any:
     """The base outside of the rope parameters, by the names that families have."""
-    found = fields.first("rope_theta", "rotary_emb_base", "rotary_embedding_base")
+    model_type = fields("model_type")
+    names = ["rope_theta", "rotary_emb_base", "rotary_embedding_base"]
+    if families.known(model_type):
+        names = names[model_type in families.NEOX :][:1]
+    found = fields.first(*names)
     if found is not None:
         return found
     # GPT-J and CodeGen have it in their code.
@@ -336,6 +355,9 @@ def _scaled(fields: Fields, kind: str) -> bool:
 
 
 def _share(fields: Fields) -> Any:
-    # The families' own names first: the other one may be a default.
-    names = ("rotary_pct", "rope_pct", "rotary_emb_fraction", "partial_rotary_factor")
+    # The families' own names first: the last one may be a default.
+    names = ["rotary_pct", "rope_pct", "rotary_emb_fraction", "partial_rotary_factor"]
+    model_type = fields("model_type")
+    if families.known(model_type):
+        names = names[:1] if model_type in families.NEOX else names[-1:]
     return fields.first(*names)
