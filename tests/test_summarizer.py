@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
 from rope_teach.attention import ENCODINGS
 from rope_teach.course.models import LanguageModel, Summarizer, summarize
@@ -339,6 +340,43 @@ def test_a_saved_model_comes_back(tmp_path, model):
     assert type(other) is type(model) and other.config == model.config
     assert all(map(torch.equal, other.parameters(), model.parameters()))
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("keep", [0, 7, 200, 3000])
+@pytest.mark.parametrize("reader", ["load", "fit"])
+def test_a_file_that_was_cut_is_refused(tmp_path, reader, keep):
+    path = tmp_path / "cut.safetensors"
+    save(path, small())
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"cut\.safetensors is damaged"):
+        if reader == "load":
+            load(path)
+        else:
+            fit(small(), report_batches("train"), 1, label=None, checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        (None, "was not written by rope_teach"),
+        ({"rope_teach": "{"}, "was not written by rope_teach"),
+        ({"rope_teach": json.dumps({"format": 1})}, "contains a None, which is not"),
+        ({"rope_teach": json.dumps({"class": "sample"})}, "contains a sample, which"),
+        (
+            {"rope_teach": json.dumps({"class": "Summarizer", "config": {"vocab": 9}})},
+            "does not fit its own configuration: .*Missing key",
+        ),
+        (
+            {"rope_teach": json.dumps({"class": "Summarizer", "config": {"words": 9}})},
+            "does not fit its own configuration: .*'words'",
+        ),
+    ],
+)
+def test_a_file_of_something_else_is_refused(tmp_path, facts, message):
+    path = tmp_path / "other.safetensors"
+    save_file({"x": torch.zeros(1)}, path, facts)
+    with pytest.raises(ValueError, match=r"(?s)other\.safetensors " + message):
+        load(path)
 
 
 def test_mixed_precision_learns_too():
