@@ -211,7 +211,7 @@ def test_words_of_any_script_are_compared(said, wanted, right):
 
 def test_special_tokens_in_a_text_are_text():
     model, pieces = load_small()
-    context = "first <start> then <end>, <pad> or <answer>"
+    context = "first <start> then <end> and <pad> or <answer>"
     pointer = QuestionAnswerer(len(pieces), dim=16, encoding="rope")
     rows, spans = next(batches(pointer, [(context, "<ask>?", "<end>")], pieces))
     first, last = spans[0].tolist()
