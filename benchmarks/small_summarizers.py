@@ -69,6 +69,7 @@ def run(
     pairs: Path,
     device: str,
     steps: int = STEPS,
+    batch: int = BATCH,
     most: int | None = None,
 ) -> Run:
     """Train one model; its validation loss and, for the seeds that count, ROUGE-L.
@@ -82,7 +83,7 @@ def run(
     model = model_of(condition).to(device)
 
     def loss_at(step: int) -> torch.Tensor:
-        return loss_of(model, rng.sample(known["train"], BATCH), device)
+        return loss_of(model, rng.sample(known["train"], batch), device)
 
     for _ in descend(model, loss_at, steps, lr, warm_up=100):
         pass
@@ -156,7 +157,7 @@ def main() -> None:
         pairs = Path(folder, "pairs.pt")
         read_pairs(pairs, 600 if asked.quick else None)
         given = {"pairs": pairs, "device": asked.device, "steps": steps}
-        given |= {"most": 16 if asked.quick else None}
+        given |= {"batch": 4, "most": 4} if asked.quick else {}
         each = [(condition,) for condition in conditions]
         tried, runs, _ = tuned(workers, run, each, rates, seeds, **given)()
     settings = {
