@@ -81,6 +81,7 @@ def tuned(
     seeds: Sequence[int],
     budgets: Sequence[int] = (),
     extend: int = 0,
+    enough: float = 0.0,
     **given: Any,
 ) -> Callable[[], tuple[list[Run], list[Run], list[Run]]]:
     """Train each condition with the rate that suits it best; return how to collect.
@@ -89,8 +90,9 @@ def tuned(
     then with the rate of the lowest ``"validation"`` and each of ``seeds``, and with
     their first for each of ``budgets``, which are other numbers of steps. Where the
     best rate is the first or last of those tried, the next one is tried too, up to
-    ``extend`` times. Calling what comes back waits for all that, and returns the rates
-    tried, the runs, and those of the other budgets. Name the longest conditions first.
+    ``extend`` times, unless the task is learned: a validation below ``enough``. Calling
+    what comes back waits for all that, and returns the rates tried, the runs, and those
+    of the other budgets. Name the longest conditions first.
     """
 
     def trial(condition: tuple[Any, ...], lr: float) -> Any:
@@ -106,7 +108,8 @@ def tuned(
         for condition, results in trying.items():
             scores = {lr: result.get()["validation"] for lr, result in results.items()}
             for _ in range(extend):
-                if (lr := past_the_edge(scores)) is not None:
+                lr = past_the_edge(scores)
+                if lr is not None and scores[best_rate(scores)] > enough:
                     scores[lr] = trial(condition, lr).get()["validation"]
             best = best_rate(scores)
             tried.append(

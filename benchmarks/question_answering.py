@@ -45,6 +45,7 @@ from rope_teach.course.training import (
 TRAINED, MEASURED, DEPTHS = 4, (4, 8, 16), 4  # sentences, of 4 or 5 tokens
 STEPS, BUDGETS, BATCH = 800, (), 32
 RATES, SEEDS, STORIES = (1e-3, 2e-3, 4e-3), (1, 2, 3), 75
+LEARNED = 5e-3  # nats of validation: a better rate would hardly show
 MODEL = {"vocab": len(STORY_WORDS), "layers": 3, "max_len": 6 + 5 * max(MEASURED)}
 CONDITIONS = [
     ("random places", "rope"),
@@ -170,7 +171,7 @@ def main() -> None:
     with Workers(asked.workers) as workers:
         given = {"steps": steps, "device": asked.device}
         collect = tuned(
-            workers, run, conditions, rates, seeds, budgets, extend=1, **given
+            workers, run, conditions, rates, seeds, budgets, 1, LEARNED, **given
         )
         tried, runs, shorter = collect()
     settings = {

@@ -44,6 +44,7 @@ TRAINED, MEASURED, FACT = 8, (8, 16, 32), 3  # sentences; a sentence has 3 token
 STEPS, BUDGETS, BATCH = 500, (), 32
 MORE_STEPS = 250  # on longer reports, where that is the remedy
 RATES, SEEDS, REPORTS = (1e-3, 2e-3, 4e-3), (1, 2, 3), 300
+LEARNED = 5e-3  # nats of validation: a better rate would hardly show
 MODEL = {"vocab": len(REPORT_WORDS), "max_len": FACT * max(MEASURED)}
 CONDITIONS = [
     ("then longer reports", "rope"),
@@ -216,7 +217,7 @@ def main() -> None:
     with Workers(asked.workers) as workers:
         given = {"steps": steps, "device": asked.device}
         collect = tuned(
-            workers, run, conditions, rates, seeds, budgets, extend=1, **given
+            workers, run, conditions, rates, seeds, budgets, 1, LEARNED, **given
         )
         tried, runs, shorter = collect()
     settings = {

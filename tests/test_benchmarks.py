@@ -198,5 +198,7 @@ def test_the_best_rate_is_looked_for_past_the_edge(monkeypatch):
     assert [run["lr"] for run in runs] == [2.5e-4] * 2 + [2e-3] * 2 + [0.016] * 2
     assert [run["steps"] for run in shorter] == [3, 3, 3]
     assert {seed for _, _, seed, _ in tried} == {common.TUNING_SEED, 1, 2}
+    known = common.tuned(AtOnce(), run, [("high",)], rates, (1,), (), 2, 2.1)()[0]
+    assert known[0]["best"] == 4e-3 and known[0]["at_the_edge"]
     assert common.best_rate({1e-3: None, 2e-3: math.nan, 4e-3: 7.0}) == 4e-3
     assert common.past_the_edge({0.02: 1.0, 0.04: 0.5, 0.08: None}) is None
