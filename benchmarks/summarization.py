@@ -216,9 +216,8 @@ def main() -> None:
         rates, seeds, budgets, steps = RATES[1:2], SEEDS[:1], (), 20
     with Workers(asked.workers) as workers:
         given = {"steps": steps, "device": asked.device}
-        collect = tuned(
-            workers, run, conditions, rates, seeds, budgets, 1, LEARNED, **given
-        )
+        given |= {"extend": 1, "enough": LEARNED}
+        collect = tuned(workers, run, conditions, rates, seeds, budgets, **given)
         tried, runs, shorter = collect()
     settings = {
         "model": MODEL,
