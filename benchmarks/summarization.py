@@ -41,7 +41,7 @@ from rope_teach.course.training import (
 from rope_teach.rotary import RotaryEmbedding
 
 TRAINED, MEASURED, FACT = 8, (8, 16, 32), 3  # sentences; a sentence has 3 tokens
-STEPS, BUDGETS, BATCH = 500, (), 32
+STEPS, BUDGETS, BATCH = 500, (300,), 32
 MORE_STEPS = 250  # on longer reports, where that is the remedy
 RATES, SEEDS, REPORTS = (1e-3, 2e-3, 4e-3), (1, 2, 3), 300
 LEARNED = 5e-3  # nats of validation: a better rate would hardly show
