@@ -43,7 +43,7 @@ from rope_teach.course.training import (
 )
 
 TRAINED, MEASURED, DEPTHS = 4, (4, 8, 16), 4  # sentences, of 4 or 5 tokens
-STEPS, BUDGETS, BATCH = 800, (), 32
+STEPS, BUDGETS, BATCH = 800, (400,), 32
 RATES, SEEDS, STORIES = (1e-3, 2e-3, 4e-3), (1, 2, 3), 75
 LEARNED = 5e-3  # nats of validation: a better rate would hardly show
 MODEL = {"vocab": len(STORY_WORDS), "layers": 3, "max_len": 6 + 5 * max(MEASURED)}
