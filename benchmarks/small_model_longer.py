@@ -203,7 +203,7 @@ def main() -> None:
     asked = options(device="cuda")
     rules, rates, seeds, steps, share = RULES, RATES, SEEDS, STEPS, 4
     if asked.quick:
-        rules, rates, seeds, steps, share = RULES[:1], RATES[:1], SEEDS[:1], 2, 400
+        rules, rates, seeds, steps, share = RULES[:1], RATES[:1], SEEDS[:1], 2, 80
     with TemporaryDirectory() as folder, Workers(asked.workers) as workers:
         stream = Path(folder, "stream.pt")
         read_stream(stream, share)
