@@ -2,18 +2,19 @@
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rope_teach.course.tasks import Batch, python_text, text_windows
 from rope_teach.course.training import RESULTS
@@ -32,10 +33,11 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def options() -> argparse.Namespace:
+def options(device: str = "cpu") -> argparse.Namespace:
     """What a script that tunes its rates can be told besides."""
     parser = arguments()
-    parser.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
+    help_ = f"where to train: cpu or cuda (default: {device})"
+    parser.add_argument("--device", default=device, help=help_)
     help_ = "a few steps of a few trainings, and nothing is written"
     parser.add_argument("--quick", action="store_true", help=help_)
     return parser.parse_args()
@@ -78,35 +80,44 @@ def tuned(
     rates: Sequence[float],
     seeds: Sequence[int],
     budgets: Sequence[int] = (),
+    extend: int = 0,
+    enough: float = 0.0,
     **given: Any,
 ) -> Callable[[], tuple[list[Run], list[Run], list[Run]]]:
     """Train each condition with the rate that suits it best; return how to collect.
 
     ``run(*condition, lr, seed, **given)`` is called with each rate and ``TUNING_SEED``,
     then with the rate of the lowest ``"validation"`` and each of ``seeds``, and with
-    their first for each of ``budgets``, which are other numbers of steps. Calling what
-    comes back waits for all that, and returns the rates tried, the runs, and those of
-    the other budgets. Name the longest conditions first.
+    their first for each of ``budgets``, which are other numbers of steps. Where the
+    best rate is the first or last of those tried, the next one is tried too, up to
+    ``extend`` times, unless the task is learned: a validation below ``enough``. Calling
+    what comes back waits for all that, and returns the rates tried, the runs, and those
+    of the other budgets. Name the longest conditions first.
     """
+
+    def trial(condition: tuple[Any, ...], lr: float) -> Any:
+        return workers.submit(run, (*condition, lr, TUNING_SEED), **given)
+
     trying = {
-        condition: [
-            workers.submit(run, (*condition, lr, TUNING_SEED), **given) for lr in rates
-        ]
+        condition: {lr: trial(condition, lr) for lr in rates}
         for condition in conditions
     }
 
     def collect() -> tuple[list[Run], list[Run], list[Run]]:
         tried, waiting, others = [], [], []
         for condition, results in trying.items():
-            scores = [result.get()["validation"] for result in results]
-            found = [score for score in scores if score is not None]  # not diverged
-            best = rates[scores.index(min(found))]
+            scores = {lr: result.get()["validation"] for lr, result in results.items()}
+            for _ in range(extend):
+                lr = past_the_edge(scores)
+                if lr is not None and scores[best_rate(scores)] > enough:
+                    scores[lr] = trial(condition, lr).get()["validation"]
+            best = best_rate(scores)
             tried.append(
                 {
                     "condition": condition,
-                    "validation": dict(zip(map(str, rates), scores, strict=True)),
+                    "validation": {str(lr): scores[lr] for lr in sorted(scores)},
                     "best": best,
-                    "at_the_edge": best in (min(rates), max(rates)),
+                    "at_the_edge": past_the_edge(scores) is not None,
                 }
             )
             # Submitted while other conditions still try theirs, so that no core waits.
@@ -123,6 +134,25 @@ def tuned(
         return tried, runs, shorter
 
     return collect
+
+
+def best_rate(scores: dict[float, float | None]) -> float:
+    """The rate of the lowest score; a training that diverged has none, or NaN."""
+    found = {
+        lr: score
+        for lr, score in scores.items()
+        if score is not None and math.isfinite(score)
+    }
+    return min(found, key=found.__getitem__)
+
+
+def past_the_edge(scores: dict[float, float | None]) -> float | None:
+    """The rate that comes next if the best one is the lowest or highest tried."""
+    rates, best = sorted(scores), best_rate(scores)
+    if len(rates) > 1 and best in (rates[0], rates[-1]):
+        neighbour = rates[1] if best == rates[0] else rates[-2]
+        return float(f"{best * best / neighbour:.2g}")
+    return None
 
 
 def timed(run: Callable[..., Run], case: tuple[Any, ...], given: Run) -> Run:
@@ -174,6 +204,31 @@ def in_lines(fact: Any) -> str:
     if isinstance(fact, list) and fact and all(isinstance(each, dict) for each in fact):
         return "[\n" + ",\n".join(f"  {json.dumps(each)}" for each in fact) + "\n ]"
     return json.dumps(fact, indent=1).replace("\n", "\n ")
+
+
+def descend(
+    model: nn.Module,
+    loss_at: Callable[[int], Tensor],
+    steps: int,
+    lr: float,
+    warm_up: int,
+    **adamw: Any,
+) -> Iterator[Tensor]:
+    """Train on the GPU's terms: yields each step's loss, and never waits for it.
+
+    AdamW with a warm-up and cosine decay to zero, as the small real model had it.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), **adamw)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            done = 0.5 + 0.5 * math.cos(math.pi * step / steps)
+            group["lr"] = lr * min(1, (step + 1) / warm_up) * done
+        loss = loss_at(step)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        yield loss.detach()
 
 
 def rounded(x: Tensor) -> list[float]:

@@ -15,7 +15,6 @@ import argparse
 import hashlib
 import itertools
 import json
-import math
 import multiprocessing
 import platform
 import random
@@ -28,7 +27,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common import processor, save
+from common import descend, processor, save
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -234,30 +233,31 @@ def train(
     compiled: bool = True,
     say: int = 2000,
 ) -> list[float]:
-    """AdamW in mixed precision, warm-up, cosine to zero; the loss at each mark."""
+    """In mixed precision; the loss at each mark."""
     device = next(model.parameters()).device
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.1,
-        fused=device.type == "cuda",
-    )  # fmt: skip
     run = torch.compile(model) if compiled else model
     losses = []
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            done = 0.5 + 0.5 * math.cos(math.pi * step / steps)
-            group["lr"] = lr * min(1, (step + 1) / warm_up) * done
-        tokens = batch_of(data, seq, rows)
-        with torch.autocast(device.type, torch.bfloat16):
-            logits = run(tokens[:, :-1])
-        loss = F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        if step % say == say - 1 or step == steps - 1:
+    steps_of = descend(
+        model,
+        lambda step: next_token_loss(run, batch_of(data, seq, rows)),
+        steps,
+        lr,
+        warm_up,
+        weight_decay=0.1,
+        fused=device.type == "cuda",
+    )
+    for step, loss in enumerate(steps_of, start=1):
+        if step % say == 0 or step == steps:
             losses.append(round(loss.item(), 4))
-            print(f"step {step + 1} of {steps}: loss {losses[-1]}", flush=True)
+            print(f"step {step} of {steps}: loss {losses[-1]}", flush=True)
     return losses
+
+
+def next_token_loss(model: Any, rows: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of each token but the first, in mixed precision."""
+    with torch.autocast(rows.device.type, torch.bfloat16):
+        logits = model(rows[:, :-1])
+    return F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
 
 
 # ------------------------------------------------------------------- measuring

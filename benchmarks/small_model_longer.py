@@ -10,29 +10,26 @@ benchmarks/small_model.py reads:
     python benchmarks/small_model_longer.py --workers 5
 """
 
-import argparse
-import json
-import math
-import multiprocessing
-import platform
-import tempfile
-import time
 from collections.abc import Sequence
-from datetime import date
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from common import processor, save
-from small_model import HELD_OUT, flat, permissive, read_packages
+from common import TUNING_SEED, Run, Workers, descend, options, tuned, write
+from small_model import (
+    HELD_OUT,
+    flat,
+    next_token_loss,
+    permissive,
+    read_packages,
+)
 
 from rope_teach.course.models import LanguageModel
 from rope_teach.course.needles import found, needles
 from rope_teach.course.small import CodeTokens, bits_per_byte, load_small
 from rope_teach.course.tasks import END, python_text
-from rope_teach.course.training import RESULTS
 from rope_teach.frequencies import (
     Scaling,
     dynamic_ntk,
@@ -48,7 +45,6 @@ TRAINED, LONGER, BIN = 512, 2048, 32
 DEPTHS = (0.05, 0.35, 0.65, 0.95)
 STEPS, ROWS, RATES, SEEDS = 200, 16, (1e-4, 3e-4, 1e-3), (1, 2, 3)
 PARTS = {"factor": LONGER / TRAINED, "trained_length": TRAINED}
-STREAM = Path(tempfile.gettempdir(), "small_model_stream.pt")
 SEARCH = {"generations": 6, "children": 8}
 
 
@@ -106,14 +102,7 @@ def search(model: LanguageModel, trial: torch.Tensor, seed: int) -> list[float]:
 
 @torch.no_grad()
 def loss_of(model: LanguageModel, rows: torch.Tensor) -> float:
-    losses = []
-    for part in rows.split(8):
-        with torch.autocast(part.device.type, torch.bfloat16):
-            logits = model(part[:, :-1])
-        losses.append(
-            F.cross_entropy(logits.float().flatten(0, 1), part[:, 1:].flatten())
-        )
-    return float(torch.stack(losses).mean())
+    return float(torch.stack([next_token_loss(model, r) for r in rows.split(8)]).mean())
 
 
 def windows(stream: torch.Tensor, count: int, seed: int) -> torch.Tensor:
@@ -123,10 +112,14 @@ def windows(stream: torch.Tensor, count: int, seed: int) -> torch.Tensor:
 
 
 def measure(
-    model: LanguageModel, tokens: CodeTokens, name: str, factors: Sequence[float]
+    model: LanguageModel,
+    tokens: CodeTokens,
+    name: str,
+    factors: Sequence[float],
+    quick: bool,
 ) -> dict[str, Any]:
     """Bits by place and constants found, in short and long windows of unseen text."""
-    text = bytes(python_text(HELD_OUT).tolist()).decode()
+    text = bytes(python_text(HELD_OUT)[: 12_000 if quick else None].tolist()).decode()
     result: dict[str, Any] = {"bits": {}, "found": {}}
     for length in (TRAINED, LONGER):
         there = under(model, rule_of(name, length, factors))
@@ -134,109 +127,108 @@ def measure(
         means = by_place.unflatten(0, (-1, BIN)).mean(1)
         result["bits"][length] = [round(x, 4) for x in means.tolist()]
         result["found"][length] = [
-            round(found(there, *needles(tokens, text, length, depth, 48)), 4)
+            round(
+                found(there, *needles(tokens, text, length, depth, 1 if quick else 48)),
+                4,
+            )
             for depth in DEPTHS
         ]
     return result
 
 
-def run(name: str, lr: float, seed: int, device: str, whole: bool) -> dict[str, Any]:
-    """Fine-tune under one rule; its validation loss, and all figures if ``whole``."""
-    started = time.monotonic()
+def run(
+    name: str,
+    lr: float,
+    seed: int,
+    stream: Path,
+    device: str,
+    steps: int = STEPS,
+    quick: bool = False,
+) -> Run:
+    """Fine-tune under one rule; measure all of it, if its seed counts."""
     torch.manual_seed(seed)
     model, tokens = load_small()
-    stream = torch.load(STREAM)
+    texts = torch.load(stream)
     model.to(device)
     factors: list[float] = []
     if name == "LongRoPE":
-        factors = search(
-            model, windows(stream["train"], 32, 1000 + seed).to(device), seed
-        )
-    result: dict[str, Any] = {"rule": name, "lr": lr, "seed": seed, "factors": factors}
+        trial = windows(texts["train"], 32, 1000 + seed).to(device)
+        factors = search(model, trial, seed)
+    result: Run = {"rule": name, "lr": lr, "seed": seed, "factors": factors}
+    whole = seed != TUNING_SEED
     if whole:
-        result["as it is"] = measure(model, tokens, name, factors)
-    tuned = under(model, rule_of(name, LONGER, factors)).train()
-    optimizer = torch.optim.AdamW(tuned.parameters(), lr=lr, betas=(0.9, 0.95))
-    count = STEPS * ROWS // 2
+        result["as it is"] = measure(model, tokens, name, factors, quick)
+    taught = under(model, rule_of(name, LONGER, factors)).train()
+    rows_at_once = 2 if quick else ROWS
+    count = steps * rows_at_once // 2
     both = (
-        windows(stream["train"], count, seed),
-        needles(tokens, stream["train"], LONGER + 1, None, count, seed)[0],
+        windows(texts["train"], count, seed),
+        needles(tokens, texts["train"], LONGER + 1, None, count, seed)[0],
     )
-    rows = torch.stack(both, dim=1).flatten(0, 1).to(device).split(ROWS)
-    for step, part in enumerate(rows):
-        for group in optimizer.param_groups:
-            done = 0.5 + 0.5 * math.cos(math.pi * step / STEPS)
-            group["lr"] = lr * min(1, (step + 1) / 20) * done
-        with torch.autocast(part.device.type, torch.bfloat16):
-            logits = tuned(part[:, :-1])
-        loss = F.cross_entropy(logits.float().flatten(0, 1), part[:, 1:].flatten())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(tuned.parameters(), 1.0)
-        optimizer.step()
-    held = windows(stream["validation"], 64, 0).to(device)
-    result["validation"] = round(loss_of(tuned.eval(), held), 4)
+    rows = torch.stack(both, dim=1).flatten(0, 1).to(device).split(rows_at_once)
+
+    def loss_at(step: int) -> torch.Tensor:
+        return next_token_loss(taught, rows[step])
+
+    for _ in descend(taught, loss_at, steps, lr, warm_up=20):
+        pass
+    held = windows(texts["validation"], 2 if quick else 64, 0).to(device)
+    result["validation"] = round(loss_of(taught.eval(), held), 4)
     if whole:
-        result["tuned"] = measure(tuned, tokens, name, factors)
-    print(name, lr, seed, result["validation"], f"{time.monotonic() - started:.0f} s",
-          flush=True)  # fmt: skip
+        result["tuned"] = measure(taught, tokens, name, factors, quick)
     return result
 
 
-def read_stream(most: int | None) -> None:
-    """Tokens of the packages that the model learned from, and some put aside."""
+def read_stream(path: Path, share: int) -> None:
+    """Tokens of one in ``share`` files that the model learned from; some put aside."""
     texts, _ = read_packages(permissive())
     _, tokens = load_small()
-    rows = [
-        [*e.ids, END] for e in tokens.tokenizer.encode_batch(sorted(texts)[::4][:most])
-    ]
+    encoded = tokens.tokenizer.encode_batch(sorted(texts)[::share])
+    rows = [[*each.ids, END] for each in encoded]
     cut = len(rows) * 19 // 20
-    torch.save({"train": flat(rows[:cut]), "validation": flat(rows[cut:])}, STREAM)
+    torch.save({"train": flat(rows[:cut]), "validation": flat(rows[cut:])}, path)
+
+
+def table(runs: list[Run]) -> None:
+    """Print mean bits per byte and the share of constants found, by length."""
+    for run in runs:
+        for when in ("as it is", "tuned"):
+            means = [
+                f"{n}: {sum(b) / len(b):.3f}" for n, b in run[when]["bits"].items()
+            ]
+            print(run["rule"], run["seed"], when, *means, run[when]["found"])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workers", type=int, default=5)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--most", type=int)
-    parser.add_argument(
-        "--result", type=Path, default=RESULTS / "small_model_longer.json"
-    )
-    given = parser.parse_args()
-    started = time.monotonic()
-    read_stream(given.most)
-    print(f"{time.monotonic() - started:.0f} s to read", flush=True)
-    with multiprocessing.get_context("spawn").Pool(given.workers) as pool:
-        tried = pool.starmap(
-            run, [(r, lr, 0, given.device, False) for r in RULES for lr in RATES], 1
-        )
-        best = {
-            rule: min(
-                (t for t in tried if t["rule"] == rule), key=lambda t: t["validation"]
-            )
-            for rule in RULES
+    asked = options(device="cuda")
+    rules, rates, seeds, steps, share = RULES, RATES, SEEDS, STEPS, 4
+    if asked.quick:
+        rules, rates, seeds, steps, share = RULES[:1], RATES[:1], SEEDS[:1], 2, 80
+    with TemporaryDirectory() as folder, Workers(asked.workers) as workers:
+        stream = Path(folder, "stream.pt")
+        read_stream(stream, share)
+        given = {
+            "stream": stream,
+            "device": asked.device,
+            "steps": steps,
+            "quick": asked.quick,
         }
-        jobs = [(r, best[r]["lr"], s, given.device, True) for s in SEEDS for r in RULES]
-        runs = pool.starmap(run, jobs, 1)
-    where = torch.cuda.get_device_name() if given.device == "cuda" else "CPU"
-    facts = {
-        "command": f"python benchmarks/small_model_longer.py --workers {given.workers}",
-        "date": date.today().isoformat(),
-        "machine": f"{where}, {processor()}",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "settings": {"trained_length": TRAINED, "longer": LONGER, "steps": STEPS,
-                     "rows": ROWS, "seeds": SEEDS, "depths": DEPTHS, "search": SEARCH,
-                     "positions_in_a_bin": BIN, "held_out": HELD_OUT},
-        "seconds": round(time.monotonic() - started),
-        "rates_tried": {r: {t["lr"]: t["validation"] for t in tried if t["rule"] == r}
-                        for r in RULES},
-    }  # fmt: skip
-    save(given.result, facts, runs)
-    print(f"{time.monotonic() - started:.0f} s in all")
-    for r in runs:
-        for when in ("as it is", "tuned"):
-            means = {n: sum(b) / len(b) for n, b in r[when]["bits"].items()}
-            print(r["rule"], r["seed"], when, json.dumps(means), r[when]["found"])
+        conditions = [(rule,) for rule in rules]
+        tried, runs, _ = tuned(workers, run, conditions, rates, seeds, **given)()
+    settings = {
+        "trained_length": TRAINED,
+        "longer": LONGER,
+        "steps": STEPS,
+        "rows": ROWS,
+        "seeds": SEEDS,
+        "depths": DEPTHS,
+        "search": SEARCH,
+        "positions_in_a_bin": BIN,
+        "held_out": HELD_OUT,
+    }
+    if not asked.quick:
+        write("small_model_longer", settings, runs, asked.device, rates_tried=tried)
+    table(runs)
 
 
 if __name__ == "__main__":

@@ -8,27 +8,21 @@ each condition by validation; three more seeds follow. Minutes on one GPU:
     python benchmarks/small_summarizers.py --workers 5
 """
 
-import argparse
-import math
-import multiprocessing
-import platform
 import random
-import tempfile
-import time
-from datetime import date
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common import processor, save
+from common import TUNING_SEED, Run, Workers, descend, options, tuned, write
 from small_model import in_batches, permissive, read_packages, without_copies
 
 from rope_teach.course import functions as tasks
 from rope_teach.course.models import LanguageModel, Summarizer, summarize
 from rope_teach.course.small import DOC, CodeTokens, load_small, summary_prompt
 from rope_teach.course.tasks import END, IGNORE, PAD, START, padded
-from rope_teach.course.training import RESULTS, rouge_l
+from rope_teach.course.training import rouge_l
 
 SIZES = {"vocab": 4096, "dim": 256, "heads": 8}
 CONDITIONS: dict[str, dict[str, Any]] = {
@@ -37,9 +31,8 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "encoder-decoder, none": {"layers": 3, "encoding": "none"},
     "decoder only, RoPE": {"layers": 6, "encoding": "rope"},
 }
-STEPS, BATCH, LONGEST = 1000, 64, 320  # tokens of a code
+STEPS, BATCH, LONGEST = 800, 64, 320  # tokens of a code
 RATES, SEEDS = (5e-4, 1e-3, 2e-3), (1, 2, 3)
-PAIRS = Path(tempfile.gettempdir(), "small_summarizers.pt")
 
 Pair = tuple[list[int], list[int]]  # tokens of a code and of its summary
 
@@ -70,47 +63,54 @@ def loss_of(
 
 
 def run(
-    condition: str, lr: float, seed: int, device: str, steps: int
-) -> dict[str, Any]:
-    """Train one model; its validation loss and, for the seeds that count, ROUGE-L."""
-    started = time.monotonic()
+    condition: str,
+    lr: float,
+    seed: int,
+    pairs: Path,
+    device: str,
+    steps: int = STEPS,
+    batch: int = BATCH,
+    most: int | None = None,
+) -> Run:
+    """Train one model; its validation loss and, for the seeds that count, ROUGE-L.
+
+    The trainings that choose a rate take half the steps.
+    """
+    steps = steps // 2 if seed == TUNING_SEED else steps
     torch.manual_seed(seed)
     rng = random.Random(seed)
-    pairs = torch.load(PAIRS)
+    known = torch.load(pairs)
     model = model_of(condition).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95))
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            done = 0.5 + 0.5 * math.cos(math.pi * step / steps)
-            group["lr"] = lr * min(1, (step + 1) / 100) * done
-        loss = loss_of(model, rng.sample(pairs["train"], BATCH), device)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+
+    def loss_at(step: int) -> torch.Tensor:
+        return loss_of(model, rng.sample(known["train"], batch), device)
+
+    for _ in descend(model, loss_at, steps, lr, warm_up=100):
+        pass
     model.eval()
     with torch.no_grad():
-        held = pairs["validation"]
+        held = known["validation"][:most]
         parts = [held[n : n + BATCH] for n in range(0, len(held), BATCH)]
         losses = [float(loss_of(model, part, device)) for part in parts]
-    result = {
-        "condition": condition, "lr": lr, "seed": seed, "steps": steps,
+    return {
+        "condition": condition,
+        "lr": lr,
+        "seed": seed,
+        "steps": steps,
         "parameters": sum(p.numel() for p in model.parameters()),
         "validation": round(sum(losses) / len(losses), 4),
-    }  # fmt: skip
-    if seed in SEEDS:
-        result |= written(model, device)
-    print(condition, lr, seed, result["validation"], result.get("rouge_l"),
-          f"{time.monotonic() - started:.0f} s", flush=True)  # fmt: skip
-    return result
+        **({} if seed == TUNING_SEED else written(model, device, most)),
+    }
 
 
-def written(model: LanguageModel | Summarizer, device: str) -> dict[str, Any]:
+def written(
+    model: LanguageModel | Summarizer, device: str, most: int | None
+) -> dict[str, Any]:
     """ROUGE-L on the standard library's test functions, and some summaries."""
     _, tokens = load_small()
     known = [
         f for f in tasks.functions("test") if len(tokens.encode(f.code)) <= LONGEST
-    ]
+    ][:most]
     if isinstance(model, Summarizer):
         texts = []
         for n in range(0, len(known), BATCH):
@@ -132,7 +132,7 @@ def written(model: LanguageModel | Summarizer, device: str) -> dict[str, Any]:
     }
 
 
-def read_pairs(most: int | None) -> None:
+def read_pairs(path: Path, most: int | None) -> None:
     """Functions of the installed packages, in tokens; some put aside to validate."""
     texts, _ = read_packages(permissive())
     texts = sorted(texts)
@@ -144,54 +144,34 @@ def read_pairs(most: int | None) -> None:
     both = zip(code, said, strict=True)
     pairs = [(c.ids, s.ids) for c, s in both if len(c.ids) <= LONGEST]
     assert PAD not in pairs[0][0]
-    torch.save({"train": pairs[512:], "validation": pairs[:512]}, PAIRS)
+    torch.save({"train": pairs[512:], "validation": pairs[:512]}, path)
     print(len(pairs), "pairs", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workers", type=int, default=5)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--most", type=int)
-    parser.add_argument(
-        "--result", type=Path, default=RESULTS / "small_summarizers.json"
-    )
-    given = parser.parse_args()
-    started = time.monotonic()
-    read_pairs(given.most)
-    few = given.steps // 2
-    with multiprocessing.get_context("spawn").Pool(given.workers) as pool:
-        tried = pool.starmap(
-            run, [(c, lr, 0, given.device, few) for c in CONDITIONS for lr in RATES], 1
-        )
-        best = {
-            name: min(
-                (t for t in tried if t["condition"] == name),
-                key=lambda t: t["validation"],
-            )["lr"]
-            for name in CONDITIONS
-        }
-        jobs = [
-            (c, best[c], s, given.device, given.steps)
-            for s in SEEDS
-            for c in CONDITIONS
-        ]
-        runs = pool.starmap(run, jobs, 1)
-    where = torch.cuda.get_device_name() if given.device == "cuda" else "CPU"
-    facts = {
-        "command": f"python benchmarks/small_summarizers.py --workers {given.workers}",
-        "date": date.today().isoformat(),
-        "machine": f"{where}, {processor()}",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "settings": {**SIZES, "conditions": CONDITIONS, "steps": given.steps,
-                     "batch": BATCH, "seeds": SEEDS, "longest_code": LONGEST},
-        "seconds": round(time.monotonic() - started),
-        "rates_tried": {c: {t["lr"]: t["validation"] for t in tried
-                            if t["condition"] == c} for c in CONDITIONS},
-    }  # fmt: skip
-    save(given.result, facts, runs)
-    print(f"{time.monotonic() - started:.0f} s in all")
+    asked = options(device="cuda")
+    conditions, rates, seeds, steps = [*CONDITIONS], RATES, SEEDS, STEPS
+    if asked.quick:
+        conditions, rates, seeds, steps = conditions[::3], RATES[:1], SEEDS[:1], 4
+    with TemporaryDirectory() as folder, Workers(asked.workers) as workers:
+        pairs = Path(folder, "pairs.pt")
+        read_pairs(pairs, 600 if asked.quick else None)
+        given = {"pairs": pairs, "device": asked.device, "steps": steps}
+        given |= {"batch": 4, "most": 4} if asked.quick else {}
+        each = [(condition,) for condition in conditions]
+        tried, runs, _ = tuned(workers, run, each, rates, seeds, **given)()
+    settings = {
+        **SIZES,
+        "conditions": CONDITIONS,
+        "steps": STEPS,
+        "batch": BATCH,
+        "seeds": SEEDS,
+        "longest_code": LONGEST,
+    }
+    if not asked.quick:
+        write("small_summarizers", settings, runs, asked.device, rates_tried=tried)
+    for result in runs:
+        print(*(result[k] for k in ("condition", "lr", "seed", "rouge_l")))
 
 
 if __name__ == "__main__":

@@ -165,3 +165,40 @@ def test_cross_attention_that_rotates_both_texts(monkeypatch):
     weights = (q @ k.mT / 8**0.5).softmax(-1)
     torch.testing.assert_close(layer.weights(x, context=context), weights)
     assert layer(x, context=context).shape == x.shape
+
+
+class AtOnce:
+    """Workers that train when they are asked to."""
+
+    def submit(self, run, case, **given):
+        class Result:
+            def get(self):
+                return run(*case, **given)
+
+        return Result()
+
+
+def test_the_best_rate_is_looked_for_past_the_edge(monkeypatch):
+    common = script(monkeypatch, "common")
+    tried = []
+
+    def run(name, lr, seed, steps=9):
+        tried.append((name, lr, seed, steps))
+        if lr > 0.05:
+            return {"validation": None}  # diverged
+        best = {"low": 1e-4, "inside": 2e-3, "high": 0.032}[name]
+        return {"validation": abs(math.log(lr / best)), "lr": lr, "steps": steps}
+
+    conditions, rates = [("low",), ("inside",), ("high",)], (1e-3, 2e-3, 4e-3)
+    found = common.tuned(AtOnce(), run, conditions, rates, (1, 2), (3,), extend=2)
+    facts, runs, shorter = found()
+    assert [fact["best"] for fact in facts] == [2.5e-4, 2e-3, 0.016]
+    assert [fact["at_the_edge"] for fact in facts] == [True, False, True]
+    assert [len(fact["validation"]) for fact in facts] == [5, 3, 5]
+    assert [run["lr"] for run in runs] == [2.5e-4] * 2 + [2e-3] * 2 + [0.016] * 2
+    assert [run["steps"] for run in shorter] == [3, 3, 3]
+    assert {seed for _, _, seed, _ in tried} == {common.TUNING_SEED, 1, 2}
+    known = common.tuned(AtOnce(), run, [("high",)], rates, (1,), (), 2, 2.1)()[0]
+    assert known[0]["best"] == 4e-3 and known[0]["at_the_edge"]
+    assert common.best_rate({1e-3: None, 2e-3: math.nan, 4e-3: 7.0}) == 4e-3
+    assert common.past_the_edge({0.02: 1.0, 0.04: 0.5, 0.08: None}) is None

@@ -1,6 +1,7 @@
 """A reader's own data: one call each, and a clear error for what cannot be learned."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -9,7 +10,15 @@ from rope_teach.course.models import LanguageModel, QuestionAnswerer, Summarizer
 from rope_teach.course.own_data import batches, evaluate, text_tokens
 from rope_teach.course.small import Bytes, load_small
 from rope_teach.course.tasks import END, IGNORE, START, text_batches
-from rope_teach.course.training import fit, load, save, seed_everything
+from rope_teach.course.training import (
+    exact_match,
+    f1,
+    fit,
+    load,
+    rouge_l,
+    save,
+    seed_everything,
+)
 
 MAILS = [
     (f"Dear all, the {what} meeting moves to {day}. Bring {it}.", f"{what} on {day}")
@@ -59,6 +68,13 @@ def test_a_text_file_is_learned(tmp_path):
         for source in (empty, path):
             with pytest.raises(ValueError, match="source must contain text"):
                 text_tokens(source, TOKENS)
+    path.write_bytes("\ufeffГолос\r\nмоя\r\n".encode())  # as Windows writes it
+    assert TOKENS.decode(text_tokens(path, TOKENS).tolist()) == "Голос\nмоя\n"
+    with pytest.raises(ValueError, match=r"write Path\('.*notes.txt'\)"):
+        text_tokens(str(path), TOKENS)
+    for wrong in (None, b"text"):
+        with pytest.raises(TypeError, match="source must be a text or a Path"):
+            text_tokens(wrong, TOKENS)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="not a text in UTF-8"):
         text_tokens(path, TOKENS)
@@ -138,7 +154,20 @@ def test_an_answer_that_occurs_twice_can_be_placed():
         (Summarizer, [("a" * 513, "b")], r"examples\[0\] has 513 tokens"),
         (LanguageModel, [("a" * 510, "bcd")], r"has 51. tokens, more than max_len=512"),
         (QuestionAnswerer, [("a" * 512, "?", "a")], "cut the text, or raise max_len"),
-        (Summarizer, [("a", None)], r"examples\[0\] has an empty text"),
+        (Summarizer, [("a", None)], r"has an empty text, or NoneType where text"),
+        (Summarizer, [("a", math.nan)], r"has an empty text, or float where text"),
+        (Summarizer, [("a", "b"), None], r"examples\[1\] must be .*, got None"),
+        (Summarizer, [{"text": "a", "title": "b"}], r"must be \(document, summary\)"),
+        (Summarizer, ("one", "pair"), r"examples\[0\] must be .*, got 'one'"),
+        (Summarizer, None, "at least one example, got None"),
+        (QuestionAnswerer, [("a", "?", "a", 0, 1)], r"must be \(context, question"),
+        (
+            QuestionAnswerer,
+            [("a", "?", "a", math.nan)],
+            "begins must be a whole number",
+        ),
+        (QuestionAnswerer, [("a", "?", "a", -1)], "at character -1"),
+        (QuestionAnswerer, [("a\r\nb", "?", "a\nb")], "is not in its context"),
     ],
 )
 def test_what_cannot_be_learned_is_refused_at_once(kind, examples, message):
@@ -149,11 +178,57 @@ def test_what_cannot_be_learned_is_refused_at_once(kind, examples, message):
         evaluate(model, examples, TOKENS)
 
 
+def test_a_generator_is_read_once_and_trains_as_a_list_does():
+    model = model_of(Summarizer)
+    one, two = (
+        next(batches(model, examples, TOKENS, batch=4))
+        for examples in (MAILS, (mail for mail in MAILS))
+    )
+    assert torch.equal(one[1], two[1])
+    scores = [
+        evaluate(model, examples, TOKENS, steps=3)
+        for examples in (MAILS[:2], iter(MAILS[:2]))
+    ]
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted", "right"),
+    [
+        ("Привет, мир", "привет мир!", 1),
+        ("привет", "пока", 0),
+        ("東京", "東京", 1),
+        ("東京", "大阪", 0),
+        ("🙂", "🙃", 0),
+        ("()", "[]", 0),
+        ('""', "'?'", 0),
+    ],
+)
+def test_words_of_any_script_are_compared(said, wanted, right):
+    assert exact_match(said, wanted) == f1(said, wanted) == right
+    assert rouge_l(said, wanted) == right
+
+
+def test_special_tokens_in_a_text_are_text():
+    model, pieces = load_small()
+    context = "first <start> then <end> and <pad> or <answer>"
+    pointer = QuestionAnswerer(len(pieces), dim=16, encoding="rope")
+    rows, spans = next(batches(pointer, [(context, "<ask>?", "<end>")], pieces))
+    first, last = spans[0].tolist()
+    assert rows[0].tolist().count(START) == 1
+    assert pieces.decode(rows[0, first : last + 1].tolist()).strip() == "<end>"
+    rows, targets = next(batches(model, [(context, "a <end> of it")], pieces))
+    assert (targets == END).sum() == 1 and not (rows == END).any()
+
+
 def test_a_vocabulary_that_does_not_fit_is_refused():
     small = Summarizer(100, encoding="rope")
     with pytest.raises(ValueError, match="262 tokens, more than the model's 100"):
         batches(small, MAILS, TOKENS)
     with pytest.raises(TypeError, match="model must be a LanguageModel"):
         batches(torch.nn.Linear(1, 1), MAILS, TOKENS)
+    for wrong in ("bytes", Bytes, None):
+        with pytest.raises(TypeError, match=r"tokens must be a tokenizer, such as B"):
+            batches(model_of(Summarizer), MAILS, wrong)
     with pytest.raises(ValueError, match="batch must be at least 1"):
         batches(model_of(Summarizer), MAILS, TOKENS, batch=0)

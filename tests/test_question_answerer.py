@@ -249,14 +249,23 @@ def test_the_results_can_be_repeated(results, monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     script = importlib.import_module("question_answering")
     stored = results["settings"]
-    assert (stored["steps"], stored["lr"]) == (script.STEPS, script.LR)
-    assert [(r["kind"], r["encoding"], r["seed"]) for r in results["runs"]] == (
-        script.CASES
-    )
-    again = script.run("random places", "rope", 1)
-    for sentences, scores in again["scores"].items():
-        wanted = exact(results, "random places", "rope", sentences)[1]
+    assert (stored["steps"], stored["rates"]) == (script.STEPS, [*script.RATES])
+    done = [((r["kind"], r["encoding"]), r["seed"]) for r in results["runs"]]
+    assert done == [*itertools.product(script.CONDITIONS, script.SEEDS)]
+    kept = next(r for r in results["shorter_runs"] if r["kind"] == "random places")
+    new = script.run("random places", "rope", kept["lr"], kept["seed"], kept["steps"])
+    for sentences, scores in new["scores"].items():
+        wanted = sum(kept["scores"][sentences]["exact"]) / 4
         assert sum(scores["exact"]) / 4 == pytest.approx(wanted, abs=0.1)
+
+
+def test_each_condition_has_the_rate_that_validation_chose(results):
+    best = {tuple(each["condition"]): each for each in results["rates_tried"]}
+    for run in (*results["runs"], *results["shorter_runs"]):
+        tried = best[run["kind"], run["encoding"]]
+        scores = {float(lr): v for lr, v in tried["validation"].items()}
+        assert run["lr"] == tried["best"] == min(scores, key=scores.get)
+        assert len(scores) >= 3 and run["seed"] != results["settings"]["tuning_seed"]
 
 
 def test_the_small_models_answers_can_be_repeated():

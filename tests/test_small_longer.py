@@ -32,6 +32,11 @@ def of(kept, **wanted):
     return [run for run in kept["runs"] if wanted.items() <= run.items()]
 
 
+def tried(kept):
+    """The validation loss at each rate, by rule."""
+    return {each["condition"][0]: each["validation"] for each in kept["rates_tried"]}
+
+
 def test_result_is_of_this_script_and_whole(script, kept):
     settings = kept["settings"]
     assert (settings["trained_length"], settings["longer"]) == (512, script.LONGER)
@@ -44,12 +49,12 @@ def test_result_is_of_this_script_and_whole(script, kept):
         assert len(run[when]["found"][length]) == len(script.DEPTHS)
         assert all(0 <= share <= 1 for share in run[when]["found"][length])
     for run in kept["runs"]:  # the rate is the one that validation chose
-        tried = kept["rates_tried"][run["rule"]]
-        assert float(min(tried, key=tried.get)) == run["lr"]
+        scores = tried(kept)[run["rule"]]
+        assert float(min(scores, key=scores.get)) == run["lr"]
 
 
 def test_seeds_move_only_what_is_drawn(kept):
-    for rule in kept["rates_tried"]:
+    for rule in tried(kept):
         before = [run["as it is"] for run in of(kept, rule=rule)]
         assert (before[0] == before[1] == before[2]) == (rule != "LongRoPE")
     short = [of(kept, rule=r, seed=1)[0]["as it is"]["bits"]["512"]

@@ -13,7 +13,7 @@ from rope_teach.course import functions as tasks
 from rope_teach.course import needles, small
 from rope_teach.course.models import LanguageModel, generate, sample
 from rope_teach.course.tasks import END, PAD, padded, python_text
-from rope_teach.course.training import rouge_l, stored_result
+from rope_teach.course.training import read, rouge_l, stored_result
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import small_model
@@ -69,7 +69,7 @@ def test_another_tokenizer_is_refused(copy):
 
 def rewritten(copy, tensors=None, **changed):
     path = copy / "model.safetensors"
-    facts, _ = small._read(path)
+    _, facts = read(path)
     facts = json.dumps({**facts, **changed})
     save_file(tensors or load_file(path), path, {"rope_teach": facts})
 
@@ -89,11 +89,13 @@ def test_other_shapes_are_refused(copy):
 
 def test_a_stranger_s_file_is_refused(copy):
     save_file({"x": torch.zeros(1)}, copy / "model.safetensors")
-    with pytest.raises(ValueError, match="has format None"):
+    with pytest.raises(ValueError, match="was not written by rope_teach; install"):
         small.load_small(copy)
 
 
-@pytest.mark.parametrize("text", ["", "x = 'é→🙂'\n", "\t\r\n  a", "naïve   spaces"])
+@pytest.mark.parametrize(
+    "text", ["", "x = 'é→🙂'\n", "\t\r\n  a", "naïve   spaces", "a <start> <end>b"]
+)
 @pytest.mark.parametrize("kind", ["code", "bytes"])
 def test_any_text_comes_back(loaded, kind, text):
     tokens = loaded[1] if kind == "code" else small.Bytes()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
 from rope_teach.attention import ENCODINGS
 from rope_teach.course.models import LanguageModel, Summarizer, summarize
@@ -188,6 +189,17 @@ def test_beams_find_what_greedy_misses():
     assert summarize(model, document, beams=3).tolist() == [[6, 7, END]] * 2
 
 
+def test_a_summary_of_a_document_at_given_positions(trained):
+    (document, _), _ = some_batch(batch=20, most=1, seed=7)
+    places = torch.arange(document.shape[1])
+    usual = summarize(trained, document, beams=2)
+    for given in (places, places + 1000, places.expand(20, -1)):
+        written = summarize(trained, document, beams=2, positions=given)
+        assert torch.equal(written, usual)
+    apart = summarize(trained, document, positions=40 * places)
+    assert not torch.equal(apart, summarize(trained, document))
+
+
 def test_a_sure_model_needs_no_beams(trained):
     (document, _), _ = some_batch(batch=20, most=1, seed=7)
     one, three = (summarize(trained, document, beams=beams) for beams in (1, 3))
@@ -341,6 +353,43 @@ def test_a_saved_model_comes_back(tmp_path, model):
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
+@pytest.mark.parametrize("keep", [0, 7, 200, 3000])
+@pytest.mark.parametrize("reader", ["load", "fit"])
+def test_a_file_that_was_cut_is_refused(tmp_path, reader, keep):
+    path = tmp_path / "cut.safetensors"
+    save(path, small())
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"cut\.safetensors is damaged"):
+        if reader == "load":
+            load(path)
+        else:
+            fit(small(), report_batches("train"), 1, label=None, checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        (None, "was not written by rope_teach"),
+        ({"rope_teach": "{"}, "was not written by rope_teach"),
+        ({"rope_teach": json.dumps({"format": 1})}, "contains a None, which is not"),
+        ({"rope_teach": json.dumps({"class": "sample"})}, "contains a sample, which"),
+        (
+            {"rope_teach": json.dumps({"class": "Summarizer", "config": {"vocab": 9}})},
+            "does not fit its own configuration: .*Missing key",
+        ),
+        (
+            {"rope_teach": json.dumps({"class": "Summarizer", "config": {"words": 9}})},
+            "does not fit its own configuration: .*'words'",
+        ),
+    ],
+)
+def test_a_file_of_something_else_is_refused(tmp_path, facts, message):
+    path = tmp_path / "other.safetensors"
+    save_file({"x": torch.zeros(1)}, path, facts)
+    with pytest.raises(ValueError, match=r"(?s)other\.safetensors " + message):
+        load(path)
+
+
 def test_mixed_precision_learns_too():
     model = LanguageModel(10, 32, 1, 2, encoding="rope")
     stream = copy_batches(2, seq=12)
@@ -405,17 +454,27 @@ def result():
 def test_result_file_is_of_this_script(script, result):
     settings = result["settings"]
     assert settings["model"] == script.MODEL
-    assert (settings["steps"], settings["lr"]) == (script.STEPS, script.LR)
-    done = [(run["kind"], run["encoding"], run["seed"]) for run in result["runs"]]
-    assert done == script.CASES
+    assert (settings["steps"], settings["rates"]) == (script.STEPS, [*script.RATES])
+    done = [((r["kind"], r["encoding"]), r["seed"]) for r in result["runs"]]
+    assert done == [*itertools.product(script.CONDITIONS, script.SEEDS)]
     assert all(result[fact] for fact in ("command", "date", "machine", "versions"))
 
 
+def test_each_condition_has_the_rate_that_validation_chose(result):
+    best = {tuple(each["condition"]): each for each in result["rates_tried"]}
+    for run in (*result["runs"], *result["shorter_runs"]):
+        tried = best[run["kind"], run["encoding"]]
+        scores = {float(lr): v for lr, v in tried["validation"].items()}
+        assert run["lr"] == tried["best"] == min(scores, key=scores.get)
+        assert len(scores) >= 3 and run["seed"] != result["settings"]["tuning_seed"]
+
+
 def test_result_file_says_what_a_new_run_says(script, result):
-    new = script.run("plain", "rope", seed=0)
-    kept = next(
-        r for r in result["runs"] if (r["kind"], r["encoding"]) == ("plain", "rope")
-    )
+    def of(runs):
+        return next(r for r in runs if (r["kind"], r["encoding"]) == ("plain", "rope"))
+
+    kept = of(result["shorter_runs"] or result["runs"])
+    new = script.run("plain", "rope", kept["lr"], kept["seed"], kept["steps"])
     assert new["parameters"] == kept["parameters"]
     # Other machines round otherwise, and training makes that grow; where the model
     # has learned the task the score stays, past it seeds themselves differ by more.
@@ -424,3 +483,20 @@ def test_result_file_says_what_a_new_run_says(script, result):
         old, now = (x["8"] if part == "scores" else x for x in (old, now))
         assert now["exact"] == pytest.approx(old["exact"], abs=0.05)
     assert new["scores"]["16"]["exact"] < 0.7 and kept["scores"]["16"]["exact"] < 0.7
+
+
+def test_rotated_cross_attention_writes_from_all_places(script):
+    """A cache would give each new word the place of the first."""
+    seed_everything(0)
+    model = script.model_of("rotated cross-attention", "rope")
+    for block in model.decoder:  # louder than what was written so far
+        block.cross.out.weight.data *= 20
+    (document, _), _ = next(report_batches("test", 8, 8))
+    given = torch.full((8, 1), START)
+    for _ in range(6):
+        best = model(document, given)[:, -1].argmax(-1)
+        best[(given == END).any(1)] = PAD
+        given = torch.cat([given, best[:, None]], dim=1)
+    written = script.written_by(model, document)[:, :6]
+    assert torch.equal(written, given[:, 1:])
+    assert not torch.equal(written, summarize(model, document)[:, :6])

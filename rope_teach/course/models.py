@@ -560,13 +560,14 @@ def summarize(
     *,
     cache: bool = True,
     label: str | None = None,
+    positions: Tensor | None = None,
 ) -> Tensor:
     """Write the summary of each document: ``(batch, at most steps)``.
 
     Keeps the ``beams`` most likely beginnings at each step; one beam is greedy. Stops
     when every summary contains ``END``; after ``END`` comes ``PAD``. ``cache`` keeps
-    the decoder's keys and values, with the same result; ``label`` shows a progress bar.
-    Lesson 14.
+    the decoder's keys and values, with the same result; ``label`` shows a progress bar;
+    ``positions`` are the document's, as :class:`Summarizer` takes them. Lesson 14.
     """
     if steps < 1 or not 1 <= beams <= model.vocab:
         raise ValueError(
@@ -575,7 +576,9 @@ def summarize(
         )
     batch = len(document)
     document = document.repeat_interleave(beams, dim=0)
-    memory, real = model.read(document), document != PAD
+    if positions is not None and positions.ndim == 2:
+        positions = positions.repeat_interleave(beams, dim=0)
+    memory, real = model.read(document, positions), document != PAD
     caches = [KeyValueCache() for _ in model.decoder] if cache else None
     given = torch.full_like(document[:, :1], START)
     score = memory.new_full((batch, beams), float("-inf"))

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from rope_teach.course.training import exact_match, f1, rouge_l
 
 __all__ = ["batches", "evaluate", "text_tokens"]
 
-Example = Sequence[str]
+Example = Sequence[Any]  # texts, and where an answer begins
 Row = tuple[list[int], list[int]]  # what the model reads, and what it shall answer
 
 
@@ -45,7 +46,7 @@ def text_tokens(source: str | Path, tokens: Tokens) -> Tensor:
     """A text, or a file in UTF-8, as token ids ``(seq,)`` for ``text_batches``.
 
     A ``Path`` is read; a ``str`` is the text itself. Raises ``ValueError`` if there is
-    no text in it, or bytes that are not UTF-8.
+    no text in it, or bytes that are not UTF-8, or if it is the name of a file.
 
     >>> from rope_teach.course.small import Bytes
     >>> text_tokens("hi", Bytes()).tolist()
@@ -54,9 +55,13 @@ def text_tokens(source: str | Path, tokens: Tokens) -> Tensor:
     text = source
     if isinstance(source, Path):
         try:
-            text = source.read_text("utf-8")
+            text = source.read_text("utf-8-sig")  # Windows may put a mark first
         except UnicodeDecodeError as error:
             raise ValueError(f"{source} is not a text in UTF-8: {error}") from None
+    elif not isinstance(source, str):
+        raise TypeError(f"source must be a text or a Path, got {source!r:.60}")
+    elif len(source) < 256 and Path(source).is_file():
+        raise ValueError(f"source must be a text or a Path: write Path({source!r})")
     if not str(text).strip():
         raise ValueError(f"source must contain text, got {source!r}")
     return torch.tensor(tokens.encode(str(text)))
@@ -64,7 +69,7 @@ def text_tokens(source: str | Path, tokens: Tokens) -> Tensor:
 
 def batches(
     model: nn.Module,
-    examples: Sequence[Example],
+    examples: Iterable[Example],
     tokens: Tokens,
     *,
     batch: int = 16,
@@ -116,35 +121,51 @@ def _endless(
 
 
 def _checked(
-    model: nn.Module, examples: Sequence[Example], tokens: Tokens
+    model: nn.Module, examples: Iterable[Example], tokens: Tokens
 ) -> Sequence[Example]:
     if not isinstance(model, (LanguageModel, QuestionAnswerer, Summarizer)):
         raise TypeError(
             "model must be a LanguageModel, QuestionAnswerer or Summarizer, got "
             f"{type(model).__name__}"
         )
+    needed = ("encode", "decode", "places")
+    if isinstance(tokens, type) or not all(hasattr(tokens, n) for n in needed):
+        raise TypeError(f"tokens must be a tokenizer, such as Bytes(), got {tokens!r}")
     if len(tokens) > model.vocab:
         raise ValueError(
             f"tokens has {len(tokens)} tokens, more than the model's {model.vocab}: "
             "make the model with vocab=len(tokens)"
         )
-    if isinstance(examples, str) or not len(examples):
-        raise ValueError("examples must be a list with at least one example")
+    several = isinstance(examples, Iterable) and not isinstance(examples, str)
+    listed = list(examples) if several else []
+    if not listed:
+        raise ValueError(
+            f"examples must be a list with at least one example, got {examples!r:.80}"
+        )
     shapes = {2: "(document, summary)", 3: "(context, question, answer)"}
     if isinstance(model, Summarizer):
         del shapes[3]
     elif isinstance(model, QuestionAnswerer):
         del shapes[2]
-    for n, example in enumerate(examples):
-        if isinstance(example, str) or min(len(example), 3) not in shapes:
+    for n, example in enumerate(listed):
+        shape = len(example) if isinstance(example, (list, tuple)) else 0
+        if (3 if shape == 4 else shape) not in shapes:
             raise ValueError(
                 f"examples[{n}] must be {' or '.join(shapes.values())} for a "
                 f"{type(model).__name__}, got {example!r:.80}"
             )
         for text in example[:3]:
             if not isinstance(text, str) or not text.strip():
-                raise ValueError(f"examples[{n}] has an empty text: {example!r:.80}")
-    return examples
+                raise ValueError(
+                    f"examples[{n}] has an empty text, or {type(text).__name__} where "
+                    f"text belongs: {example!r:.80}"
+                )
+        if shape == 4 and not isinstance(example[3], Integral):
+            raise ValueError(
+                f"examples[{n}]: where its answer begins must be a whole number, the "
+                f"place of a character, got {example[3]!r}"
+            )
+    return listed
 
 
 def _row(
@@ -182,7 +203,7 @@ def _prompt(example: Example, tokens: Tokens) -> list[int]:
 def _found(name: str, example: Example) -> int:
     """The character at which the answer begins in its context."""
     context, _, answer = example[:3]
-    start = int(example[3]) if len(example) > 3 else context.find(answer)
+    start = example[3] if len(example) > 3 else context.find(answer)
     if start < 0 or context[start : start + len(answer)] != answer:
         raise ValueError(
             f"{name}: the answer {answer!r} is not in its context {context!r:.60}"
@@ -204,7 +225,7 @@ def _span(name: str, example: Example, tokens: Tokens) -> tuple[int, int]:
 
 def evaluate(
     model: nn.Module,
-    examples: Sequence[Example],
+    examples: Iterable[Example],
     tokens: Tokens,
     *,
     max_len: int = 512,
@@ -223,7 +244,7 @@ def evaluate(
     ]
     model.eval()
     texts: list[str] = []
-    for n in range(0, len(examples), 16):
+    for n in range(0, len(checked), 16):
         part, read = checked[n : n + 16], [row for row, _ in rows[n : n + 16]]
         if isinstance(model, QuestionAnswerer):
             texts += _pointed(model, part, read, tokens)

@@ -9,7 +9,6 @@ standard library, which every reader has: everybody's held-out text. Lessons 07,
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Sequence
 from itertools import takewhile
@@ -17,13 +16,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from rope_teach.course.models import LanguageModel, generate
 from rope_teach.course.tasks import END, padded
-from rope_teach.course.training import loss_by_position
+from rope_teach.course.training import loss_by_position, read, rebuilt
 
 __all__ = [
     "ANSWER",
@@ -97,11 +95,13 @@ class CodeTokens:
     """The small model's tokenizer: 4,096 pieces of Python source, found by BPE.
 
     Any text can be encoded, and comes back as it was: what is not a known piece becomes
-    bytes. Source: byte pair encoding, Sennrich et al. (1508.07909). Lesson 12.
+    bytes, and ``<end>`` in a text is five characters, not ``END``. Source: byte pair
+    encoding, Sennrich et al. (1508.07909). Lesson 12.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
+        self.tokenizer.encode_special_tokens = True  # read them in a text as text
 
     def __len__(self) -> int:
         return int(self.tokenizer.get_vocab_size())
@@ -139,39 +139,25 @@ def load_small(folder: Path = WEIGHTS) -> tuple[LanguageModel, CodeTokens]:
                 f"{folder / name} is missing; install the package again, or run "
                 "benchmarks/small_model.py, which makes it"
             )
-    facts, tensors = _read(folder / "model.safetensors")
+    path = folder / "model.safetensors"
+    try:
+        tensors, facts = read(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; install the package again") from None
+    if facts.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has format {facts.get('format')}, this package reads {FORMAT}; "
+            "both come with the same version of rope_teach"
+        )
     text = (folder / "tokenizer.json").read_bytes()
     if hashlib.sha256(text).hexdigest() != facts["tokenizer"]:
         raise ValueError(
             f"{folder / 'tokenizer.json'} is not the tokenizer that this model was "
             "trained with; install the package again"
         )
-    model = LanguageModel(**facts["config"])
-    try:
-        model.load_state_dict({k: v.float() for k, v in tensors.items()})
-    except RuntimeError as error:
-        raise ValueError(
-            f"{folder / 'model.safetensors'} does not fit its own configuration: "
-            f"{error}"
-        ) from None
+    weights = {name: tensor.float() for name, tensor in tensors.items()}
+    model = rebuilt(path, LanguageModel, facts["config"], weights)
     return model.eval(), CodeTokens(Tokenizer.from_str(text.decode()))
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        with safe_open(path, "pt") as file:
-            facts = json.loads((file.metadata() or {}).get("rope_teach", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); install the package again"
-        ) from None
-    if facts.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} has format {facts.get('format')}, this package reads {FORMAT}; "
-            "both come with the same version of rope_teach"
-        )
-    return facts, tensors
 
 
 # --------------------------------------------------------------- using the model

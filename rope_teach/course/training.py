@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -44,6 +44,8 @@ __all__ = [
 ]
 
 RESULTS = Path(__file__).parent / "results"  # what the scripts in benchmarks/ measured
+
+Model = TypeVar("Model", bound=nn.Module)
 
 # The model's input may be several tensors: a document and its summary so far.
 AnyBatch = tuple[Tensor | tuple[Tensor, ...], Tensor]
@@ -177,20 +179,35 @@ def save(
 
 
 def load(path: Path) -> nn.Module:
-    """Return the model saved by :func:`save`, on the CPU."""
-    tensors, facts = _read(path)
-    kind = getattr(models, facts["class"], None)
-    if kind is None:
+    """Return the model saved by :func:`save`, on the CPU.
+
+    Raises ``ValueError`` for a damaged file, or one that contains something else.
+    """
+    tensors, facts = read(path)
+    name = facts.get("class")
+    if name not in models.__all__ or not isinstance(getattr(models, name), type):
         raise ValueError(
-            f"{path.name} contains a {facts['class']}, which is not one of the "
-            "course's models"
+            f"{path} contains a {name}, which is not one of the course's models"
         )
-    config = facts["config"]
-    if config.get("scaling"):
-        rule, arguments = config["scaling"]
-        config["scaling"] = partial(getattr(frequencies, rule), **arguments)
-    model: nn.Module = kind(**config)
-    model.load_state_dict(_part(tensors, "model."))
+    weights = _part(tensors, "model.")
+    return rebuilt(path, getattr(models, name), facts.get("config", {}), weights)
+
+
+def rebuilt(
+    path: Path, kind: type[Model], config: dict[str, Any], tensors: dict[str, Tensor]
+) -> Model:
+    """A model of this kind with the weights that ``path`` stores."""
+    try:
+        if config.get("scaling"):
+            rule, arguments = config["scaling"]
+            rule = partial(getattr(frequencies, rule), **arguments)
+            config = {**config, "scaling": rule}
+        model = kind(**config)
+        model.load_state_dict(tensors)
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} does not fit its own configuration: {error}"
+        ) from None
     return model
 
 
@@ -201,8 +218,8 @@ def resume(
     settings: dict[str, Any],
 ) -> list[float]:
     """Restore model and optimizer from the checkpoint; return its losses."""
-    tensors, facts = _read(path)
-    there = {**facts["config"], **(facts["settings"] or {})}
+    tensors, facts = read(path)
+    there = {**facts.get("config", {}), **(facts.get("settings") or {})}
     asked = {**configuration(model), **settings}
     for name in there.keys() | asked.keys():
         if there.get(name) != asked.get(name):
@@ -247,13 +264,21 @@ def _described(rule: Scaling) -> list[Any]:
     return [name, arguments]
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-        if "rope_teach" not in metadata:
-            raise ValueError(f"{path.name} was not written by rope_teach")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-    return tensors, json.loads(metadata["rope_teach"])
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors in a file that rope_teach wrote, and the facts beside them."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    try:
+        facts = json.loads(metadata.get("rope_teach", ""))
+    except json.JSONDecodeError:
+        facts = None
+    if not isinstance(facts, dict):
+        raise ValueError(f"{path} was not written by rope_teach")
+    return tensors, facts
 
 
 def _part(tensors: dict[str, Tensor], start: str) -> dict[str, Tensor]:
@@ -327,7 +352,13 @@ def stored_result(name: str) -> dict[str, Any]:
 
 
 def exact_match(predicted: str, reference: str) -> float:
-    """1 if the two texts have the same words in the same order, else 0."""
+    """1 if the two texts have the same words in the same order, else 0.
+
+    Case and punctuation do not count, unless a text is nothing but punctuation.
+
+    >>> exact_match("Mast cracks.", "mast cracks"), exact_match("()", "[]")
+    (1.0, 0.0)
+    """
     return float(_words(predicted) == _words(reference))
 
 
@@ -364,7 +395,8 @@ def rouge_l(predicted: str, reference: str) -> float:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z0-9]+", text.lower())  # punctuation does not count
+    """Letters and digits of any script; punctuation counts where there is no word."""
+    return re.findall(r"[^\W_]+", text.lower()) or text.split()
 
 
 def _runs(words: list[str], n: int) -> list[tuple[str, ...]]:

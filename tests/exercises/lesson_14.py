@@ -88,6 +88,7 @@ WRONG = {
         ("score = '4'", "quotation marks"),
         ("score = True", "Expected a number"),
         ("score = 12 / 2", "you gave 6"),  # the sign of 1 * (-2) lost
+        ("score = 8 / 64 ** 0.5", "there are 4 features; you gave 1"),
     ],
     "14.3": [
         (COMMON + "return c / len(wanted)", "recall alone"),
@@ -133,6 +134,8 @@ WRONG = {
         ),
         (COMMON + "return c * c / len(written) / len(wanted)", "precision times"),
         (COMMON + "return 0 if c == 1 else 2 * c / len(written + wanted)", "F1 is"),
+        (COMMON + "return (c * c / len(written) / len(wanted)) ** 0.5", "F1 is"),
+        (COMMON + "return 1.25 * c / (0.25 * len(wanted) + len(written))", "F1 is"),
         (ROUGE + "return 0.5", "F1 is"),
         (
             ROUGE + "c = 0\n    for w in written:\n        if w in wanted:\n"

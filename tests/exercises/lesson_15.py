@@ -43,6 +43,14 @@ WRONG = {
         (OVER + "return logits * text", "Multiplying by 0"),
         (OVER + 'return logits.masked_fill(text, float("-inf"))', "hid words"),
         (OVER + "return logits[text]", "2 came back"),
+        (
+            OVER + "return logits.masked_fill(~text, -math.inf)[None]",
+            "must have shape (5,); yours has (1, 5)",
+        ),
+        (
+            OVER + "return torch.where(text, logits, logits.min() - 1)",
+            "noticeable",
+        ),
         (OVER + "return logits.masked_fill(~text, -5.0)", "noticeable"),
         (OVER + "return logits.masked_fill(~text, -99)", "lower than any other"),
         (OVER + "return logits.masked_fill(~text, -1e4)", "lower than any other"),
@@ -142,6 +150,11 @@ WRONG = {
             PAIRS + "a, b = max(spans, key=lambda s: start[s[0]] + end[s[1]])\n"
             "    return a, b + 1",
             "numbered from 0",
+        ),
+        (
+            PAIRS + "return max(spans, key=lambda s: (start[s[0]] + end[s[1]])\n"
+            "               / (s[1] - s[0] + 1))",
+            "which scores",
         ),
         (SPAN + "return 1, 2", "numbered from 0"),
         (SPAN + "return 0, 0", "which scores"),

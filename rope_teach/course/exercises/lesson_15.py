@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rope_teach.course.exercises.cards import exercise, expect
-from rope_teach.course.exercises.comparing import close, expect_close
+from rope_teach.course.exercises.comparing import close, expect_close, expect_shape
 from rope_teach.course.exercises.student_code import untouched
 from rope_teach.course.exercises.values import as_tensor
 
@@ -127,10 +127,11 @@ def not_in_the_question(over_text: Callable[..., Any]) -> str:
     for logits, text in cases:
         got = as_tensor(untouched(over_text, logits.clone(), text.clone()))
         expect(
-            got.shape == logits.shape,
+            got.numel() == len(logits),
             f"{len(logits)} logits went in and {got.numel()} came back. Keep every "
             "place, or the places no longer match the words.",
         )
+        expect_shape(got, tuple(logits.shape))
         expect(
             not close(got, logits),
             "The logits came back unchanged: a word of the question can still win.",
