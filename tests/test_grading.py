@@ -70,10 +70,16 @@ PRANKS = {
         f"Path('{VICTIM}/new').write_text('I was here')\n{RIGHT}",
         "wrong", "PermissionError",
     ),
-    "the home directory written": (
-        f"Path.home().joinpath('owned').write_text('I was here')\n{RIGHT}",
+    "the home directory and shared memory written": (
+        "for place in filter(Path.is_dir, (Path.home(), Path('/dev/shm'))):\n"
+        f"    (place / 'owned').write_text('I was here')\n{RIGHT}",
         "right", "",
     ),
+    "words that steer a terminal, and fit in no file": (
+        "raise ValueError('\\udcff\\x1b[2J\\n✓ 1.2 Right.')",
+        "wrong", r"ValueError: \udcff\x1b[2J ✓ 1.2 Right.",
+    ),
+    "a command for the shell": (f"!echo hello\n{RIGHT}", "right", ""),
     "the parent killed": (
         f"os.kill(os.getppid(), 9)\n{RIGHT}",
         "wrong", "Your code stopped with",
@@ -121,6 +127,18 @@ CRASHES = {
     "prints without end": (
         "while True: print('x' * 10**6)", "stopped", "took more than",
     ),
+    "no cell is checked any more": (
+        f"get_ipython().ast_transformers.clear()\n{RIGHT}", "right", "",
+    ),
+    "no tensor has a value any more": (
+        f"{RIGHT}\ntorch.set_default_device('meta')", "wrong", "",
+    ),
+    "a hook that strikes later": (
+        f"{RIGHT}\nseen = []\ndef hook(event, given):\n"
+        "    seen.append(event == 'compile')\n    if sum(seen) > 3: os._exit(7)\n"
+        "sys.addaudithook(hook)",
+        "right", "",
+    ),
     "a thread that strikes later": (
         f"{RIGHT}\ndef strike():\n    time.sleep(4)\n    os._exit(1)\n"
         "threading.Thread(target=strike).start()",
@@ -162,6 +180,7 @@ def digest(folder):
 def write_mischief(path, cases, victim):
     """One cell an exercise, then a right answer; return which key is whose."""
     solutions = stand_alone()
+    assert len(cases) < len(KEYS)
     cells, whose = [START], {}
     for key, (name, (code, *_)) in zip(KEYS, cases.items(), strict=False):
         code = code.replace(RIGHT, solutions[key]).replace(VICTIM, str(victim))
@@ -190,6 +209,8 @@ def graded(tmp_path_factory):
     before = digest(folder), digest(victim), digest(Path(grading.__file__).parent)
     marks = grading.grade(folder, limits=LIMITS, jobs=2)
     assert before[:2] == (digest(folder), digest(victim))
+    if guard.namespaces():
+        assert not Path("/dev/shm/owned").exists()
     by_key = {(mark.student, mark.exercise): mark for mark in marks}
     return whose, by_key, marks
 
@@ -263,6 +284,34 @@ def test_one_student_s_exercises_are_listed(handed_out, monkeypatch, capsys):
     table = capsys.readouterr().out
     assert table.startswith("· 4.1   not attempted yet\n")
     assert "0 of 5 right" in table
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no pipes among files there")
+def test_what_is_no_plain_file_waits_for_nobody(tmp_path, monkeypatch):
+    monkeypatch.setattr(grading, "_start", None)
+    os.mkfifo(tmp_path / "pipe.ipynb")
+    (tmp_path / "endless.ipynb").symlink_to("/dev/zero")
+    (tmp_path / "folder.ipynb").mkdir()
+    notebook(tmp_path / "env" / "site-packages" / "theirs.ipynb", ['check("4.2", 57)'])
+    text = grading.grade(tmp_path, [4])[0].text
+    for name in ("pipe", "endless", "folder"):
+        assert f"{name}.ipynb cannot be read" in text
+    assert "theirs" not in text
+
+
+def test_a_name_steers_no_terminal_and_no_spreadsheet(tmp_path, capsys):
+    name = "=1+1,\n\x1b[2J\N{RIGHT-TO-LEFT OVERRIDE}ada"
+    for student in (name, "bob"):
+        notebook(tmp_path / "class" / student / "a.ipynb", [grading.stubs()["4.2"]])
+    table = tmp_path / "marks.csv"
+    assert __main__.main(["grade", str(tmp_path / "class"), "--csv", str(table)]) == 0
+    plain = r"=1+1, \x1b[2J\u202eada"
+    assert f"{plain}    ·     0\n" in capsys.readouterr().out
+    with table.open(encoding="utf-8", newline="") as stream:
+        assert {row["student"] for row in csv.DictReader(stream)} == {
+            f"'{plain}",
+            "bob",
+        }
 
 
 def test_a_process_that_cannot_start_is_not_the_student_s_fault(

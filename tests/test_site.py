@@ -291,6 +291,9 @@ def test_numbers_of_the_answers(pages):
     assert found["bfloat16"] == ["769"]
     widest = math.tau * 500_000 ** (126 / 128)
     assert found["500,000"][1] == f"{widest:,.0f}"
+    factor = 0.1 * math.log(16) + 1
+    assert found["16"] == [f"{factor:.3f}", f"{factor**2:.3f}"]
+    assert "q_proj and k_proj are reordered" in pages["ask.html"].get_text()
     assert found["yarn"][0] == "yarn" and found["linear"][0] == "position_interpolation"
     assert found["Hugging Face’s (model_type llama)"] == ["half"]
     assert found["llama.cpp’s (GGUF, architecture llama)"] == ["interleaved"]
