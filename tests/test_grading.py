@@ -1,7 +1,8 @@
 """A class with mischief in it: each prank costs its exercise, and nobody else anything.
 
-Two notebooks hold all the mischief, one cell an exercise, and end in a right answer. In
-the first nothing ends the process; in the second nearly every cell does.
+Three notebooks hold all the mischief, one cell an exercise, and end in a right answer.
+In the first nothing ends the process; in the second nearly every cell does; in the
+third each breaks Python for the cells after it.
 """
 
 import csv
@@ -127,6 +128,13 @@ CRASHES = {
     "prints without end": (
         "while True: print('x' * 10**6)", "stopped", "took more than",
     ),
+    "a thread that strikes later": (
+        f"{RIGHT}\ndef strike():\n    time.sleep(4)\n    os._exit(1)\n"
+        "threading.Thread(target=strike).start()",
+        "right", "",
+    ),
+}  # fmt: skip
+HARM = {  # what a cell leaves behind for those after it
     "no cell is checked any more": (
         f"get_ipython().ast_transformers.clear()\n{RIGHT}", "right", "",
     ),
@@ -139,18 +147,13 @@ CRASHES = {
         "sys.addaudithook(hook)",
         "right", "",
     ),
-    "a thread that strikes later": (
-        f"{RIGHT}\ndef strike():\n    time.sleep(4)\n    os._exit(1)\n"
-        "threading.Thread(target=strike).start()",
-        "right", "",
-    ),
 }  # fmt: skip
 # Solved with START alone, by a function; the judges of 5.4 and 20.2 trust Tensor.all.
 KEYS = [
     "1.2", "1.3", "5.4", "20.2", "1.4", "2.2", "2.3", "2.4", "3.2", "3.3", "3.4", "4.4",
     "5.1", "8.1", "8.2", "8.3", "8.4", "8.5", "9.1", "9.3",
 ]  # fmt: skip
-LIMITS = grading.Limits(seconds=10, minutes=4)
+LIMITS = grading.Limits(seconds=10, minutes=10)  # minutes: for a busy machine
 pytestmark = pytest.mark.timeout(900)
 
 
@@ -193,7 +196,7 @@ def write_mischief(path, cases, victim):
 
 @pytest.fixture(scope="module")
 def graded(tmp_path_factory):
-    """A class of three, graded once: the key of each case, and the marks."""
+    """A class of four, graded once: the key of each case, and the marks."""
     folder = tmp_path_factory.mktemp("class")
     victim = tmp_path_factory.mktemp("precious")
     (victim / "thesis.txt").write_text("two years of work")
@@ -201,6 +204,7 @@ def graded(tmp_path_factory):
     whose |= write_mischief(
         folder / "trudy" / "deep" / "crashes.ipynb", CRASHES, victim
     )
+    whose |= write_mischief(folder / "oscar" / "harm.ipynb", HARM, victim)
     stub = grading.stubs()["4.2"]
     notebook(folder / "ada" / "04_her_own.ipynb", [
         START, stub, 'key_position = 57\n\n\ncheck("4.2", key_position)',
@@ -233,7 +237,14 @@ def test_a_crash_costs_its_exercise(name, graded):
     assert text in mark.text
 
 
-@pytest.mark.parametrize("student", ["mallory", "trudy"])
+@pytest.mark.parametrize("name", HARM)
+def test_a_broken_python_costs_its_exercise(name, graded):
+    whose, by_key, _ = graded
+    mark = by_key["oscar", whose[name]]
+    assert mark.state == HARM[name][1], mark
+
+
+@pytest.mark.parametrize("student", ["mallory", "trudy", "oscar"])
 def test_what_comes_after_mischief_is_judged(student, graded):
     assert graded[1][student, KEYS[-1]].state == "right"
 
