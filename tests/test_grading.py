@@ -138,13 +138,15 @@ HARM = {  # what a cell leaves behind for those after it
     "no cell is checked any more": (
         f"get_ipython().ast_transformers.clear()\n{RIGHT}", "right", "",
     ),
-    "no tensor has a value any more": (
-        f"{RIGHT}\ntorch.set_default_device('meta')", "wrong", "",
+    "every tensor lies": (
+        f"{RIGHT}\nclass Lies(torch.overrides.TorchFunctionMode):\n"
+        "    def __torch_function__(self, *given): return torch.tensor(True)\n"
+        "Lies().__enter__()",
+        "wrong", "",
     ),
-    "a hook that strikes later": (
-        f"{RIGHT}\nseen = []\ndef hook(event, given):\n"
-        "    seen.append(event == 'compile')\n    if sum(seen) > 3: os._exit(7)\n"
-        "sys.addaudithook(hook)",
+    "the next cell strikes": (
+        "get_ipython().input_transformers_cleanup.append(lambda lines: os._exit(7))\n"
+        f"{RIGHT}",
         "right", "",
     ),
 }  # fmt: skip
