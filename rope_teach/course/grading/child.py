@@ -160,7 +160,8 @@ def runner() -> Run:
     HistoryManager.enabled = False  # type: ignore[assignment]
     shell = InteractiveShell.instance()
     shell.ast_transformers.append(KeepAnswers())
-    shell.system = shell.system_raw  # the other one wants a terminal, which is shut off
+    # The other way to run a command wants a terminal, and that is shut off.
+    shell.system = shell.system_raw  # type: ignore[method-assign]
 
     def run(source: str) -> tuple[dict[str, Any], BaseException | None]:
         answers: dict[str, Any] = {}
