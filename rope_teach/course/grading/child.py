@@ -52,7 +52,7 @@ def main() -> None:
                 kind, text = judge(key, answers[key])
             say(key=key, kind=kind, text=text)
         harm = "left a thread running" if of_exercise and still_running(threads) else ""
-        if not works(run, judge):
+        if of_exercise and not works(run, judge):
             harm = "left Python in a state in which no cell is checked"
         if harm:
             say(harm=harm)
