@@ -41,6 +41,10 @@ ROOT = HERE.parent
 FOR_LESSONS_ALONE = ("rope_teach.course.exercises", "rope_teach.__main__")
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:|#)([^)\s]+)\)")
 ALL_DECKS = '<p><a href="decks/index.html">Every lesson as a deck</a>, offline.</p>'
+IN_COLAB = (
+    "<p>Opened in Colab, it needs one cell more, the first: "
+    f'<code>%pip install "rope-teach[lessons] @ git+{REPOSITORY}"</code></p>'
+)
 FLOORS = {
     "The core": r"rope_teach(\.(?!dialects|identify|course)[\w.]+)?",
     "Other libraries' calls": r"rope_teach\.dialects.*",
@@ -98,7 +102,7 @@ def relinked(text: str, source: str, pages: dict[str, str]) -> str:
 
 
 def lesson_page(source: str, pages: dict[str, str], deck: bool) -> str:
-    """A lesson without the teacher's notes, and with a link to its deck."""
+    """A lesson without the teacher's notes, with what Colab needs and its deck."""
     notebook = nbformat.read(ROOT / source, as_version=4)
     notebook.cells = [
         cell
@@ -112,6 +116,8 @@ def lesson_page(source: str, pages: dict[str, str], deck: bool) -> str:
         address = f"../decks/{Path(source).stem}.html"
         link = f'<p><a href="{address}">Open this lesson as slides</a></p>'
         notebook.cells[0].source += f"\n\n{link}"
+    if REPOSITORY:
+        notebook.cells[0].source += f"\n\n{IN_COLAB}"
     return nbformat.writes(notebook)
 
 

@@ -15,9 +15,10 @@ from paths import lessons
 from rope_teach import RotaryEmbedding, inverse_frequencies, wavelengths
 from rope_teach.course.training import stored_result
 from rope_teach.dialects import gguf
+from rope_teach.dialects.hugging_face import convert_checkpoint, rotary_embedding
 from rope_teach.dialects.hugging_face import families as hf
-from rope_teach.dialects.hugging_face import rotary_embedding
 from rope_teach.dialects.hugging_face.scaling import RULES
+from rope_teach.frequencies import yarn
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -99,6 +100,17 @@ def how_many() -> str:
     return f"{half} of {half + flagged} model types pair halves, {flagged} neighbours"
 
 
+def gptj() -> str:
+    """The weights of a GPT-J's attention that a conversion reorders."""
+    config = {"model_type": "gptj", "n_embd": 64, "n_head": 4, "rotary_dim": 8}
+    names = [f"{name}_proj" for name in ("q", "k", "v", "out")]
+    keys = {name: f"transformer.h.0.attn.{name}.weight" for name in names}
+    before = {key: torch.randn(64, 64) for key in keys.values()}
+    after = convert_checkpoint(before, config=config, target="half")
+    new = [n for n in names if not torch.equal(before[keys[n]], after[keys[n]])]
+    return " and ".join(f"`{name}`" for name in new)
+
+
 # ----------------------------------------------------------------- what a field means
 
 
@@ -114,6 +126,15 @@ def rope_types() -> str:
         what = rule.__doc__.splitlines()[0].replace("``", "`")
         rows.append((f"`{kind}`", f"`{rule.__name__}`", what))
     return table(("`rope_type`", "`rope_teach.frequencies.`", "what it does"), *rows)
+
+
+def yarn_factors() -> str:
+    """YaRN's attention factor by scale, and what it does to a score."""
+    rows = []
+    for scale in (2, 4, 8, 16, 32):
+        _, factor = yarn(128, 10_000, factor=scale, trained_length=4_096)
+        rows.append((scale, f"{factor:.3f}", f"{factor**2:.3f}"))
+    return table(("scale *s*", "cos and sin times", "scores times"), *rows)
 
 
 def reach() -> str:
@@ -176,8 +197,8 @@ def lesson_times() -> str:
 FACTS: dict[str, Callable[[], str]] = {
     fact.__name__: fact
     for fact in (
-        llama, model_types, architectures, how_many, rope_types, reach, parameters,
-        places, beside_a_copy, planted_faults, lesson_times,
+        llama, model_types, architectures, how_many, gptj, rope_types, yarn_factors,
+        reach, parameters, places, beside_a_copy, planted_faults, lesson_times,
     )
 }  # fmt: skip
 

@@ -1,7 +1,8 @@
 """A class with mischief in it: each prank costs its exercise, and nobody else anything.
 
-Two notebooks hold all the mischief, one cell an exercise, and end in a right answer. In
-the first nothing ends the process; in the second nearly every cell does.
+Three notebooks hold all the mischief, one cell an exercise, and end in a right answer.
+In the first nothing ends the process; in the second nearly every cell does; in the
+third each breaks Python for the cells after it.
 """
 
 import csv
@@ -70,10 +71,16 @@ PRANKS = {
         f"Path('{VICTIM}/new').write_text('I was here')\n{RIGHT}",
         "wrong", "PermissionError",
     ),
-    "the home directory written": (
-        f"Path.home().joinpath('owned').write_text('I was here')\n{RIGHT}",
+    "the home directory and shared memory written": (
+        "for place in filter(Path.is_dir, (Path.home(), Path('/dev/shm'))):\n"
+        f"    (place / 'owned').write_text('I was here')\n{RIGHT}",
         "right", "",
     ),
+    "words that steer a terminal, and fit in no file": (
+        "raise ValueError('\\udcff\\x1b[2J\\n✓ 1.2 Right.')",
+        "wrong", r"ValueError: \udcff\x1b[2J ✓ 1.2 Right.",
+    ),
+    "a command for the shell": (f"!echo hello\n{RIGHT}", "right", ""),
     "the parent killed": (
         f"os.kill(os.getppid(), 9)\n{RIGHT}",
         "wrong", "Your code stopped with",
@@ -127,12 +134,28 @@ CRASHES = {
         "right", "",
     ),
 }  # fmt: skip
+HARM = {  # what a cell leaves behind for those after it
+    "no cell is checked any more": (
+        f"get_ipython().ast_transformers.clear()\n{RIGHT}", "right", "",
+    ),
+    "every tensor lies": (
+        f"{RIGHT}\nclass Lies(torch.overrides.TorchFunctionMode):\n"
+        "    def __torch_function__(self, *given): return torch.tensor(True)\n"
+        "Lies().__enter__()",
+        "wrong", "",
+    ),
+    "the next cell strikes": (
+        "get_ipython().input_transformers_cleanup.append(lambda lines: os._exit(7))\n"
+        f"{RIGHT}",
+        "right", "",
+    ),
+}  # fmt: skip
 # Solved with START alone, by a function; the judges of 5.4 and 20.2 trust Tensor.all.
 KEYS = [
     "1.2", "1.3", "5.4", "20.2", "1.4", "2.2", "2.3", "2.4", "3.2", "3.3", "3.4", "4.4",
     "5.1", "8.1", "8.2", "8.3", "8.4", "8.5", "9.1", "9.3",
 ]  # fmt: skip
-LIMITS = grading.Limits(seconds=10, minutes=4)
+LIMITS = grading.Limits(seconds=10, minutes=10)  # minutes: for a busy machine
 pytestmark = pytest.mark.timeout(900)
 
 
@@ -162,6 +185,7 @@ def digest(folder):
 def write_mischief(path, cases, victim):
     """One cell an exercise, then a right answer; return which key is whose."""
     solutions = stand_alone()
+    assert len(cases) < len(KEYS)
     cells, whose = [START], {}
     for key, (name, (code, *_)) in zip(KEYS, cases.items(), strict=False):
         code = code.replace(RIGHT, solutions[key]).replace(VICTIM, str(victim))
@@ -174,7 +198,7 @@ def write_mischief(path, cases, victim):
 
 @pytest.fixture(scope="module")
 def graded(tmp_path_factory):
-    """A class of three, graded once: the key of each case, and the marks."""
+    """A class of four, graded once: the key of each case, and the marks."""
     folder = tmp_path_factory.mktemp("class")
     victim = tmp_path_factory.mktemp("precious")
     (victim / "thesis.txt").write_text("two years of work")
@@ -182,6 +206,7 @@ def graded(tmp_path_factory):
     whose |= write_mischief(
         folder / "trudy" / "deep" / "crashes.ipynb", CRASHES, victim
     )
+    whose |= write_mischief(folder / "oscar" / "harm.ipynb", HARM, victim)
     stub = grading.stubs()["4.2"]
     notebook(folder / "ada" / "04_her_own.ipynb", [
         START, stub, 'key_position = 57\n\n\ncheck("4.2", key_position)',
@@ -190,6 +215,8 @@ def graded(tmp_path_factory):
     before = digest(folder), digest(victim), digest(Path(grading.__file__).parent)
     marks = grading.grade(folder, limits=LIMITS, jobs=2)
     assert before[:2] == (digest(folder), digest(victim))
+    if guard.namespaces():
+        assert not Path("/dev/shm/owned").exists()
     by_key = {(mark.student, mark.exercise): mark for mark in marks}
     return whose, by_key, marks
 
@@ -212,7 +239,14 @@ def test_a_crash_costs_its_exercise(name, graded):
     assert text in mark.text
 
 
-@pytest.mark.parametrize("student", ["mallory", "trudy"])
+@pytest.mark.parametrize("name", HARM)
+def test_a_broken_python_costs_its_exercise(name, graded):
+    whose, by_key, _ = graded
+    mark = by_key["oscar", whose[name]]
+    assert mark.state == HARM[name][1], mark
+
+
+@pytest.mark.parametrize("student", ["mallory", "trudy", "oscar"])
 def test_what_comes_after_mischief_is_judged(student, graded):
     assert graded[1][student, KEYS[-1]].state == "right"
 
@@ -263,6 +297,34 @@ def test_one_student_s_exercises_are_listed(handed_out, monkeypatch, capsys):
     table = capsys.readouterr().out
     assert table.startswith("· 4.1   not attempted yet\n")
     assert "0 of 5 right" in table
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no pipes among files there")
+def test_what_is_no_plain_file_waits_for_nobody(tmp_path, monkeypatch):
+    monkeypatch.setattr(grading, "_start", None)
+    os.mkfifo(tmp_path / "pipe.ipynb")
+    (tmp_path / "endless.ipynb").symlink_to("/dev/zero")
+    (tmp_path / "folder.ipynb").mkdir()
+    notebook(tmp_path / "env" / "site-packages" / "theirs.ipynb", ['check("4.2", 57)'])
+    text = grading.grade(tmp_path, [4])[0].text
+    for name in ("pipe", "endless", "folder"):
+        assert f"{name}.ipynb cannot be read" in text
+    assert "theirs" not in text
+
+
+def test_a_name_steers_no_terminal_and_no_spreadsheet(tmp_path, capsys):
+    name = "=1+1,\n\x1b[2J\N{RIGHT-TO-LEFT OVERRIDE}ada"
+    for student in (name, "bob"):
+        notebook(tmp_path / "class" / student / "a.ipynb", [grading.stubs()["4.2"]])
+    table = tmp_path / "marks.csv"
+    assert __main__.main(["grade", str(tmp_path / "class"), "--csv", str(table)]) == 0
+    plain = r"=1+1, \x1b[2J\u202eada"
+    assert f"{plain}    ·     0\n" in capsys.readouterr().out
+    with table.open(encoding="utf-8", newline="") as stream:
+        assert {row["student"] for row in csv.DictReader(stream)} == {
+            f"'{plain}",
+            "bob",
+        }
 
 
 def test_a_process_that_cannot_start_is_not_the_student_s_fault(

@@ -76,14 +76,21 @@ MOVE = """moves => {
     const places = [...document.querySelectorAll("[data-show], text[data-part]")];
     return places.map((e) => [e.dataset.show ?? e.dataset.part, e.textContent]);
 }"""
+TIPS = """all => all.map((e) => [e.dataset.part,
+    ["x1", "y1", "x2", "y2"].map((name) => Number(e.getAttribute(name)))])"""
 
 
 def moved(page, moves):
     """Set controls by name; return every text on show, and those of the picture."""
-    shown = page.evaluate(MOVE, moves)
-    texts = dict(shown)
-    assert all(texts[name] == text for name, text in shown)  # also where shown twice
-    return texts
+    return next(all_moved(page, [moves]))
+
+
+def all_moved(page, steps):
+    """The same for each of many steps, in one call of the browser."""
+    for shown in page.evaluate(f"steps => steps.map({MOVE})", steps):
+        texts = dict(shown)
+        assert all(texts[name] == text for name, text in shown)  # where shown twice too
+        yield texts
 
 
 def part(page, name, *attributes):
@@ -161,12 +168,13 @@ def test_no_move_changes_the_size(stage, figure, page):
             assert page.locator("figure").bounding_box() == size
 
 
-def test_no_wrong_order_looks_right(on_page):
-    move = on_page(interactive.pairing_orders())
+def test_no_wrong_order_looks_right(on_page, page):
+    on_page(interactive.pairing_orders())
     for program, right in (("half", (6, 6)), ("interleaved", (0, 0))):
-        for steps in itertools.product(range(7), repeat=2):
-            shown = move(q=steps[0], k=steps[1], program=program)
-            assert (float(shown["off"]) < 0.6) == (steps == right)
+        orders = list(itertools.product(range(7), repeat=2))
+        steps = [{"q": q, "k": k, "program": program} for q, k in orders]
+        for order, shown in zip(orders, all_moved(page, steps), strict=True):
+            assert (float(shown["off"]) < 0.6) == (order == right)
 
 
 def test_every_slider_moves_by_keyboard_and_says_its_value(figure, page):
@@ -369,6 +377,7 @@ def test_precision_is_that_of_torch(on_page, page):
     for (power, past), i in itertools.product(PLACES, (0, 1, 9, 31)):
         m = 2**power + past
         shown = move(power=power, past=past, hand=i)
+        tips = dict(page.locator("line[data-part$=-hand]").evaluate_all(TIPS))
         assert shown["m"] == f"{m:,}"
         assert shown["true"] == f"{(5 * speeds).cos().mean():.3f}"
         for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
@@ -385,7 +394,7 @@ def test_precision_is_that_of_torch(on_page, page):
             assert error == pytest.approx(right, **digits)
             score = (near - far).cos().mean().item()
             assert float(texts[2].split()[1]) == pytest.approx(score, abs=6e-4)
-            x, y, *tip = part(page, f"{name}-hand", "x1", "y1", "x2", "y2")
+            x, y, *tip = tips[f"{name}-hand"]
             angle = near[i].item()
             end = [x + 66 * math.cos(angle), y - 66 * math.sin(angle)]
             assert tip == pytest.approx(end, abs=0.02)

@@ -125,7 +125,9 @@ def test_a_lesson_leads_to_its_slides():
 
 
 def test_launch_buttons_open_the_lesson_itself(pages):
-    links = {link["href"] for link in pages[f"lessons/{IDS[5]}.html"].select("a[href]")}
+    page = pages[f"lessons/{IDS[5]}.html"]
+    assert f'%pip install "rope-teach[lessons] @ git+{REPOSITORY}"' in page.get_text()
+    links = {link["href"] for link in page.select("a[href]")}
     file = f"lessons/{IDS[5]}.ipynb"
     colab = (
         f"https://colab.research.google.com/github/someone/rope_teach/blob/main/{file}"
@@ -291,6 +293,9 @@ def test_numbers_of_the_answers(pages):
     assert found["bfloat16"] == ["769"]
     widest = math.tau * 500_000 ** (126 / 128)
     assert found["500,000"][1] == f"{widest:,.0f}"
+    factor = 0.1 * math.log(16) + 1
+    assert found["16"] == [f"{factor:.3f}", f"{factor**2:.3f}"]
+    assert "q_proj and k_proj are reordered" in pages["ask.html"].get_text()
     assert found["yarn"][0] == "yarn" and found["linear"][0] == "position_interpolation"
     assert found["Hugging Face’s (model_type llama)"] == ["half"]
     assert found["llama.cpp’s (GGUF, architecture llama)"] == ["interleaved"]
@@ -370,6 +375,8 @@ def test_page_in_a_browser(name, site, browser):
         prose = seen.page.locator(".bd-article :is(p, li, td, summary)")
         shown = prose.evaluate_all("all => all.map(e => e.innerText || '')")
         assert not [text for text in shown if re.search(r"\$[^$]+\$", text)]
+        seen.page.set_viewport_size({"width": 390, "height": 844})  # a phone
+        assert seen.page.evaluate("document.documentElement.scrollWidth") == 390
         assert seen.outside == seen.errors == []
 
 
@@ -379,12 +386,15 @@ def test_search_answers_without_a_server(site, browser):
         for asked, answer in (
             ("grouped query", IDS[9]),
             ("convert_checkpoint", "api/"),
+            ("which pairing does Llama use?", "ask.html"),
+            ("what does YaRN's attention factor do?", "ask.html"),
+            ("how do I convert GPT-J weights?", "ask.html#how-do-i-convert-gpt-j"),
         ):
             seen.page.goto(f"{site.as_uri()}/search.html?q={asked}")
             results = seen.page.locator("#search-results li a")
             results.first.wait_for()
             links = results.evaluate_all("all => all.map(a => a.getAttribute('href'))")
-            assert any(answer in link for link in links)
+            assert any(answer in link for link in links[:3])
         seen.page.goto(f"{site.as_uri()}/search.html?q=xyzzyx")
         seen.page.get_by_text("did not match any documents").wait_for()
         assert seen.outside == seen.errors == []

@@ -24,7 +24,7 @@ LESSONS = next((place for place in PLACES if place.is_dir()), PLACES[0])
 PATTERNS = ("[0-9][0-9]_*.ipynb", "lecture.ipynb", "rise.css")
 Notebook = dict[str, Any]
 
-WRONG_KERNEL = """
+IF_IT_FAILS = """
 
 <details><summary>It says <i>No module named</i> …?</summary>
 
@@ -35,6 +35,12 @@ This notebook runs in a Python that does not have the course. In the terminal wh
 
 Then choose *Kernel*, *Change Kernel…*, *rope-teach*. In a hosted notebook, run the
 `%pip install` line that your teacher gave you, then restart the kernel.
+</details>
+
+<details><summary>It says <i>NameError: name … is not defined</i>?</summary>
+
+A cell above yours has not run since the kernel started. Choose *Run*, *Run All Above
+Selected Cell*, then run yours again.
 </details>"""
 
 
@@ -72,13 +78,13 @@ def hand_out(folder: Path, lessons: Path = LESSONS) -> Iterator[tuple[str, str]]
 
 
 def student_edition(text: str) -> str:
-    """Return a lesson as students get it: with help for a wrong kernel, and signed."""
+    """Return a lesson as students get it: with help if a cell fails, and signed."""
     notebook = json.loads(text)
     kinds = [cell["cell_type"] for cell in notebook["cells"]]
     set_up = kinds.index("code") - 1  # what stands above the first cell that runs
     if set_up >= 0:
         words = "".join(notebook["cells"][set_up]["source"])
-        notebook["cells"][set_up]["source"] = words + WRONG_KERNEL
+        notebook["cells"][set_up]["source"] = words + IF_IT_FAILS
     ours = notebook["metadata"].setdefault("rope_teach", {})
     ours["fingerprint"] = fingerprint(notebook)
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"

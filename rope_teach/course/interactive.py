@@ -12,7 +12,7 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal, localcontext
 from string import Template
 from typing import Any
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from rope_teach.axes import axial_frequencies, grid_positions
+from rope_teach.course.plots import BLUE, GREEN, ORANGE, looks
 from rope_teach.frequencies import (
     inverse_frequencies,
     llama3,
@@ -44,8 +45,12 @@ __all__ = [
     "patch_on_grid",
 ]
 
-BLUE, ORANGE, INK = "#0072B2", "#B04A00", "#1a1a1a"
-FACE = "fill='none' stroke='#767676' stroke-width='2'"
+Attributes = dict[str, str | float]
+INK, PALE = "#1a1a1a", "#ddd"
+FACE: Attributes = {"fill": "none", "stroke": "#767676", "stroke_width": 2}
+NAME: Attributes = {"font_size": 26, "font_weight": "bold"}
+DASHES = {"--": (3.7, 1.6), "-.": (6.4, 1.6, 1, 1.6), ":": (1, 1.65)}  # matplotlib's
+ROUND: Attributes = {"stroke": BLUE, "stroke_linecap": "round"}
 
 
 # ------------------------------------------------------------------- the shared frame
@@ -100,6 +105,7 @@ class Interactive:
         }
         return PAGE.substitute(
             name=self.name,
+            focus=ORANGE,
             alt=html.escape(self.alt),
             still=quote(self.svg(), safe=" '=:/;,.()"),
             width=width,
@@ -127,7 +133,7 @@ PAGE = Template(
 .rope-interactive :is(input, select)
  { width: 100%; box-sizing: border-box; font: inherit; margin: .2em 0; }
 .rope-interactive :is(input, select):focus-visible
- { outline: 3px solid #B04A00; outline-offset: 2px; }
+ { outline: 3px solid $focus; outline-offset: 2px; }
 .rope-interactive p { margin: .3em 0; }
 @media (prefers-reduced-motion: no-preference) {
  .rope-interactive .moves { transition: transform .35s; } }
@@ -212,13 +218,42 @@ def steady(speeds: Sequence[float] | Tensor) -> list[float]:
     return [float(f"{float(speed):.12g}") for speed in speeds]
 
 
-def hand(name: str, x: float, y: float, length: float, angle: float, look: str) -> str:
+def tag(kind: str, inside: str = "", /, **attributes: str | float) -> str:
+    """Return an SVG element; the script finds it by its ``part``."""
+    given = ""
+    for name, value in attributes.items():
+        name = "data-part" if name == "part" else name.replace("_", "-")
+        given += f" {name}='{value if isinstance(value, str) else short(value)}'"
+    return f"<{kind}{given}>{inside}</{kind}>" if inside else f"<{kind}{given}/>"
+
+
+def text(x: float, y: float, words: str, /, **look: str | float) -> str:
+    """Return words, centred at x unless their look says otherwise."""
+    return tag("text", words, x=x, y=y, **look)
+
+
+def hand(
+    name: str, x: float, y: float, length: float, angle: float, /, **look: str | float
+) -> str:
     """Return a line from (x, y) at an angle, counter-clockwise, that can turn."""
-    tip = short(x + length * math.cos(angle)), short(y - length * math.sin(angle))
-    return (
-        f"<line data-part='{name}' data-length='{short(length)}' x1='{short(x)}' "
-        f"y1='{short(y)}' x2='{tip[0]}' y2='{tip[1]}' {look}/>"
-    )
+    tip = {"x2": x + length * math.cos(angle), "y2": y - length * math.sin(angle)}
+    return tag("line", part=name, data_length=length, x1=x, y1=y, **tip, **look)
+
+
+def level(y: float, label: str, left: float, right: float) -> str:
+    """Return a line across the picture, with its label at the left."""
+    across = tag("path", d=f"M{left} {y:.0f}H{right}", stroke=PALE)
+    return across + text(left - 10, round(y) + 7, label, text_anchor="end")
+
+
+def stroke(label: str) -> Attributes:
+    """Return the colour and the dashes that a label has in ``plots.py``."""
+    look = looks([label])[label]
+    if look.style == "-":
+        return {"stroke": look.colour}
+    lengths = DASHES.get(look.style) or look.style[1]
+    dashes = " ".join(short(2.5 * length) for length in lengths)
+    return {"stroke": look.colour, "stroke_dasharray": dashes}
 
 
 # ------------------------------------------------------------------------- lesson 04
@@ -253,18 +288,14 @@ def two_arrows(
     length = {"q": math.hypot(*q), "k": math.hypot(*k)}
     unit = 150 / max(length.values())
     turned = {"q": start["q"], "k": start["k"] + 3 * inv_freq}
-    looks = {"q": f"stroke='{BLUE}'", "k": f"stroke='{ORANGE}' stroke-dasharray='16 7'"}
-    picture = f"<circle cx='200' cy='190' r='155' {FACE}/>"
-    for name, look in looks.items():
-        look += " stroke-width='8'"
+    dashed = {"stroke": ORANGE, "stroke_dasharray": "16 7"}
+    picture = tag("circle", cx=200, cy=190, r=155, **FACE)
+    for name, look in (("q", {"stroke": BLUE}), ("k", dashed)):
         angle, reach = turned[name], unit * length[name]
-        picture += hand(name, 200, 190, reach, angle, look)
+        picture += hand(name, 200, 190, reach, angle, **look, stroke_width=8)
         across = 200 + (reach + 20) * math.cos(angle)
         up = 197 - (reach + 20) * math.sin(angle)
-        picture += (
-            f"<text data-part='{name}-name' x='{short(across)}' y='{short(up)}' "
-            f"font-size='26' font-weight='bold'>{name}</text>"
-        )
+        picture += text(across, up, name, part=f"{name}-name", **NAME)
     dot = length["q"] * length["k"] * math.cos(turned["k"] - turned["q"])
     return Interactive(
         "two-arrows",
@@ -302,16 +333,13 @@ def clock_bank(inv_freq: Sequence[float] | Tensor, last: int = 200) -> Interacti
     and 08.
     """
     speeds = steady(inv_freq)
-    look = f"stroke='{BLUE}' stroke-width='7' stroke-linecap='round'"
     picture = ""
     for i, speed in enumerate(speeds):
         x = 70 + 135 * i
-        picture += (
-            f"<circle cx='{x}' cy='100' r='58' {FACE}/>"
-            + hand(f"hand{i}", x, 100, 56, 0.0, look)
-            + f"<text x='{x}' y='28'>hand {i}</text>"
-            f"<text x='{x}' y='190'>{2 * math.pi / speed:,.0f}</text>"
-        )
+        picture += tag("circle", cx=x, cy=100, r=58, **FACE)
+        picture += hand(f"hand{i}", x, 100, 56, 0.0, stroke_width=7, **ROUND)
+        picture += text(x, 28, f"hand {i}")
+        picture += text(x, 190, f"{2 * math.pi / speed:,.0f}")
     return Interactive(
         "clock-bank",
         f"Interactive: {len(speeds)} clock hands. As the position grows, hand 0 turns "
@@ -366,7 +394,7 @@ PAIRING_SCRIPT = """  const slots = { half: (i) => [i, i + 4],
         const low = 78 + 150 * row, deep = low + (b - a > 1 ? 22 + 12 * i : 30);
         right += good;
         put(name + "-arc" + i, { d: `M${x} ${low}V${deep}H${y}V${low}`,
-          stroke: good ? "#00704F" : "#B04A00",
+          stroke: good ? data.right : data.wrong,
           "stroke-dasharray": good ? "none" : "9 6" });
       }
       show(name, steps); show(name + "-right", right);
@@ -389,17 +417,14 @@ def pairing_orders() -> Interactive:
     reorder them, a list chooses which slots the program pairs. Lesson 07.
     """
     start = pairs_and_score(0, 0, "half", 5)
-    picture = "".join(
-        f"<text x='40' y='{58 + row * 150}' font-size='28' font-weight='bold'>{name}"
-        "</text>"
-        + "".join(feature(name, row, slot) for slot in range(8))
-        + "".join(
-            f"<path data-part='{name}-arc{i}' d='{arc(row, i, i + 4)}' fill='none' "
-            f"stroke='{ORANGE}' stroke-width='4' stroke-dasharray='9 6'/>"
-            for i in range(4)
-        )
-        for row, name in enumerate("qk")
-    )
+    dashed: Attributes = {"fill": "none", "stroke": ORANGE, "stroke_width": 4,
+                          "stroke_dasharray": "9 6"}  # fmt: skip
+    picture = ""
+    for row, name in enumerate("qk"):
+        picture += text(40, 58 + row * 150, name, **NAME)
+        picture += "".join(feature(name, row, slot) for slot in range(8))
+        for i in range(4):
+            picture += tag("path", part=f"{name}-arc{i}", d=arc(row, i), **dashed)
     return Interactive(
         "pairing-orders",
         "Interactive: eight features of a query and of a key, and arcs between the "
@@ -421,6 +446,8 @@ def pairing_orders() -> Interactive:
             "swaps": SWAPS,
             "content": {"q": QUERY, "k": KEY},
             "speeds": steady(inverse_frequencies(8)),
+            "right": GREEN,
+            "wrong": ORANGE,
         },
         script=PAIRING_SCRIPT,
     )
@@ -428,20 +455,18 @@ def pairing_orders() -> Interactive:
 
 def feature(name: str, row: int, slot: int) -> str:
     """Return the box of one feature, in the slot where training put it."""
-    return (
-        f"<g class='moves' data-part='{name}{slot}' "
-        f"style='transform:translate({80 + 105 * slot}px,{20 + 150 * row}px)'>"
-        f"<rect width='90' height='56' rx='8' fill='{TINTS[slot // 2]}' stroke='#555'/>"
-        f"<text x='45' y='26' font-size='24' font-weight='bold'>{slot}</text>"
-        f"<text x='45' y='48' font-size='17'>hand {slot // 2}</text></g>"
-    )
+    place = f"transform:translate({80 + 105 * slot}px,{20 + 150 * row}px)"
+    fill, hand_number = TINTS[slot // 2], f"hand {slot // 2}"
+    box = tag("rect", width=90, height=56, rx=8, fill=fill, stroke="#555")
+    box += text(45, 26, str(slot), font_size=24, font_weight="bold")
+    box += text(45, 48, hand_number, font_size=17)
+    return tag("g", box, **{"class": "moves"}, part=f"{name}{slot}", style=place)
 
 
-def arc(row: int, first: int, second: int) -> str:
-    """Return the path below two slots of a row."""
-    low = 78 + 150 * row
-    x, y, deep = 125 + 105 * first, 125 + 105 * second, low + 22 + 12 * first
-    return f"M{x} {low}V{deep}H{y}V{low}"
+def arc(row: int, i: int) -> str:
+    """Return the path below slots i and i + 4 of a row."""
+    low, x = 78 + 150 * row, 125 + 105 * i
+    return f"M{x} {low}V{low + 22 + 12 * i}H{x + 420}V{low}"
 
 
 def pairs_and_score(q: int, k: int, program: str, distance: int) -> dict[str, str]:
@@ -463,6 +488,7 @@ def pairs_and_score(q: int, k: int, program: str, distance: int) -> dict[str, st
 
 # ------------------------------------------------------------------------- lesson 08
 
+TICKS = {1: "1", 100: "100", 10**4: "10 k", 10**6: "1 M", 10**8: "100 M"}
 BASES = [digit * 10**power for power in range(2, 7) for digit in (1, 2, 5)] + [10**7]
 
 
@@ -500,20 +526,20 @@ def base_and_wavelengths() -> Interactive:
     for i, tokens in enumerate(turn.tolist()):
         x, y = short(100 + 980 * (i + 0.5) / 64), short(log_height(tokens))
         dots[tokens <= 4096] += f"M{x} {y}h0"
-    level = short(log_height(4096))
-    picture = log_axis() + (
-        f"<line data-part='level' x1='100' x2='1080' y1='{level}' y2='{level}' "
-        f"stroke='{INK}' stroke-width='2' stroke-dasharray='8 5'/>"
-        f"<path data-part='done' d='{dots[True]}' stroke='{BLUE}' stroke-width='9' "
-        "stroke-linecap='round'/>"
-        f"<path data-part='open' d='{dots[False]}' stroke='{ORANGE}' stroke-width='9' "
-        "stroke-linecap='square'/>"
-        f"<text data-part='name' x='110' y='{short(log_height(4096) - 8)}' "
-        "text-anchor='start'>context</text>"
-        "<text x='100' y='296' text-anchor='start'>hand 0</text>"
-        "<text x='590' y='296'>wavelength of each hand, in tokens</text>"
-        "<text data-part='last' x='1080' y='296' text-anchor='end'>hand 63</text>"
-    )
+    at = log_height(4096)
+    line: Attributes = {"x1": 100, "x2": 1080, "y1": at, "y2": at, "stroke": INK}
+    done: Attributes = {"d": dots[True], "stroke_width": 9, **ROUND}
+    never: Attributes = {"d": dots[False], "stroke": ORANGE, "stroke_width": 9}
+    picture = "".join([
+        *(level(log_height(n), label, 100, 1080) for n, label in TICKS.items()),
+        tag("line", part="level", **line, stroke_width=2, stroke_dasharray="8 5"),
+        tag("path", part="done", **done),
+        tag("path", part="open", **never, stroke_linecap="square"),
+        text(110, at - 8, "context", part="name", text_anchor="start"),
+        text(100, 296, "hand 0", text_anchor="start"),
+        text(590, 296, "wavelength of each hand, in tokens"),
+        text(1080, 296, "hand 63", part="last", text_anchor="end"),
+    ])  # fmt: skip
     return Interactive(
         "base-and-wavelengths",
         "Interactive: the wavelength of each hand on a log axis, and a dashed level at "
@@ -540,16 +566,6 @@ def log_height(tokens: float) -> float:
     return 260 - 30 * math.log10(tokens)
 
 
-def log_axis() -> str:
-    """Return the axis of wavelengths: 1 to 100 million tokens."""
-    ticks = {1: "1", 100: "100", 10**4: "10 k", 10**6: "1 M", 10**8: "100 M"}
-    return "".join(
-        f"<path d='M100 {log_height(at):.0f}H1080' stroke='#ddd'/>"
-        f"<text x='90' y='{log_height(at) + 7:.0f}' text-anchor='end'>{label}</text>"
-        for at, label in ticks.items()
-    )
-
-
 def hands_that_finish(base: float, head_dim: int, context: int) -> dict[str, str]:
     """Return what the figure of wavelengths shows."""
     turn = wavelengths(inverse_frequencies(head_dim, base))
@@ -563,6 +579,7 @@ def hands_that_finish(base: float, head_dim: int, context: int) -> dict[str, str
 
 # ------------------------------------------------------------------------- lesson 10
 
+DASHED: Attributes = {"stroke_width": 3, "stroke_dasharray": "5 5"}
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -626,19 +643,14 @@ def precision_by_position(rotary_dim: int = 64) -> Interactive:
     for column, dtype in enumerate(map(name_of, DTYPES)):
         x = 140 + 275 * column
         angle = float(start[f"{dtype}-angle"])
-        dash = f"stroke='{INK}' stroke-width='3' stroke-dasharray='5 5'"
-        lines = {"position": 205, "error": 235, "score": 265}
-        picture += (
-            f"<text x='{x}' y='24' font-size='24' font-weight='bold'>{dtype}</text>"
-            f"<circle cx='{x}' cy='108' r='70' {FACE}/>"
-            + hand(f"{dtype}-hand", x, 108, 66, angle, f"stroke='{BLUE}' {HAND}")
-            + hand(f"{dtype}-true", x, 108, 70, 257.0, dash)
-            + "".join(
-                f"<text data-part='{dtype}-{line}' x='{x}' y='{y}'>"
-                f"{start[f'{dtype}-{line}']}</text>"
-                for line, y in lines.items()
-            )
-        )
+        picture += text(x, 24, dtype, font_size=24, font_weight="bold")
+        picture += tag("circle", cx=x, cy=108, r=70, **FACE)
+        look = {"stroke": stroke(dtype)["stroke"], "stroke_linecap": "round"}
+        picture += hand(f"{dtype}-hand", x, 108, 66, angle, **look, stroke_width=8)
+        picture += hand(f"{dtype}-true", x, 108, 70, 257.0, stroke=INK, **DASHED)
+        for line, y in (("position", 205), ("error", 235), ("score", 265)):
+            name = f"{dtype}-{line}"
+            picture += text(x, y, start[name], part=name)
     return Interactive(
         "precision-by-position",
         "Interactive: one clock hand in float64, float32, bfloat16 and float16, over a "
@@ -658,9 +670,6 @@ def precision_by_position(rotary_dim: int = 64) -> Interactive:
         data={"speeds": speeds, "rest": rest},
         script=PRECISION_SCRIPT,
     )  # fmt: skip
-
-
-HAND = "stroke-width='8' stroke-linecap='round'"
 
 
 def name_of(dtype: torch.dtype) -> str:
@@ -713,11 +722,12 @@ def exact_speeds(
 
 # ------------------------------------------------------------------------- lesson 13
 
-RULES = {  # as they look in plots.py
-    "PI": "stroke='#C65200' stroke-dasharray='9 5'",
-    "NTK": "stroke='#00795A' stroke-dasharray='14 5 2 5'",
-    "YaRN": "stroke='#6B45B0'",
-    "Llama 3": "stroke='#B8407F' stroke-dasharray='20 6'",
+# By factor and trained length: speeds and attention factor.
+RULES: dict[str, Callable[[float, int], tuple[Tensor, float]]] = {
+    "PI": lambda s, _: position_interpolation(128, 10_000, factor=s),
+    "NTK": lambda s, _: ntk_aware(128, 10_000, factor=s),
+    "YaRN": lambda s, T: yarn(128, 10_000, factor=s, trained_length=T),
+    "Llama 3": lambda s, T: llama3(128, 10_000, factor=s, trained_length=T),
 }
 
 
@@ -774,34 +784,26 @@ def rules_on_hands() -> Interactive:
     the trained length and the hand to read off. Lesson 13.
     """
     edge = slow_edge(4096)
-    picture = (
-        f"<rect data-part='slow' x='{short(edge)}' y='40' height='230' "
-        f"width='{short(1078 - edge)}' fill='#eee'/>"
-    )
+    picture = tag("rect", part="slow", x=edge, y=40, height=230, width=1078 - edge,
+                  fill="#eee")  # fmt: skip
     for times in (1, 2, 4, 8, 16, 32):
-        y = 270 - 46 * math.log2(times)
-        picture += (
-            f"<path d='M70 {y:.0f}H1078' stroke='#ddd'/>"
-            f"<text x='60' y='{y + 7:.0f}' text-anchor='end'>{times}</text>"
-        )
-    for number, (rule, look) in enumerate(RULES.items()):
+        picture += level(times_height(times), str(times), 70, 1078)
+    for number, rule in enumerate(RULES):
         x, width = 90 + 140 * number, 6 if rule == "YaRN" else 2
-        height = [270 - 46 * math.log2(n) for n in slowed(rule, 16, 4096).tolist()]
+        height = list(map(times_height, slowed(rule, 16, 4096).tolist()))
         points = " ".join(f"{70 + 16 * i},{short(y)}" for i, y in enumerate(height))
-        picture += (
-            f"<polyline data-part='{rule}' points='{points}' fill='none' {look} "
-            f"stroke-width='{width}'/><path d='M{x} 16h40' {look} stroke-width='4'/>"
-            f"<text x='{x + 48}' y='23' text-anchor='start'>{rule}</text>"
-        )
-        if rule == "YaRN":
-            dot = height[40]
-    picture += (
-        f"<circle data-part='dot' cx='710' cy='{short(dot)}' r='10' fill='{INK}'/>"
-        "<text x='70' y='300' text-anchor='start'>hand 0 (fast)</text>"
-        "<text x='1078' y='300' text-anchor='end'>hand 63 (slow)</text>"
-        "<text x='574' y='300'>times slower, hand by hand</text>"
-        "<text x='1078' y='23' text-anchor='end'>grey: never came round</text>"
-    )
+        line: Attributes = {"points": points, "fill": "none", **stroke(rule)}
+        picture += tag("polyline", part=rule, **line, stroke_width=width)
+        picture += tag("path", d=f"M{x} 16h40", **stroke(rule), stroke_width=4)
+        picture += text(x + 48, 23, rule, text_anchor="start")
+    y = times_height(slowed("YaRN", 16, 4096)[40].item())
+    picture += "".join([
+        tag("circle", part="dot", cx=710, cy=y, r=10, fill=INK),
+        text(70, 300, "hand 0 (fast)", text_anchor="start"),
+        text(1078, 300, "hand 63 (slow)", text_anchor="end"),
+        text(574, 300, "times slower, hand by hand"),
+        text(1078, 23, "grey: never came round", text_anchor="end"),
+    ])  # fmt: skip
     return Interactive(
         "rules-on-hands",
         "Interactive: how many times slower each of 64 hands turns under PI, NTK, YaRN "
@@ -836,30 +838,23 @@ def slow_edge(trained_length: int) -> float:
     return min(max(70 + 16 * hand, 70), 1078)
 
 
-def scaled(rule: str, factor: float, trained_length: int) -> tuple[Tensor, float]:
-    """Return the package's speeds and attention factor for a rule of the figure."""
-    if rule == "PI":
-        return position_interpolation(128, 10_000, factor=factor)
-    if rule == "NTK":
-        return ntk_aware(128, 10_000, factor=factor)
-    by_turns = yarn if rule == "YaRN" else llama3
-    return by_turns(128, 10_000, factor=factor, trained_length=trained_length)
+def times_height(times: float) -> float:
+    """Return the height in the picture of a hand that is so many times slower."""
+    return 270 - 46 * math.log2(times)
 
 
 def slowed(rule: str, factor: float, trained_length: int) -> Tensor:
     """Return how many times slower each hand turns under a rule."""
-    return inverse_frequencies(128) / scaled(rule, factor, trained_length)[0]
+    return inverse_frequencies(128) / RULES[rule](factor, trained_length)[0]
 
 
 def hands_under(
     rule: str, factor: float, trained_length: int, i: int
 ) -> dict[str, str]:
     """Return what the figure of rules shows."""
-    speeds, attention = scaled(rule, factor, trained_length)
-    turn, slower = (
-        wavelengths(inverse_frequencies(128)),
-        slowed(rule, factor, trained_length),
-    )
+    speeds, attention = RULES[rule](factor, trained_length)
+    turn = wavelengths(inverse_frequencies(128))
+    slower = slowed(rule, factor, trained_length)
     slow = turn > trained_length
     return {
         "before": f"{turn[i]:,.0f}",
@@ -876,6 +871,13 @@ def hands_under(
 # ------------------------------------------------------------------------- lesson 17
 
 ROWS, DOWN, RIGHT, LEARNED = 6, 2, 1, 13
+TITLES = {
+    "flat": "flat: 13 tokens on (darker: more attention)",
+    "axial": "axial: 2 down, 1 right",
+}
+FRAME: Attributes = {"fill": "none", "stroke_width": 4}
+FRAMES = {"wanted": FRAME | {"stroke": INK, "stroke_dasharray": "7 4"},
+          "reached": FRAME | {"stroke": ORANGE}}  # fmt: skip
 SHADES = ("#ffffff", "#e3eef6", "#c1daec", "#94c0de", "#5ba0cb", "#2b7db5")
 
 
@@ -934,11 +936,7 @@ def patch_on_grid() -> Interactive:
     start = liked(7, 1, 2)
     picture = ""
     for kind, left in (("flat", 20), ("axial", 580)):
-        title = {
-            "flat": "flat: 13 tokens on (darker: more attention)",
-            "axial": "axial: 2 down, 1 right",
-        }
-        picture += f"<text x='{left}' y='22' text-anchor='start'>{title[kind]}</text>"
+        picture += text(left, 22, TITLES[kind], text_anchor="start")
         scores = liking(kind, 7, 1, 2)
         for shade, colour in enumerate(SHADES):
             cells = "".join(
@@ -947,24 +945,16 @@ def patch_on_grid() -> Interactive:
                 for c in range(7)
                 if shade_of(scores[7 * r + c].item()) == shade
             )
-            picture += (
-                f"<path data-part='{kind}{shade}' d='{cells}' fill='{colour}' "
-                "stroke='#767676'/>"
-            )
-        looks = {"wanted": f"stroke='{INK}' stroke-dasharray='7 4'",
-                 "reached": f"stroke='{ORANGE}'"}  # fmt: skip
+            look = {"fill": colour, "stroke": "#767676"}
+            picture += tag("path", part=f"{kind}{shade}", d=cells, **look)
         for name, cell in target_cells(kind, 7, 1, 2).items():
             inset = 2 if name == "wanted" else 8
-            picture += (
-                f"<rect data-part='{kind}-{name}' x='{left + 44 * cell[1] + inset}' "
-                f"y='{32 + 42 * cell[0] + inset}' width='{42 - 2 * inset}' "
-                f"height='{40 - 2 * inset}' fill='none' stroke-width='4' "
-                f"{looks[name]} opacity='{int(inside(cell, 7))}'/>"
-            )
-        picture += (
-            f"<circle data-part='{kind}-query' cx='{left + 21 + 88}' cy='94' r='9' "
-            f"fill='{INK}' stroke='#fff' stroke-width='2'/>"
-        )
+            x, y = left + 44 * cell[1] + inset, 32 + 42 * cell[0] + inset
+            frame = {"width": 42 - 2 * inset, "height": 40 - 2 * inset, **FRAMES[name]}
+            picture += tag("rect", part=f"{kind}-{name}", x=x, y=y, **frame,
+                           opacity=inside(cell, 7))  # fmt: skip
+        dot: Attributes = {"fill": INK, "stroke": "#fff", "stroke_width": 2}
+        picture += tag("circle", part=f"{kind}-query", cx=left + 109, cy=94, r=9, **dot)
     return Interactive(
         "patch-on-grid",
         "Interactive: two copies of a picture 7 cells wide, shaded by how much the "

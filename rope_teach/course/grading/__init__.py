@@ -65,6 +65,7 @@ PASSED_ON = re.compile(
 Place = tuple[int, str | None]  # a cell, and the exercise if its check is running
 BEFORE: Place = (-1, None)
 Cell = tuple[int, str, list[str]]  # its place, its source, the exercises it checks
+Work = tuple[int, str, list[str], bool]  # the same, still open; has it an exercise?
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,13 @@ def _notebooks(folder: Path) -> list[Path]:
     return [
         path
         for path in paths
-        if not any(part[0] == "." for part in path.relative_to(folder).parts)
+        if not any(map(_passed_over, path.relative_to(folder).parts))
     ]
+
+
+def _passed_over(name: str) -> bool:
+    """Whether a file or folder is hidden, or holds what a student has installed."""
+    return name[0] == "." or name == "site-packages"
 
 
 def stubs(lessons: Path = LESSONS) -> dict[str, str]:
@@ -133,7 +139,7 @@ def stubs(lessons: Path = LESSONS) -> dict[str, str]:
 
 def code_cells(path: Path) -> list[Cell]:
     """Return a notebook's code cells; ``ValueError`` if the file is no notebook."""
-    notebook = read_notebook(path)
+    notebook = read_notebook(path) if path.is_file() else None  # no pipe, no device
     if notebook is None:
         raise ValueError(f"{path.name} cannot be read as a notebook")
     sources = [
@@ -182,7 +188,7 @@ def grade_notebook(
     while open_now := [place for place in wanted if place not in marks]:
         last = open_now[-1][0]
         job = [
-            (i, source, [key for key in keys if (i, key) in open_now])
+            (i, source, [key for key in keys if (i, key) in open_now], bool(keys))
             for i, source, keys in cells[: last + 1]
             if i not in skipped
         ]
@@ -205,7 +211,7 @@ def grade_notebook(
 
 def _run(
     folder: Path,
-    cells: list[Cell],
+    cells: list[Work],
     limits: Limits,
     end: float,
     marks: dict[tuple[int, str], tuple[str, str]],
@@ -256,8 +262,8 @@ def _listen(
         patience = limits.seconds
         if "done" in words:
             return None, "the notebook ended before it"
-        if "threads" in words:
-            return (at[0], None), "left a thread running"
+        if "harm" in words:
+            return (at[0], None), words["harm"]
         if "kind" in words:
             text = re.sub(rf"^[✓✗] {re.escape(words['key'])} ", "", words["text"])
             marks[at[0], words["key"]] = words["kind"], text
@@ -353,7 +359,7 @@ def _copy(folder: Path, target: Path) -> None:
             found = os.lstat(os.path.join(where, name))
             kind = stat.S_IFMT(found.st_mode)
             if (
-                name[0] == "."
+                _passed_over(name)
                 or kind not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)
                 or found.st_size > HEAVY
             ):
@@ -416,16 +422,30 @@ def grade(
             if not key:
                 unread[name] += f"; {text}"
                 continue
-            mark = Mark(name, _lesson(key), key, state, text, path.name)
+            mark = Mark(
+                _plain(name), _lesson(key), key, state, _plain(text), _plain(path.name)
+            )
             kept = best.setdefault((name, key), mark)
             if STATES.index(state) > STATES.index(kept.state):
                 best[name, key] = mark
     return [
         best.get((name, key))
-        or Mark(name, _lesson(key), key, "missing", f"in no notebook{unread[name]}")
+        or Mark(
+            _plain(name),
+            _lesson(key),
+            key,
+            "missing",
+            _plain(f"in no notebook{unread[name]}"),
+        )
         for name in of_student
         for key in given
     ]
+
+
+def _plain(text: str) -> str:
+    """Return one line without what would steer a terminal or fit in no file."""
+    words = " ".join(text.split())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
 
 
 def _lesson(key: str) -> int:
@@ -479,6 +499,11 @@ def rows(marks: list[Mark]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def _no_formula(value: Any) -> Any:
+    """Keep a spreadsheet from computing what a student's name or code begins with."""
+    return f"'{value}" if str(value).startswith(("=", "+", "-", "@")) else value
+
+
 def main(
     folder: Path,
     lessons: Iterable[int] = (),
@@ -504,7 +529,9 @@ def main(
         with csv_file.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, list(table[0]))
             writer.writeheader()
-            writer.writerows(table)
+            writer.writerows(
+                {k: _no_formula(v) for k, v in row.items()} for row in table
+            )
     if json_file:
         text = json.dumps(table, indent=1, ensure_ascii=False)
         json_file.write_text(f"{text}\n", encoding="utf-8")

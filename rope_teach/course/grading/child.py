@@ -26,6 +26,7 @@ import torch
 from rope_teach.course.grading import guard
 
 Say = Callable[..., None]
+Run = Callable[[str], tuple[dict[str, Any], BaseException | None]]
 EXERCISES = "rope_teach.course.exercises"
 
 
@@ -35,11 +36,11 @@ def main() -> None:
     say = speaker(job["secret"])
     folder = Path(job["folder"])
     guard.build(folder, job["cpu_seconds"], job["memory"])
-    judge = Judge([key for _, _, keys in job["cells"] for key in keys])
+    judge = Judge([key for _, _, keys, _ in job["cells"] for key in keys])
     run = runner()
     os.dup2(0, 2)  # what went wrong until here, the parent may read
     sys.path[0] = ""  # a notebook imports what lies beside it, as in Jupyter
-    for index, source, keys in job["cells"]:
+    for index, source, keys, of_exercise in job["cells"]:
         os.chdir(folder / "work")
         threads = set(sys._current_frames())
         say(cell=index)
@@ -50,8 +51,11 @@ def main() -> None:
             if key in answers:
                 kind, text = judge(key, answers[key])
             say(key=key, kind=kind, text=text)
-        if keys and still_running(threads):
-            say(threads=True)
+        harm = "left a thread running" if of_exercise and still_running(threads) else ""
+        if of_exercise and not works(run, judge):
+            harm = "left Python in a state in which no cell is checked"
+        if harm:
+            say(harm=harm)
             break
     say(done=True)
     os._exit(0)  # at once, whatever a notebook has asked to run at exit
@@ -79,7 +83,8 @@ class Judge:
         exercises = importlib.import_module(EXERCISES)
         for key in keys:
             exercises.find(key)
-        self.feedback = exercises.feedback
+        self.feedback, self.known = exercises.feedback, keys[0]
+        self.close = importlib.import_module(f"{EXERCISES}.comparing").close
         for name in [name for name in sys.modules if name.startswith(EXERCISES)]:
             del sys.modules[name]
         delattr(importlib.import_module("rope_teach.course"), "exercises")
@@ -106,6 +111,15 @@ class Judge:
         if replaced := self.restore():
             return "wrong", f"Your code replaced {replaced[0]} while it was checked."
         return kind, text
+
+    def works(self) -> bool:
+        """Whether a check still knows a stub from an answer, and equal from unequal."""
+        self.restore()
+        try:
+            waiting = self.feedback(self.known, ...).kind == "waiting"
+            return waiting and bool(self.close(torch.ones(2) + 1, [2.0, 2.0]))
+        except BaseException:
+            return False
 
     def restore(self) -> list[str]:
         """Stop spies, put back what was replaced in torch and its like, and name it."""
@@ -136,7 +150,7 @@ def said_of(error: BaseException | None) -> str:
     return f"Your code stopped with {type(error).__name__}{said and f': {said}'}"
 
 
-def runner() -> Callable[[str], tuple[dict[str, Any], BaseException | None]]:
+def runner() -> Run:
     """Return what runs a cell as Jupyter does, and returns its answers by key."""
     import tqdm
     from IPython.core.history import HistoryManager
@@ -146,6 +160,8 @@ def runner() -> Callable[[str], tuple[dict[str, Any], BaseException | None]]:
     HistoryManager.enabled = False  # type: ignore[assignment]
     shell = InteractiveShell.instance()
     shell.ast_transformers.append(KeepAnswers())
+    # The other way to run a command wants a terminal, and that is shut off.
+    shell.system = shell.system_raw  # type: ignore[method-assign]
 
     def run(source: str) -> tuple[dict[str, Any], BaseException | None]:
         answers: dict[str, Any] = {}
@@ -180,6 +196,13 @@ class KeepAnswers(ast.NodeTransformer):
                 place = ast.Subscript(ast.Name(ANSWERS, ast.Load()), key, ast.Store())
                 return ast.copy_location(ast.Assign([place], answer), statement)
         return statement
+
+
+def works(run: Run, judge: Judge) -> bool:
+    """Whether what the notebook has done leaves cells and checks as they were."""
+    judge.restore()
+    answers, error = run('check("0.0", 1 + 1)')
+    return error is None and answers == {"0.0": 2} and judge.works()
 
 
 def still_running(before: set[int], patience: float = 2.0) -> bool:

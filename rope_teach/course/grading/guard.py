@@ -65,6 +65,7 @@ def build(folder: Path, seconds: int, memory: int) -> None:
     limit_resources(seconds, memory)
     if sys.platform == "linux":
         open_loopback()
+        empty_shared_memory()
         landlock([folder, *map(Path, OPEN_ANYWHERE)])
     sys.addaudithook(watch(folder))
 
@@ -113,6 +114,13 @@ def open_loopback() -> None:
             fcntl.ioctl(anything, 0x8914, up_and_running)  # SIOCSIFFLAGS
         except OSError:
             pass  # the machine's own network: it is on, and not ours to change
+
+
+def empty_shared_memory() -> None:
+    """Mount a /dev/shm of its own, which goes when the notebook does."""
+    if os.getpid() == 1:  # in namespaces of one's own: else it is the machine's
+        options = f"size={FILE_SIZE}".encode()
+        ctypes.CDLL(None).mount(b"tmpfs", b"/dev/shm", b"tmpfs", 6, options)
 
 
 def landlock_version() -> int:
