@@ -160,6 +160,7 @@ def runner() -> Run:
     HistoryManager.enabled = False  # type: ignore[assignment]
     shell = InteractiveShell.instance()
     shell.ast_transformers.append(KeepAnswers())
+    shell.history_manager.outputs = Forgetful()  # type: ignore[union-attr]
     # The other way to run a command wants a terminal, and that is shut off.
     shell.system = shell.system_raw  # type: ignore[method-assign]
 
@@ -173,6 +174,13 @@ def runner() -> Run:
             return answers, error
 
     return run
+
+
+class Forgetful(dict[int, list[Any]]):
+    """Keeps nothing of what a cell prints: IPython would, and fill the memory."""
+
+    def __missing__(self, key: int) -> list[Any]:
+        return []
 
 
 ANSWERS = "__answers__"
