@@ -44,6 +44,7 @@ from rope_teach.course.training import (
 
 TRAINED, MEASURED, DEPTHS = 4, (4, 8, 16), 4  # sentences, of 4 or 5 tokens
 STEPS, BUDGETS, BATCH = 800, (400,), 32
+LONG_STEPS = 3200  # for the conditions that 800 steps leave on their way
 RATES, SEEDS, STORIES = (1e-3, 2e-3, 4e-3), (1, 2, 3), 75
 LEARNED = 5e-3  # nats of validation: a better rate would hardly show
 MODEL = {"vocab": len(STORY_WORDS), "layers": 3, "max_len": 6 + 5 * max(MEASURED)}
@@ -53,6 +54,9 @@ CONDITIONS = [
     ("apart", "rope"),
     ("plain", "none"),
 ]
+
+
+ON_THEIR_WAY = [("apart", "rope"), ("plain", "sinusoidal"), ("plain", "learned")]
 
 
 class Apart(QuestionAnswerer):
@@ -153,6 +157,17 @@ def answered(model: QuestionAnswerer, drawn: list[Any]) -> list[tuple[str, str]]
     ]
 
 
+def four_times_as_long(workers: Workers, tried: list[Run], device: str) -> list[Run]:
+    """Those that had not arrived, each at the rate that suited it, with all seeds."""
+    best = {tuple(each["condition"]): each["best"] for each in tried}
+    waiting = [
+        workers.submit(run, (*case, best[case], seed), steps=LONG_STEPS, device=device)
+        for case in ON_THEIR_WAY
+        for seed in SEEDS
+    ]
+    return [each.get() for each in waiting]
+
+
 def table(runs: list[Run]) -> None:
     """Print the exact match of each training, by sentences."""
     for run in runs:
@@ -173,10 +188,12 @@ def main() -> None:
         given |= {"extend": 1, "enough": LEARNED}
         collect = tuned(workers, run, conditions, rates, seeds, budgets, **given)
         tried, runs, shorter = collect()
+        longer = [] if asked.quick else four_times_as_long(workers, tried, asked.device)
     settings = {
         "model": MODEL,
         "steps": STEPS,
         "budgets": BUDGETS,
+        "long_steps": LONG_STEPS,
         "batch": BATCH,
         "rates": RATES,
         "tuning_seed": TUNING_SEED,
@@ -186,7 +203,7 @@ def main() -> None:
         "stories_at_each_depth": STORIES,
     }
     if not asked.quick:
-        facts = {"rates_tried": tried, "shorter_runs": shorter}
+        facts = {"rates_tried": tried, "shorter_runs": shorter, "longer_runs": longer}
         write("question_answering", settings, runs, asked.device, **facts)
     table(runs)
 
