@@ -5,13 +5,15 @@ Each function counts its calls somewhere; afterwards the count must be what it w
 
 import functools
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rope_teach.identify import identify
-from rope_teach.identify.isolate import isolated
+from rope_teach.identify.isolate import _reached, isolated
 from tests.broken import half, inv_freq, table
 
 CALLS = 0
@@ -146,3 +148,45 @@ def test_a_function_that_sets_the_default_dtype():
 
     assert identify(careless, head_dim=8).correct
     assert torch.get_default_dtype() == torch.float32
+
+
+class Untouchable(dict):
+    """Another thread reads this at any time: it may not be empty for a moment."""
+
+    def clear(self):
+        raise AssertionError("emptied while somebody may be reading it")
+
+
+SHARED = Untouchable(device="cpu")
+NO_CONTENT = [torch.zeros(3, device="meta")]
+POOL = ThreadPoolExecutor(1)
+
+
+def test_what_did_not_change_is_not_touched():
+    with FakeTensorMode():
+        fake = torch.zeros(3)
+
+    def reading(x, positions):
+        assert SHARED["device"] == "cpu" and NO_CONTENT and fake is not None
+        return turn(x, positions)
+
+    assert identify(reading, head_dim=8).correct
+
+
+def test_a_pool_keeps_the_threads_that_a_function_starts():
+    def waiting(x, positions):
+        return POOL.submit(turn, x, positions).result()
+
+    assert identify(waiting, head_dim=8).correct
+    assert POOL._threads and POOL.submit(int, "3").result() == 3
+
+
+def test_an_assert_of_pytest_does_not_lead_to_the_whole_process():
+    def asserting(x, positions):
+        assert positions is not None
+        return turn(x, positions)
+
+    assert any(name.startswith("@py") for name in asserting.__code__.co_names)
+    spaces = {space["__name__"] for space, _ in _reached(asserting)
+              if isinstance(space, dict)}  # fmt: skip
+    assert spaces == {"tests.test_isolate", "tests.broken"}

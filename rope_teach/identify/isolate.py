@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rope_teach import ops
+
 __all__ = ["as_before", "isolated"]
 
 STATELESS = (
@@ -30,8 +32,12 @@ STATELESS = (
 PLAIN = (dict, list, tuple, set)
 FUNCTIONS = (types.FunctionType, functools.partial)  # which deepcopy shares
 NAMED = (type, types.ModuleType, *FUNCTIONS, property)
-# Of these, no code is followed.
-LIBRARIES = {"numpy", "rope_teach", "torch", "transformers", *sys.stdlib_module_names}
+# Of these, no code is followed: it leads to all that the process holds.
+LIBRARIES = {
+    "IPython", "_pytest", "einops", "ipykernel", "jax", "matplotlib", "numpy", "pandas",
+    "pytest", "rope_teach", "scipy", "sympy", "tensorflow", "torch", "tqdm",
+    "transformers", "triton", *sys.stdlib_module_names,
+}  # fmt: skip
 MISSING = object()
 
 
@@ -83,8 +89,8 @@ def isolated(thing: Any, memo: dict[int, Any] | None = None) -> Any:
     for part in _inside(thing):
         if isinstance(part, Tensor) and not part.is_leaf:  # deepcopy refuses it
             memo.setdefault(id(part), part.detach().clone().requires_grad_())
-        elif not isinstance(part, (Tensor, *PLAIN)) and _is_builtin(part):
-            _share_if_it_must(part, memo)
+        elif not isinstance(part, (Tensor, *PLAIN)) and _is_a_handle(part):
+            memo[id(part)] = part
     try:
         made = copy.deepcopy(thing, memo)
     except Exception:  # whatever a stranger's class may raise
@@ -94,15 +100,15 @@ def isolated(thing: Any, memo: dict[int, Any] | None = None) -> Any:
     return made
 
 
-def _is_builtin(part: Any) -> bool:
-    return type(part).__module__.partition(".")[0] in sys.stdlib_module_names
-
-
-def _share_if_it_must(part: Any, memo: dict[int, Any]) -> None:
+def _is_a_handle(part: Any) -> bool:
+    """A lock, a file, a pool of threads: what the standard library will not copy."""
+    if type(part).__module__.partition(".")[0] not in sys.stdlib_module_names:
+        return False
     try:
         copy.deepcopy(part)
-    except Exception:  # a lock, a file, a generator
-        memo[id(part)] = part
+    except Exception:
+        return True
+    return False
 
 
 def _isolate_functions(part: Any, memo: dict[int, Any]) -> None:
@@ -133,8 +139,8 @@ def _inside(thing: Any) -> Iterator[Any]:
             waiting += part
         elif isinstance(part, dict):
             waiting += part.values()
-        elif not isinstance(part, (Tensor, *FUNCTIONS)):
-            waiting += getattr(part, "__dict__", {}).values()
+        elif not isinstance(part, (Tensor, *FUNCTIONS)) and hasattr(part, "__dict__"):
+            waiting += [] if _is_a_handle(part) else vars(part).values()
 
 
 def _function(function: types.FunctionType, memo: dict[int, Any]) -> Any:
@@ -181,9 +187,13 @@ def _content(cell: types.CellType) -> Any:
 
 
 def _names(code: types.CodeType) -> set[str]:
-    """Global names (and attributes) in a function and in the functions within it."""
+    """Global names (and attributes) in a function and in the functions within it.
+
+    Not those that pytest wrote into it (``@pytest_ar``): they lead to all of pytest.
+    """
     inner = (const for const in code.co_consts if isinstance(const, types.CodeType))
-    return set(code.co_names).union(*map(_names, inner))
+    own = {name for name in code.co_names if name.isidentifier()}
+    return own.union(*map(_names, inner))
 
 
 # ------------------------------------------------- what code reaches without holding it
@@ -257,6 +267,8 @@ def _undo(space: Any, name: str) -> Callable[[], None]:
 def _kept(part: Any) -> Callable[[], Any]:
     """What gives a container, a tensor or an object the content that it has now."""
     if isinstance(part, Tensor):
+        if part.is_meta or type(part) not in ops.PLAIN:  # no content: meta, a fake
+            return lambda: None
         tensor = part.detach().clone()
         return lambda: _refill(part, tensor)
     held = _held(part)
@@ -265,10 +277,22 @@ def _kept(part: Any) -> Callable[[], Any]:
     content = held.copy()
 
     def put_back() -> None:
-        held.clear()
-        (held.extend if isinstance(held, list) else held.update)(content)
+        # Untouched while it is as it was: another thread may be using it.
+        if not _same(held, content):
+            held.clear()
+            (held.extend if isinstance(held, list) else held.update)(content)
 
     return put_back
+
+
+def _same(held: Any, content: Any) -> bool:
+    """Whether both hold the very same objects, in the same order where there is one."""
+    now = held.copy()  # in one step, whatever other threads do
+    if isinstance(now, set):
+        return bool(now == content)
+    if isinstance(now, dict):
+        now, content = ([x for pair in d.items() for x in pair] for d in (now, content))
+    return [*map(id, now)] == [*map(id, content)]
 
 
 def _refill(tensor: Tensor, content: Tensor) -> None:
