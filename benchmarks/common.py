@@ -43,6 +43,16 @@ def options(device: str = "cpu") -> argparse.Namespace:
     return parser.parse_args()
 
 
+def few(
+    asked: argparse.Namespace,
+    rates: Sequence[float],
+    seeds: Sequence[int],
+    budgets: Sequence[int],
+) -> tuple[Sequence[float], Sequence[int], Sequence[int]]:
+    """What ``tuned`` tries: all of it, or with ``--quick`` one rate and one seed."""
+    return (rates[1:2], seeds[:1], ()) if asked.quick else (rates, seeds, budgets)
+
+
 class Workers:
     """Processes that train, each on one thread: ``submit``, then ``get`` the result.
 

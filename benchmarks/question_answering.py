@@ -18,6 +18,7 @@ from common import (
     TUNING_SEED,
     Run,
     Workers,
+    few,
     in_parts,
     options,
     tuned,
@@ -54,8 +55,6 @@ CONDITIONS = [
     ("apart", "rope"),
     ("plain", "none"),
 ]
-
-
 ON_THEIR_WAY = [("apart", "rope"), ("plain", "sinusoidal"), ("plain", "learned")]
 
 
@@ -180,14 +179,11 @@ def table(runs: list[Run]) -> None:
 def main() -> None:
     asked = options()
     conditions = CONDITIONS[::3] if asked.quick else CONDITIONS
-    rates, seeds, budgets, steps = RATES, SEEDS, BUDGETS, STEPS
-    if asked.quick:
-        rates, seeds, budgets, steps = RATES[1:2], SEEDS[:1], (), 20
+    given = {"steps": 20 if asked.quick else STEPS, "device": asked.device}
+    given |= {"extend": 2, "enough": LEARNED}
     with Workers(asked.workers) as workers:
-        given = {"steps": steps, "device": asked.device}
-        given |= {"extend": 1, "enough": LEARNED}
-        collect = tuned(workers, run, conditions, rates, seeds, budgets, **given)
-        tried, runs, shorter = collect()
+        plan = few(asked, RATES, SEEDS, BUDGETS)
+        tried, runs, shorter = tuned(workers, run, conditions, *plan, **given)()
         longer = [] if asked.quick else four_times_as_long(workers, tried, asked.device)
     settings = {
         "model": MODEL,

@@ -26,6 +26,7 @@ from common import (
     TUNING_SEED,
     Run,
     Workers,
+    few,
     in_parts,
     mean_from,
     moved,
@@ -266,13 +267,10 @@ def table(runs: list[Run]) -> None:
 def main() -> None:
     asked = options()
     conditions = CONDITIONS[13::16] if asked.quick else CONDITIONS
-    rates, seeds, budgets = RATES, SEEDS, BUDGETS
-    if asked.quick:
-        rates, seeds, budgets = RATES[1:2], SEEDS[:1], ()
     with Workers(asked.workers) as workers:
         given = {"device": asked.device, "steps": 20 if asked.quick else None}
-        collect = tuned(workers, run, conditions, rates, seeds, budgets, **given)
-        tried, runs, shorter = collect()
+        plan = few(asked, RATES, SEEDS, BUDGETS)
+        tried, runs, shorter = tuned(workers, run, conditions, *plan, **given)()
     settings = {
         "models": MODELS,
         "relatives": RELATIVES,

@@ -16,6 +16,7 @@ from common import (
     TUNING_SEED,
     Run,
     Workers,
+    few,
     in_parts,
     mean_from,
     moved,
@@ -115,13 +116,10 @@ def main() -> None:
     asked = options()
     steps = STEPS // 20 if asked.quick else STEPS
     conditions = [(name,) for name in ENCODINGS][:: 3 if asked.quick else 1]
-    rates, seeds, budgets = RATES, SEEDS, BUDGETS
-    if asked.quick:
-        rates, seeds, budgets = RATES[1:2], SEEDS[:1], ()
     with Workers(asked.workers) as workers:
         given = {"steps": steps, "device": asked.device}
-        collect = tuned(workers, run, conditions, rates, seeds, budgets, **given)
-        tried, runs, shorter = collect()
+        plan = few(asked, RATES, SEEDS, BUDGETS)
+        tried, runs, shorter = tuned(workers, run, conditions, *plan, **given)()
     settings = {
         "model": MODEL,
         "encodings": ENCODINGS,

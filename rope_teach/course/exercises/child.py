@@ -108,6 +108,8 @@ def _watch(
 
 
 def _family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    if process.poll() is not None:  # its number may be another process's by now
+        return []
     try:
         own = psutil.Process(process.pid)
         return [own, *own.children(recursive=True)]
