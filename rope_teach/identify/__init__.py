@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -149,7 +148,7 @@ def _answer(subject: Subject) -> Report:
     broken: Report | None = None
     strange: Report | None = None
     error: CannotProbe | None = None
-    for number, probe in enumerate(islice(_ways(subject), READINGS)):
+    for number, probe in enumerate(islice(find(subject), READINGS)):
         try:
             with warnings.catch_warnings():
                 if number:  # of no interest where the call is a guess
@@ -178,21 +177,6 @@ def _answer(subject: Subject) -> Report:
     answer = strange or broken
     assert answer is not None
     return answer
-
-
-def _ways(subject: Subject) -> Iterator[Probe]:
-    """Every way to call the function, or what else may be meant by it."""
-    errors: list[CannotProbe] = []
-    found = False
-    for meant in (subject, *subject.alternatives):
-        try:
-            for probe in find(meant):
-                found = True
-                yield probe
-        except CannotProbe as error:
-            errors.append(error)
-    if not found:
-        raise errors[0]
 
 
 def _report(probe: Probe) -> Report:
