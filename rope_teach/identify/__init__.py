@@ -308,7 +308,7 @@ def _name_rule(
         report.inv_freq = tuple(rule.speeds.tolist())
         report.note(*rule.notes)
     if rule.fault is not None:
-        raise Broken(rule.fault, **rule.values)
+        raise rule.fault
     return sign, rule.speeds
 
 
