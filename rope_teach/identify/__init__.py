@@ -63,6 +63,7 @@ from rope_teach.identify.reading import (
 from rope_teach.identify.report import Report, grouped
 from rope_teach.identify.rules import recognize
 from rope_teach.identify.trials import try_hard
+from rope_teach.tables import xpos_scale
 
 __all__ = ["FAULTS", "CannotProbe", "Conversion", "Report", "conversion", "identify"]
 
@@ -367,8 +368,8 @@ def _name_yarn_factor(factor: float, report: Report) -> None:
 
 
 def _name_xpos(hands: Hands, width: int, report: Report) -> None:
-    pair = torch.arange(len(hands.pairs), dtype=torch.float64)
-    bases = ((2 * pair + 0.4 * width) / (1.4 * width)).log() / hands.growth
+    shrinks = xpos_scale(torch.tensor(1), width, scale_base=1.0).log()
+    bases = shrinks[: len(hands.pairs)] / hands.growth
     if not torch.allclose(bases, bases[:1].expand(len(bases)), rtol=1e-2):
         raise Broken("token_scaled")
     report.xpos_scale_base = round(abs(float(bases[0])), 1)
