@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -64,6 +63,7 @@ from rope_teach.identify.reading import (
 from rope_teach.identify.report import Report, grouped
 from rope_teach.identify.rules import recognize
 from rope_teach.identify.trials import try_hard
+from rope_teach.tables import xpos_scale
 
 __all__ = ["FAULTS", "CannotProbe", "Conversion", "Report", "conversion", "identify"]
 
@@ -149,7 +149,7 @@ def _answer(subject: Subject) -> Report:
     broken: Report | None = None
     strange: Report | None = None
     error: CannotProbe | None = None
-    for number, probe in enumerate(islice(_ways(subject), READINGS)):
+    for number, probe in enumerate(islice(find(subject), READINGS)):
         try:
             with warnings.catch_warnings():
                 if number:  # of no interest where the call is a guess
@@ -178,21 +178,6 @@ def _answer(subject: Subject) -> Report:
     answer = strange or broken
     assert answer is not None
     return answer
-
-
-def _ways(subject: Subject) -> Iterator[Probe]:
-    """Every way to call the function, or what else may be meant by it."""
-    errors: list[CannotProbe] = []
-    found = False
-    for meant in (subject, *subject.alternatives):
-        try:
-            for probe in find(meant):
-                found = True
-                yield probe
-        except CannotProbe as error:
-            errors.append(error)
-    if not found:
-        raise errors[0]
 
 
 def _report(probe: Probe) -> Report:
@@ -324,7 +309,7 @@ def _name_rule(
         report.inv_freq = tuple(rule.speeds.tolist())
         report.note(*rule.notes)
     if rule.fault is not None:
-        raise Broken(rule.fault, **rule.values)
+        raise rule.fault
     return sign, rule.speeds
 
 
@@ -383,8 +368,8 @@ def _name_yarn_factor(factor: float, report: Report) -> None:
 
 
 def _name_xpos(hands: Hands, width: int, report: Report) -> None:
-    pair = torch.arange(len(hands.pairs), dtype=torch.float64)
-    bases = ((2 * pair + 0.4 * width) / (1.4 * width)).log() / hands.growth
+    shrinks = xpos_scale(torch.tensor(1), width, scale_base=1.0).log()
+    bases = shrinks[: len(hands.pairs)] / hands.growth
     if not torch.allclose(bases, bases[:1].expand(len(bases)), rtol=1e-2):
         raise Broken("token_scaled")
     report.xpos_scale_base = round(abs(float(bases[0])), 1)

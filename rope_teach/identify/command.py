@@ -12,21 +12,20 @@ import inspect
 import json
 import sys
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rope_teach.identify import Report, conversion, identify
+from rope_teach.identify.layers import PROJECTIONS
 from rope_teach.identify.probe import LAYOUTS
 
 __all__ = ["add_arguments", "run"]
 
 STATUS = """exit status: 0 a correct RoPE, or A's weights can be brought to B; 1 a law
 is broken, or there is no way from A to B; 2 no answer"""
-PROJECTIONS = (
-    "q_proj", "k_proj", "q_b_proj", "query_key_value", "qkv_proj", "wq", "wk",
-)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -204,7 +203,7 @@ def _weights(folder: Path) -> list[str]:
         return ["no safetensors file: nothing said of the weights"]
     counts = {
         part: sum(name.endswith(f".{part}.weight") for name in names)
-        for part in PROJECTIONS
+        for part in dict.fromkeys(chain(*PROJECTIONS))
     }
     held = ", ".join(f"{count} {part}" for part, count in counts.items() if count)
     return [f"{len(names)} tensors: {held or 'no projection that we know by name'}"]

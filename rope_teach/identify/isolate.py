@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import operator
 import random
 import sys
 import types
@@ -245,19 +246,14 @@ def _look(space: Any, name: str) -> Any:
 
 def _undo(space: Any, name: str) -> Callable[[], None]:
     """What puts back a global or an attribute, and what it holds."""
+    of_class = isinstance(space, type)
+    put, drop = (setattr, delattr) if of_class else (operator.setitem, operator.delitem)
     before = _look(space, name)
     kept = [_kept(part) for part in _inside(before)]
 
     def undo() -> None:
         if _look(space, name) is not before:
-            if isinstance(space, type):
-                delattr(space, name) if before is MISSING else setattr(
-                    space, name, before
-                )
-            elif before is MISSING:
-                del space[name]
-            else:
-                space[name] = before
+            drop(space, name) if before is MISSING else put(space, name, before)
         for put_back in kept:
             put_back()
 

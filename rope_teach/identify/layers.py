@@ -199,8 +199,7 @@ def _first_look(
     dim = layer.head_dim or 64
     x = torch.randn(1, 1, LOOK, dim, generator=torch.Generator().manual_seed(0))
     x = x.to(subject.dtype).to(subject.device)
-    hooks: list[Any] = []
-    function = _attention(copy, layer, hooks)
+    function = _attention(copy, layer)
     rows = torch.arange(LOOK, device=x.device)[None]
     takes = "positions" in map(role_of, inspect.signature(function).parameters)
     try:
@@ -208,9 +207,6 @@ def _first_look(
         return tuple(torch.cat([out.flatten() for out in outputs]).tolist())
     except Exception:  # whatever a stranger's model may raise
         return None
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 class _Caught(Exception):
@@ -267,22 +263,17 @@ def _of_einsum(equation: Any, *given: Any) -> Sequence[Tensor]:
     return [laid(left, tensors[0]), laid(right, tensors[1])]
 
 
-def _attention(
-    whole: nn.Module, layer: _Layer, hooks: list[Any] | None = None
-) -> Callable[..., Any]:
+def _attention(whole: nn.Module, layer: _Layer) -> Callable[..., Any]:
     """``whole``, a layer or the model around it, as a function of q and k.
 
-    ``whole`` is a copy: what is not asked for is put out of work in it, and ``hooks``
-    stay.
+    ``whole`` is a copy: what is not asked for is put out of work in it.
     """
     parameters = inspect.signature(whole.forward).parameters
     places = _places(parameters)
     module = whole.get_submodule(layer.path)
     rotary = _rotary_of(module) if "position_embeddings" in parameters else None
     now: dict[str, Any] = {}
-    placed = _put_in_place(whole, module, layer, now)
-    if hooks is not None:
-        hooks += placed
+    _put_in_place(whole, module, layer, now)
     weight = next(p for p in module.parameters() if p.ndim == 2)
     width = getattr(getattr(whole, "config", None), "hidden_size", weight.shape[-1])
 
@@ -300,6 +291,8 @@ def _attention(
                 _as_given(x.reshape(batch, -1, seq, head_dim), own, like)
                 for x, own, like in zip(caught.args, heads, (q, k), strict=True)
             )
+        finally:
+            now.clear()
         raise CannotProbe(
             f"no product of queries and keys (..., {seq}, {head_dim}) was seen"
         )
@@ -312,30 +305,27 @@ def _attention(
 
 def _put_in_place(
     whole: nn.Module, module: nn.Module, layer: _Layer, now: dict[str, Any]
-) -> list[Any]:
-    """Let the projections make ``now["q"]`` and ``now["k"]``; returns the hooks."""
+) -> None:
+    """Let the projections make ``now["q"]`` and ``now["k"]``, while these are there."""
+
+    def asked(act: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given: act(*given) if now else None
+
     for each in whole.modules():
         if type(each) is nn.Linear:  # it costs, and says nothing
             each.forward = partial(_zeros, each.out_features)  # type: ignore
-    hooks: list[Any] = [
-        module.register_forward_pre_hook(lambda *_: now.update(inside=True))
-    ]
+    module.register_forward_pre_hook(asked(lambda *_: now.update(inside=True)))
+    one_token = asked(lambda _, given: (given[0][:, :1], *given[1:]))  # will do
     for which, name in enumerate(layer.names):
         projection = getattr(module, name)
-        hooks += [
-            projection.register_forward_pre_hook(  # the others need no computing
-                lambda module, given: (given[0][:, :1], *given[1:])
-            ),
-            projection.register_forward_hook(
-                lambda module, given, out, which=which: _projected(
-                    layer, which, now["q"], now["k"], out
-                )
-            ),
-        ]
-    return hooks + [  # norms of queries and keys are no part of the rotation
-        norm.register_forward_hook(lambda module, given, out: given[0])
-        for name, norm in module.named_children() if "norm" in name
-    ]  # fmt: skip
+        projected = partial(_projected, layer, which)
+        projection.register_forward_pre_hook(one_token)
+        projection.register_forward_hook(
+            asked(lambda _, given, out, made=projected: made(now["q"], now["k"], out))
+        )
+    for name, norm in module.named_children():
+        if "norm" in name:  # of queries or keys, and no part of the rotation
+            norm.register_forward_hook(asked(lambda _, given, out: given[0]))
 
 
 def _projected(

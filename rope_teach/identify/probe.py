@@ -300,17 +300,23 @@ def _tensors(result: Any, count: int) -> list[Tensor]:
 def find(subject: Subject) -> Iterator[Probe]:
     """Every way to call ``subject`` that runs and keeps shapes, likeliest first.
 
+    What else may be meant by it comes after it, and arrays where tensors do not work.
     Of several widths of a head, only the first that works is tried with each set of
     roles. Raises :class:`CannotProbe` if no call works.
     """
-    possible = list(_possible_roles(subject.fresh(), subject.call))
     errors: list[tuple[Probe, Exception]] = []
     found = False
-    for arrays, roles in product((False, True), possible):
-        if arrays and found:
+    ways = (
+        (replace(meant, arrays=arrays), roles)
+        for arrays in (False, True)
+        for meant in (subject, *subject.alternatives)
+        for roles in _possible_roles(meant.fresh(), meant.call)
+    )
+    for meant, roles in ways:
+        if meant.arrays and found:
             return
         width = None
-        for probe in _forms(replace(subject, arrays=arrays), roles):
+        for probe in _forms(meant, roles):
             if width not in (None, probe.head_dim):
                 continue
             try:

@@ -506,7 +506,7 @@ def _speeds(angles: Tensor, noise: float) -> Tensor:
         if wrong.any():
             rule = too_fast(speeds)  # float32 cannot follow such hands for long
             if rule is not None and rule.fault and gap[:SEQ].abs().max() < 0.1:
-                raise Broken(rule.fault, **rule.values)
+                raise rule.fault
             first = int(wrong.any(1).nonzero()[0])
             raise _uneven_steps(angles - angles[0], speeds, first, noise)
         speeds = speeds + gap[-1] / (end - 1)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rope_teach import frequencies
 from rope_teach.frequencies import inverse_frequencies
+from rope_teach.identify.faults import Broken
 from rope_teach.laws import LENGTHS
 
 __all__ = ["BASES", "Rule", "recognize", "too_fast"]
@@ -36,7 +37,7 @@ CLOSE = 1e-5  # relative; float32 is off by 1e-7, bfloat16 by 4e-3
 class Rule:
     """What made the frequencies; ``speeds`` are the rule's own, in float64.
 
-    ``fault`` names one of ``FAULTS``, and ``values`` fill its text.
+    ``fault`` is what is wrong with them, for the caller to raise.
     """
 
     speeds: Tensor
@@ -44,8 +45,7 @@ class Rule:
     scaling: str | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    fault: str | None = None
-    values: dict[str, Any] = field(default_factory=dict)
+    fault: Broken | None = None
 
 
 def recognize(
@@ -79,8 +79,8 @@ def _unknown(speeds: Tensor, rotary_dim: int) -> Rule:
         if _equal(slower[-1], slower.new_tensor(1.0)) and slower.min() > 1 - CLOSE:
             factor = float(slower[0])
             if factor > 1.5 and ((slower - 1).abs() < CLOSE).sum() > 1:
-                values = {"base": base, "factor": factor}
-                return Rule(speeds, base, fault="upside_down", values=values)
+                fault = Broken("upside_down", base=base, factor=factor)
+                return Rule(speeds, base, fault=fault)
         if slower.max() < 1 + CLOSE and _equal(slower[0], slower.new_tensor(1.0)):
             note += (
                 f". No hand is slower than base {base:g} has it, and rules for longer "
@@ -134,13 +134,13 @@ def _one_ratio(
     base = _round_base(math.exp(min(step * rotary_dim / 2, 700)), rotary_dim * slack)
     factor = _snap(math.exp(-start), slack)
     if step < -CLOSE:  # else all hands turn at one speed
-        return Rule(speeds, _round_base(1 / base), fault="positive_power")
+        return Rule(speeds, _round_base(1 / base), fault=Broken("positive_power"))
     exact = base ** (-2 * pair / rotary_dim) / factor
     exact = exact if _equal(exact, speeds, slack) else fitted
     if math.isclose(factor, 180 / math.pi, rel_tol=CLOSE):
-        return Rule(exact, base, fault="degrees")
+        return Rule(exact, base, fault=Broken("degrees"))
     if math.isclose(factor, 0.5, rel_tol=CLOSE):
-        return Rule(exact, base, fault="rotated_twice")
+        return Rule(exact, base, fault=Broken("rotated_twice"))
     scaling, parameters, notes = None, {}, _other_names(base, rotary_dim)
     missing = rotary_dim // 2 - len(speeds)
     if missing:
@@ -216,15 +216,15 @@ def too_fast(speeds: Tensor) -> Rule | None:
     for base in BASES:
         falling = inverse_frequencies(2 * len(speeds), base)
         if _equal_turns(speeds, 1 / falling):
-            return Rule(1 / falling, base, fault="positive_power")
+            return Rule(1 / falling, base, fault=Broken("positive_power"))
         if _equal_turns(speeds, falling * 180 / math.pi):
-            return Rule(falling * 180 / math.pi, base, fault="degrees")
+            return Rule(falling * 180 / math.pi, base, fault=Broken("degrees"))
         factor = round(2 * float(speeds[-1].abs() / falling[-1])) / 2
         if factor > 2 and _equal_turns(speeds, factor * falling):
-            values = {"factor": factor, "base": base}
-            return Rule(factor * falling, base, fault="multiplied", values=values)
+            fault = Broken("multiplied", factor=factor, base=base)
+            return Rule(factor * falling, base, fault=fault)
     if speeds.abs().max() > 2:  # the rules' fastest hand turns by 1
-        return Rule(speeds, fault="for_pixels")
+        return Rule(speeds, fault=Broken("for_pixels"))
     return None
 
 
@@ -262,8 +262,8 @@ def _cast(speeds: Tensor, rotary_dim: int, head_dim: int, slack: float) -> Rule 
         for base in (*BASES, *near, None):
             of = inverse_frequencies(rotary_dim, base or 1.0)[: len(speeds)]
             if base is None or _equal(of.to(dtype).double(), speeds, slack):
-                values = {"dtype": dtype}
-                return Rule(speeds, base, fault="frequencies_cast", values=values)
+                fault = Broken("frequencies_cast", dtype=dtype)
+                return Rule(speeds, base, fault=fault)
     return None
 
 

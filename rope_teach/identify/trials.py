@@ -30,10 +30,7 @@ VIEWS: dict[str, Maker] = {
     "features two steps apart": lambda x: torch.stack([x, x + 7], -1)[..., 0],
 }
 NOWHERE = -(10**6)
-SIZES = (
-    (3, 3, 3),
-    (5, 12, 10),
-)  # sequences, heads, tokens: all alike, and more of each
+SIZES = ((3, 3, 3), (5, 12, 10))  # sequences, heads, tokens: alike, then more of each
 
 
 def try_hard(probe: Probe, hands: list[Hands]) -> list[str]:
@@ -197,9 +194,8 @@ def _places(x: Tensor, out: Tensor, hand: Hands) -> Tensor:
 
 def _try_gradient(trial: _Trial) -> list[str]:
     """Gradients must be turned back; return a note where none comes."""
-    if (
-        trial.probe.subject.heads or trial.probe.subject.alike
-    ):  # a layer, of which a copy runs without gradients
+    subject = trial.probe.subject
+    if subject.heads or subject.alike:  # a layer: its copy runs without gradients
         return []
     positions = torch.arange(SEQ)
     given = [x.requires_grad_() for x in trial.inputs(SEQ)]
