@@ -594,7 +594,7 @@ BAD = {
     "ValueError: config must have head_dim, or hidden_size": {"rope_theta": 1000.0},
     "ValueError: pass that part, config['text_config']": {"text_config": FILE},
     "ValueError: model_type 'new' is not known": {**FILE, "model_type": "new"},
-    "ValueError: (latent attention occurs with either)": {
+    "ValueError: latent attention, which occurs with either": {
         **FILE, "model_type": "new", "qk_rope_head_dim": 8,
     },
     "ValueError: rotates patches of an image": {**FILE, "model_type": "dinov3_vit"},

@@ -222,13 +222,14 @@ def _pairing(fields: Fields, pairing: Pairing | None, notes: list[str]) -> Pairi
     if pairing is not None:
         return pairing
     if not families.known(model_type):
-        if model_type is not None or fields("qk_rope_head_dim") is not None:
-            latent = " (latent attention occurs with either)"
+        latent = fields("qk_rope_head_dim") is not None
+        if model_type is not None or latent:
             raise ValueError(
                 f"model_type {model_type!r} is not known, and a configuration does not "
                 "say which features are rotated together: pass pairing='half' (as "
                 "Llama in transformers) or 'interleaved' (as GPT-J, and DeepSeek)"
-                + (latent if fields("qk_rope_head_dim") is not None else "")
+                + latent * ". qk_rope_head_dim says multi-head latent attention, which "
+                "occurs with either"
             )
         notes.append(
             "the pairing 'half' is a guess: the configuration has no model_type; pass "
