@@ -228,7 +228,8 @@ def _pairing(fields: Fields, pairing: Pairing | None, notes: list[str]) -> Pairi
                 f"model_type {model_type!r} is not known, and a configuration does not "
                 "say which features are rotated together: pass pairing='half' (as "
                 "Llama in transformers) or 'interleaved' (as GPT-J, and DeepSeek)"
-                + latent * ". qk_rope_head_dim says multi-head latent attention, which "
+                + latent
+                * ". qk_rope_head_dim says multi-head latent attention, which "
                 "occurs with either"
             )
         notes.append(
