@@ -54,6 +54,8 @@ def main() -> None:
         harm = "left a thread running" if of_exercise and still_running(threads) else ""
         if of_exercise and not works(run, judge):
             harm = "left Python in a state in which no cell is checked"
+        if of_exercise and guard.filled(folder):
+            harm = "filled the disk"
         if harm:
             say(harm=harm)
             break
