@@ -6,6 +6,7 @@ third each breaks Python for the cells after it; in the fourth each reaches for 
 judge, or for what the cells after it stand on, and is reported.
 """
 
+import ast
 import csv
 import hashlib
 import json
@@ -17,12 +18,13 @@ from unittest.mock import Mock
 
 import nbformat
 import pytest
+import torch
 from nbformat.v4 import new_code_cell, new_notebook
 
 from rope_teach import __main__
 from rope_teach.course import grading, handout
 from rope_teach.course.exercises import find
-from rope_teach.course.grading import guard, suspicion
+from rope_teach.course.grading import child, guard, suspicion
 
 VICTIM = "VICTIM"  # stands for a folder outside the student's
 START = """import math, os, shutil, socket, threading, time, torch
@@ -264,6 +266,23 @@ def test_what_reaches_for_the_judge_is_reported(graded):
         assert (mark.state, mark.suspicion) == (state, words)
         assert f"? eve, {mark.exercise}: look at the code, it names {words}" in table
     assert not by_key["eve", KEYS[-1]].suspicion
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        "check( '4.2' , answer );",
+        "check(4.2, answer)  # a number will do",
+        'check(key="4.2", answer=answer)',
+        'with torch.no_grad():\n    check("4.2", answer)',
+    ],
+)
+def test_a_check_may_be_written_in_another_way(check):
+    tree = child.KeepAnswers().visit(ast.parse(check))
+    kept = {"__answers__": {}, "answer": 57, "torch": torch}
+    exec(compile(tree, "cell", "exec"), kept)
+    assert kept["__answers__"] == {"4.2": 57}
+    assert grading.CHECK.findall(check) == ["4.2"]
 
 
 def test_no_lesson_and_no_solution_is_suspected():

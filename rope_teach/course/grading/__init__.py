@@ -57,7 +57,9 @@ from rope_teach.course.handout import LESSONS, read_notebook
 __all__ = ["Limits", "Mark", "grade", "grade_notebook", "main", "report", "students"]
 
 OFFLINE = Path(__file__).parent / "offline"  # its sitecustomize cuts the network
-CHECK = re.compile(r"""^check\(\s*["'](\d+\.\d+)["']""", re.MULTILINE)
+CHECK = re.compile(
+    r"""^[ \t]*check\s*\(\s*(?:key\s*=\s*)?["']?(\d+\.\d+)\b""", re.MULTILINE
+)
 STATES = ("missing", "waiting", "stopped", "wrong", "right")  # the last one counts
 SIGNS = dict(zip(STATES, "-·!✗✓", strict=True))
 LEGEND = "✓ right, ✗ not yet, ! stopped, · not attempted, - no notebook"
