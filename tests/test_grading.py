@@ -301,10 +301,12 @@ def test_no_lesson_and_no_solution_is_suspected():
         ("%timeit 1 + 1\n!ls\nx = torch.compile(model).eval()", ""),
         ("getattr(check, '__globals__')", "__globals__"),
         ("torch.add = torch.sub", "torch.add"),
+        (r"exec('\d')", "exec"),  # Python warns of it, and the teacher need not know
         ("model.weight = answer = (", ""),
         ("from rope_teach.course.exercises import check, hint", ""),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_suspicious_words(source, words):
     cells = [("import torch", False), (source, True)]
     assert suspicion.suspicions(cells, {"theirs", "model"}) == ["", words]
