@@ -344,6 +344,16 @@ def test_a_second_cell_counts_and_a_broken_file_is_named(graded):
     assert "trudy, 1.2: took more than 10 seconds" in table
 
 
+def test_a_judge_may_send_an_answer_to_a_process_of_its_own(tmp_path):
+    pytest.importorskip("triton")
+    notebook(tmp_path / "18.ipynb", [
+        f"{START}\nimport triton\nimport triton.language as tl",
+        f'{find("18.3").solution}\n\n\ncheck("18.3", turn_neighbours)',
+    ])  # fmt: skip
+    marks = grading.grade_notebook(tmp_path / "18.ipynb", grading.stubs())
+    assert marks["18.3"][0] == "right", marks
+
+
 # ------------------------------------------------------------- what is quick to ask
 
 

@@ -14,6 +14,7 @@ import importlib
 import json
 import math
 import os
+import pickle
 import sys
 import time
 from collections.abc import Callable
@@ -99,6 +100,7 @@ class Judge:
             torch.Tensor,
             *ours,
         ]
+        pickle.dumps(torch.ones(1))  # leaves a note of its own on the class
         self.methods = set(vars(torch.Tensor))
         self.kept = [(place, tools(place)) for place in shared]
 
