@@ -1,10 +1,12 @@
 """A class with mischief in it: each prank costs its exercise, and nobody else anything.
 
-Three notebooks hold all the mischief, one cell an exercise, and end in a right answer.
+Four notebooks hold all the mischief, one cell an exercise, and end in a right answer.
 In the first nothing ends the process; in the second nearly every cell does; in the
-third each breaks Python for the cells after it.
+third each breaks Python for the cells after it; in the fourth each reaches for the
+judge, or for what the cells after it stand on, and is reported.
 """
 
+import ast
 import csv
 import hashlib
 import json
@@ -16,15 +18,16 @@ from unittest.mock import Mock
 
 import nbformat
 import pytest
+import torch
 from nbformat.v4 import new_code_cell, new_notebook
 
 from rope_teach import __main__
 from rope_teach.course import grading, handout
 from rope_teach.course.exercises import find
-from rope_teach.course.grading import guard
+from rope_teach.course.grading import child, guard, suspicion
 
 VICTIM = "VICTIM"  # stands for a folder outside the student's
-START = """import ctypes, math, os, shutil, socket, sys, threading, time, torch
+START = """import math, os, shutil, socket, threading, time, torch
 from pathlib import Path
 from rope_teach import *
 from rope_teach.course import exercises
@@ -94,7 +97,7 @@ PRANKS = {
         "wrong", "SystemExit: bye",
     ),
     "a tracer, and another folder": (
-        f"os.chdir('/')\nsys.settrace(lambda *given: None)\n{RIGHT}",
+        f"import sys\nos.chdir('/')\nsys.settrace(lambda *given: None)\n{RIGHT}",
         "right", "",
     ),
     "recursion without end": (
@@ -119,7 +122,9 @@ CRASHES = {
     ),
     "os._exit": (f"{RIGHT}\nos._exit(0)", "stopped", "ended the process"),
     "a fork bomb": ("while True: os.fork()", "stopped", "more than"),
-    "a crash in C": ("ctypes.string_at(0)", "stopped", "ended the process"),
+    "a crash in C": (
+        "import ctypes\nctypes.string_at(0)", "stopped", "ended the process",
+    ),
     "everything caught": (
         "while True:\n    try:\n        time.sleep(1)\n"
         "    except BaseException:\n        pass",
@@ -148,6 +153,28 @@ HARM = {  # what a cell leaves behind for those after it
         "get_ipython().input_transformers_cleanup.append(lambda lines: os._exit(7))\n"
         f"{RIGHT}",
         "right", "",
+    ),
+}  # fmt: skip
+if guard.namespaces():
+    HARM["a disk filled"] = (
+        "for i in range(9):\n    with open(str(i), 'wb') as file:\n"
+        "        for _ in range(200): file.write(bytes(10**6))",
+        "wrong", "No space left",
+    )  # fmt: skip
+REACHES = {  # what finds its way out of an answer, and the words that it needs
+    "an import that explodes, later": (
+        "import builtins, sys\nclass Explodes:\n"
+        "    def find_spec(self, *given): raise RuntimeError('boom')\n"
+        f"{RIGHT}\nsys.meta_path.insert(0, Explodes())",
+        "wrong", "builtins, meta_path, sys",
+    ),
+    "math replaced, for what follows": (f"{RIGHT}\nmath.pi = 3", "right", "math.pi"),
+    "a judge found and rewritten": (
+        f"{WRONG}\nimport gc\nfor found in gc.get_objects():\n"
+        "    if type(found) is type(answer) and found.__name__ == 'feedback':\n"
+        "        found.__code__ = (lambda key, answer:\n"
+        "            type('', (), {'kind': 'right', 'text': 'Rewritten.'})).__code__",
+        "right", "__code__, gc, get_objects",
     ),
 }  # fmt: skip
 # Solved with START alone, by a function; the judges of 5.4 and 20.2 trust Tensor.all.
@@ -198,7 +225,7 @@ def write_mischief(path, cases, victim):
 
 @pytest.fixture(scope="module")
 def graded(tmp_path_factory):
-    """A class of four, graded once: the key of each case, and the marks."""
+    """A class of five, graded once: the key of each case, and the marks."""
     folder = tmp_path_factory.mktemp("class")
     victim = tmp_path_factory.mktemp("precious")
     (victim / "thesis.txt").write_text("two years of work")
@@ -207,6 +234,7 @@ def graded(tmp_path_factory):
         folder / "trudy" / "deep" / "crashes.ipynb", CRASHES, victim
     )
     whose |= write_mischief(folder / "oscar" / "harm.ipynb", HARM, victim)
+    whose |= write_mischief(folder / "eve" / "reaches.ipynb", REACHES, victim)
     stub = grading.stubs()["4.2"]
     notebook(folder / "ada" / "04_her_own.ipynb", [
         START, stub, 'key_position = 57\n\n\ncheck("4.2", key_position)',
@@ -230,6 +258,60 @@ def test_a_prank_costs_its_exercise(name, graded):
     assert text in mark.text
 
 
+def test_what_reaches_for_the_judge_is_reported(graded):
+    whose, by_key, marks = graded
+    table = grading.report(marks)
+    for name, (_, state, words) in REACHES.items():
+        mark = by_key["eve", whose[name]]
+        assert (mark.state, mark.suspicion) == (state, words)
+        assert f"? eve, {mark.exercise}: look at the code, it names {words}" in table
+    assert not by_key["eve", KEYS[-1]].suspicion
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        "check( '4.2' , answer );",
+        "check(4.2, answer)  # a number will do",
+        'check(key="4.2", answer=answer)',
+        'with torch.no_grad():\n    check("4.2", answer)',
+    ],
+)
+def test_a_check_may_be_written_in_another_way(check):
+    tree = child.KeepAnswers().visit(ast.parse(check))
+    kept = {"__answers__": {}, "answer": 57, "torch": torch}
+    exec(compile(tree, "cell", "exec"), kept)
+    assert kept["__answers__"] == {"4.2": 57}
+    assert grading.CHECK.findall(check) == ["4.2"]
+
+
+def test_no_lesson_and_no_solution_is_suspected():
+    for path in sorted(handout.LESSONS.glob("[0-9][0-9]_*.ipynb")):
+        cells = [(source, bool(keys)) for _, source, keys in grading.code_cells(path)]
+        for key in re.findall(r'check\("([0-9.]+)"', str(cells)):
+            cells.append((find(key).solution, True))
+        assert not any(suspicion.suspicions(cells)), path.name
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("import theirs.own", "theirs"),
+        ("%run theirs.py", "%run"),
+        ("%timeit 1 + 1\n!ls\nx = torch.compile(model).eval()", ""),
+        ("getattr(check, '__globals__')", "__globals__"),
+        ("torch.add = torch.sub", "torch.add"),
+        (r"exec('\d')", "exec"),  # Python warns of it, and the teacher need not know
+        ("model.weight = answer = (", ""),
+        ("from rope_teach.course.exercises import check, hint", ""),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_suspicious_words(source, words):
+    cells = [("import torch", False), (source, True)]
+    assert suspicion.suspicions(cells, {"theirs", "model"}) == ["", words]
+
+
 @pytest.mark.parametrize("name", CRASHES)
 def test_a_crash_costs_its_exercise(name, graded):
     whose, by_key, _ = graded
@@ -246,7 +328,7 @@ def test_a_broken_python_costs_its_exercise(name, graded):
     assert mark.state == HARM[name][1], mark
 
 
-@pytest.mark.parametrize("student", ["mallory", "trudy", "oscar"])
+@pytest.mark.parametrize("student", ["mallory", "trudy", "oscar", "eve"])
 def test_what_comes_after_mischief_is_judged(student, graded):
     assert graded[1][student, KEYS[-1]].state == "right"
 
@@ -260,6 +342,16 @@ def test_a_second_cell_counts_and_a_broken_file_is_named(graded):
     assert table.splitlines()[0].split()[:1] == ["student"]
     assert "1/5" in next(line for line in table.splitlines() if line.startswith("ada "))
     assert "trudy, 1.2: took more than 10 seconds" in table
+
+
+def test_a_judge_may_send_an_answer_to_a_process_of_its_own(tmp_path):
+    pytest.importorskip("triton")
+    notebook(tmp_path / "18.ipynb", [
+        f"{START}\nimport triton\nimport triton.language as tl",
+        f'{find("18.3").solution}\n\n\ncheck("18.3", turn_neighbours)',
+    ])  # fmt: skip
+    marks = grading.grade_notebook(tmp_path / "18.ipynb", grading.stubs())
+    assert marks["18.3"][0] == "right", marks
 
 
 # ------------------------------------------------------------- what is quick to ask

@@ -26,16 +26,19 @@ Notebook = dict[str, Any]
 
 IF_IT_FAILS = """
 
-<details><summary>It says <i>No module named</i> …?</summary>
+<details><summary>It says <i>No module named</i> or <i>cannot import</i>?</summary>
 
-This notebook runs in a Python that does not have the course. In the terminal where
-`rope-teach` works, run
+This notebook runs in a Python that does not have the course, or has an old one. In the
+terminal where `rope-teach` works, run
 
     python -m ipykernel install --user --name rope-teach
 
-Then choose *Kernel*, *Change Kernel…*, *rope-teach*. In a hosted notebook, run the
-`%pip install` line that your teacher gave you, then restart the kernel.
-</details>
+(After `make course`, write `.venv/bin/python`.) Then choose *Kernel*, *Change
+Kernel…*, *rope-teach*. In a hosted notebook, run the `%pip install` line that your
+teacher gave you, then restart the kernel.
+</details>"""
+
+IF_A_NAME_IS_MISSING = """
 
 <details><summary>It says <i>NameError: name … is not defined</i>?</summary>
 
@@ -80,11 +83,16 @@ def hand_out(folder: Path, lessons: Path = LESSONS) -> Iterator[tuple[str, str]]
 def student_edition(text: str) -> str:
     """Return a lesson as students get it: with help if a cell fails, and signed."""
     notebook = json.loads(text)
-    kinds = [cell["cell_type"] for cell in notebook["cells"]]
-    set_up = kinds.index("code") - 1  # what stands above the first cell that runs
-    if set_up >= 0:
-        words = "".join(notebook["cells"][set_up]["source"])
-        notebook["cells"][set_up]["source"] = words + IF_IT_FAILS
+    cells = notebook["cells"]
+    runs = [i for i, cell in enumerate(cells) if cell["cell_type"] == "code"]
+    checks = [i for i in runs if "\ncheck(" in "".join(cells[i]["source"])]
+    for first, text in (
+        (runs, IF_IT_FAILS + IF_A_NAME_IS_MISSING),
+        (checks, IF_A_NAME_IS_MISSING),  # the day after, many begin here
+    ):
+        if first and first[0]:  # help stands above the cell that may fail
+            above = cells[first[0] - 1]
+            above["source"] = "".join(above["source"]) + text
     ours = notebook["metadata"].setdefault("rope_teach", {})
     ours["fingerprint"] = fingerprint(notebook)
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"

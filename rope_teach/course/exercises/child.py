@@ -17,6 +17,7 @@ import io
 import linecache
 import os
 import pickle
+import pkgutil
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,7 @@ from rope_teach.course.exercises.student_code import inner_function, of_a_notebo
 __all__ = ["pack", "run_apart", "unpack"]
 
 START = "import sys; from rope_teach.course.exercises import child; child.serve({!r})"
+PACKAGE = "rope_teach."
 IMPORTS = 120.0  # seconds that a slow computer may need to load torch
 
 
@@ -152,7 +154,11 @@ def _how_it_ended(code: int) -> str:
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles things of a notebook by name, and remembers them."""
+    """Pickles things of a notebook by name, and remembers them.
+
+    A judge's own function goes by its name as well: while grading, the judges are a
+    copy that ``sys.modules`` does not know.
+    """
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
@@ -161,6 +167,10 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, thing: Any) -> Any:
         if isinstance(thing, ModuleType):
             return __import__("importlib").import_module, (thing.__name__,)
+        home = getattr(thing, "__module__", None) or ""
+        if isinstance(thing, FunctionType) and home.startswith(PACKAGE):
+            if thing.__globals__.get("__name__") == home:  # not one that wraps it
+                return pkgutil.resolve_name, (f"{home}:{thing.__qualname__}",)
         if of_a_notebook(thing):
             self.found.append(thing)
             return _recall, (_label(thing),)

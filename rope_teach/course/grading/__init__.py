@@ -14,10 +14,14 @@ of memory and of processing time but the clock's, and on both what C code or ano
 program does to files is not stopped.
 
 What it does not: a student who sets out to deceive. The answer is judged in the process
-in which the student's code runs, and Python code that walks the interpreter's frames
-can reach a judge and change its mind. Nor is this a container: the code can read what
-you can read. For strangers' code, run it in a container or a virtual machine. And look
-at an answer that is right without looking right.
+in which the student's code runs, and code that finds the judge there, by ``gc`` or by
+the interpreter's frames, can change its mind. What such code must name is read off its
+text before anything runs (see ``suspicion``). The notebook is run without the cells
+that name it first; an answer that is right only with them, and theirs, is reported for
+a teacher to look at. Words can be disguised, and an honest student may use one: a
+report is a reason to read the cell, not a verdict. Nor is this a container: the code
+can read what you can read. For strangers' code, run it in a container or a virtual
+machine. And look at an answer that is right without looking right.
 """
 
 from __future__ import annotations
@@ -47,12 +51,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from rope_teach.course.grading import guard
+from rope_teach.course.grading.suspicion import suspicions
 from rope_teach.course.handout import LESSONS, read_notebook
 
 __all__ = ["Limits", "Mark", "grade", "grade_notebook", "main", "report", "students"]
 
 OFFLINE = Path(__file__).parent / "offline"  # its sitecustomize cuts the network
-CHECK = re.compile(r"""^check\(\s*["'](\d+\.\d+)["']""", re.MULTILINE)
+CHECK = re.compile(
+    r"""^[ \t]*check\s*\(\s*(?:key\s*=\s*)?["']?(\d+\.\d+)\b""", re.MULTILINE
+)
 STATES = ("missing", "waiting", "stopped", "wrong", "right")  # the last one counts
 SIGNS = dict(zip(STATES, "-·!✗✓", strict=True))
 LEGEND = "✓ right, ✗ not yet, ! stopped, · not attempted, - no notebook"
@@ -64,6 +71,7 @@ PASSED_ON = re.compile(
 )
 Place = tuple[int, str | None]  # a cell, and the exercise if its check is running
 BEFORE: Place = (-1, None)
+Verdict = tuple[str, str, str]  # state, text, suspicion
 Cell = tuple[int, str, list[str]]  # its place, its source, the exercises it checks
 Work = tuple[int, str, list[str], bool]  # the same, still open; has it an exercise?
 
@@ -79,7 +87,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Mark:
-    """How one student's exercise was judged; ``state`` is one of ``STATES``."""
+    """How one student's exercise was judged; ``state`` is one of ``STATES``.
+
+    ``suspicion`` lists words that reach beyond an answer, in the cells it depends on.
+    """
 
     student: str
     lesson: int
@@ -87,6 +98,7 @@ class Mark:
     state: str
     text: str
     notebook: str = ""
+    suspicion: str = ""
 
     @property
     def mark(self) -> int:
@@ -158,8 +170,8 @@ def code_cells(path: Path) -> list[Cell]:
 
 def grade_notebook(
     path: Path, given: dict[str, str], limits: Limits = Limits()
-) -> dict[str, tuple[str, str]]:
-    """Judge each exercise that a notebook checks; return its state and its text.
+) -> dict[str, Verdict]:
+    """Judge each exercise that a notebook checks; return its state, text, suspicion.
 
     Parameters
     ----------
@@ -174,17 +186,55 @@ def grade_notebook(
     try:
         cells = code_cells(path)
     except ValueError as error:
-        return {"": ("stopped", str(error))}
-    marks: dict[tuple[int, str], tuple[str, str]] = {}
+        return {"": ("stopped", str(error), "")}
+    marks: dict[tuple[int, str], Verdict] = {}
     wanted = []
     for index, source, keys in cells:
         for key in [key for key in keys if key in given]:
             if source.strip() == given[key]:
-                marks[index, key] = "waiting", "not attempted yet"
+                marks[index, key] = "waiting", "not attempted yet", ""
             else:
                 wanted.append((index, key))
+    theirs = {p.name.partition(".")[0] for p in path.parent.iterdir()}
+    words = suspicions([(source, bool(keys)) for _, source, keys in cells], theirs)
+    doubtful = {index: found for index, found in enumerate(words) if found}
     end = time.monotonic() + 60 * limits.minutes
-    skipped: set[int] = set()
+    # First without doubtful cells: an answer that is right then owes them nothing.
+    for left_out in [set(doubtful), set()] if doubtful else [set()]:
+        open_now = [
+            place
+            for place in wanted
+            if place[0] not in left_out and marks.get(place, ("",))[0] != "right"
+        ]
+        judged = _judge(path.parent, cells, open_now, left_out, limits, end)
+        for place, (state, text) in judged.items():
+            found = doubtful.get(place[0], "")
+            if state == "right" and not left_out and not found:
+                found = "; ".join(w for i, w in doubtful.items() if i < place[0])
+            mark = state, text, found
+            marks[place] = max(mark, marks.get(place, mark), key=rank)
+    best: dict[str, Verdict] = {}
+    for (_, key), mark in sorted(marks.items()):
+        best[key] = max(mark, best.get(key, mark), key=rank)
+    return best
+
+
+def rank(mark: Verdict) -> tuple[int, bool]:
+    """What makes one verdict on an exercise count before another."""
+    return STATES.index(mark[0]), not mark[2]
+
+
+def _judge(
+    folder: Path,
+    cells: list[Cell],
+    wanted: list[tuple[int, str]],
+    left_out: set[int],
+    limits: Limits,
+    end: float,
+) -> dict[tuple[int, str], tuple[str, str]]:
+    """Judge what is wanted, in as many runs as it takes."""
+    marks: dict[tuple[int, str], tuple[str, str]] = {}
+    skipped = set(left_out)
     while open_now := [place for place in wanted if place not in marks]:
         last = open_now[-1][0]
         job = [
@@ -192,7 +242,7 @@ def grade_notebook(
             for i, source, keys in cells[: last + 1]
             if i not in skipped
         ]
-        culprit, reason = _run(path.parent, job, limits, end, marks)
+        culprit, reason = _run(folder, job, limits, end, marks)
         blamed = [
             place
             for place in open_now
@@ -202,11 +252,7 @@ def grade_notebook(
             marks.setdefault(place, ("stopped", reason))
         if culprit and culprit[1] is None:  # not the check: the cell itself
             skipped.add(culprit[0])
-    best: dict[str, tuple[str, str]] = {}
-    for (_, key), mark in sorted(marks.items()):
-        if key not in best or STATES.index(mark[0]) >= STATES.index(best[key][0]):
-            best[key] = mark
-    return best
+    return marks
 
 
 def _run(
@@ -418,15 +464,14 @@ def grade(
     best: dict[tuple[str, str], Mark] = {}
     unread: dict[str, str] = defaultdict(str)
     for (name, path), marks in judged:
-        for key, (state, text) in marks.items():
+        for key, (state, text, words) in marks.items():
             if not key:
                 unread[name] += f"; {text}"
                 continue
-            mark = Mark(
-                _plain(name), _lesson(key), key, state, _plain(text), _plain(path.name)
-            )
+            said = [_plain(each) for each in (text, path.name, words)]
+            mark = Mark(_plain(name), _lesson(key), key, state, *said)
             kept = best.setdefault((name, key), mark)
-            if STATES.index(state) > STATES.index(kept.state):
+            if rank((state, "", words)) > rank((kept.state, "", kept.suspicion)):
                 best[name, key] = mark
     return [
         best.get((name, key))
@@ -477,6 +522,11 @@ def report(marks: list[Mark]) -> str:
             for m in shown
             if m.state == "stopped"
         ]
+    lines += [
+        f"? {m.student}, {m.exercise}: look at the code, it names {m.suspicion}"
+        for m in shown
+        if m.suspicion
+    ]
     right = sum(mark.mark for mark in shown)
     lines += ["", f"{right} of {len(shown)} right. {LEGEND}"]
     return "\n".join(lines)

@@ -16,6 +16,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def build(folder: Path, seconds: int, memory: int) -> None:
     limit_resources(seconds, memory)
     if sys.platform == "linux":
         open_loopback()
-        empty_shared_memory()
+        own_disks(folder)
         landlock([folder, *map(Path, OPEN_ANYWHERE)])
     sys.addaudithook(watch(folder))
 
@@ -116,11 +117,25 @@ def open_loopback() -> None:
             pass  # the machine's own network: it is on, and not ours to change
 
 
-def empty_shared_memory() -> None:
-    """Mount a /dev/shm of its own, which goes when the notebook does."""
-    if os.getpid() == 1:  # in namespaces of one's own: else it is the machine's
-        options = f"size={FILE_SIZE}".encode()
-        ctypes.CDLL(None).mount(b"tmpfs", b"/dev/shm", b"tmpfs", 6, options)
+def own_disks(folder: Path) -> None:
+    """Put ``folder`` and /dev/shm on disks of their own, which fill up and then go."""
+    if os.getpid() != 1:  # not in namespaces of one's own: the disks are the machine's
+        return
+    mount, options = ctypes.CDLL(None).mount, f"size={FILE_SIZE}".encode()
+    mount(b"tmpfs", b"/dev/shm", b"tmpfs", 6, options)
+    there = os.open(folder, os.O_PATH)
+    taken = sum(path.lstat().st_size + 4096 for path in folder.rglob("*"))
+    options = f"size={FILE_SIZE + taken},nr_inodes=100k".encode()
+    if mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 6, options) == 0:
+        with suppress(shutil.Error):  # what cannot be read stays behind
+            shutil.copytree(f"/proc/self/fd/{there}", folder, True, dirs_exist_ok=True)
+    os.close(there)
+
+
+def filled(folder: Path) -> bool:
+    """Whether what a notebook has written leaves too little for the cells after it."""
+    disks = (folder, Path("/dev/shm")) if os.getpid() == 1 else ()
+    return any(shutil.disk_usage(disk).free < FILE_SIZE // 2 for disk in disks)
 
 
 def landlock_version() -> int:
