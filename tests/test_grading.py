@@ -391,6 +391,17 @@ def test_one_student_s_exercises_are_listed(handed_out, monkeypatch, capsys):
     assert "0 of 5 right" in table
 
 
+def test_a_stray_notebook_beside_a_class_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(grading, "_start", None)
+    for name in ("ada/a", "bob/a"):
+        notebook(tmp_path / f"{name}.ipynb", [grading.stubs()["4.2"]])
+    main = ["grade", str(tmp_path), "--lessons", "4"]
+    assert __main__.main(main) == 0 and capsys.readouterr().err == ""
+    notebook(tmp_path / "demo.ipynb", ["1 + 1"])
+    assert __main__.main(main) == 0
+    assert "demo.ipynb lies beside 2 folders" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(os.name == "nt", reason="no pipes among files there")
 def test_what_is_no_plain_file_waits_for_nobody(tmp_path, monkeypatch):
     monkeypatch.setattr(grading, "_start", None)

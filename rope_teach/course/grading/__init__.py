@@ -126,6 +126,18 @@ def students(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
+def one_or_many(folder: Path) -> str:
+    """Return a sentence if one stray notebook makes a class look like one student."""
+    alone = sorted(folder.glob("*.ipynb"))
+    inside = sum(any(path.glob("*.ipynb")) for path in folder.iterdir())
+    if not alone or inside < 2:
+        return ""
+    return (
+        f"{alone[0].name} lies beside {inside} folders with notebooks, so all of them "
+        "count as one student's; if each folder is a student, move it away"
+    )
+
+
 def _notebooks(folder: Path) -> list[Path]:
     paths = sorted(folder.rglob("*.ipynb"))
     return [
@@ -568,6 +580,8 @@ def main(
     try:
         for path in filter(None, (csv_file, json_file)):
             path.open("a").close()  # not only after an hour's work
+        if folder.is_dir() and (doubt := one_or_many(folder)):
+            print(f"rope-teach grade: {_plain(doubt)}", file=sys.stderr)
         marks = grade(folder, lessons, limits, jobs)
     except (OSError, RuntimeError, ValueError) as error:
         print(f"rope-teach grade: {error}", file=sys.stderr)
