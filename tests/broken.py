@@ -541,6 +541,20 @@ def far_table_ends(x, positions):
     return half(x, rows_angle(positions.clamp(max=50_000), x.shape[-1]))
 
 
+def far_rows_not_a_number(x, positions):
+    angle = rows_angle(positions, x.shape[-1])
+    return half(x, angle.where((positions <= 5000)[..., None], torch.nan))
+
+
+def far_rows_empty(x, positions):
+    there = (positions <= 50_000)[..., None]
+    return half(x, rows_angle(positions, x.shape[-1])) * there
+
+
+def slowest_hand_first(x, positions):
+    return half(x, table(positions, x.shape[-1]).flip(-1))
+
+
 def sixteen_bit_integers(x, positions):
     return half(x, rows_angle(positions % 2**15, x.shape[-1]))
 
@@ -800,6 +814,9 @@ BROKEN = [
     (row_before, {}, "other_row", "positions of another"),
     (sine_of_the_first_row, {}, "rows_not_followed", ""),
     (far_table_ends, {}, "stuck", "124114 and 124115"),
+    (far_rows_not_a_number, {}, "not_finite_far", "position 5001"),
+    (far_rows_empty, {}, "not_finite_far", "position 124114"),
+    (slowest_hand_first, {}, "slowest_first", "base 10000"),
     (sixteen_bit_integers, {}, "restarted", "every 32768 tokens"),
     (sign_ignored, {}, "negative_mirrored", ""),
     (counts_on_from_the_first, {}, "first_position", ""),

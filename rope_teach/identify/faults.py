@@ -106,6 +106,9 @@ other_lengths: q and k are multiplied by different factors
 # norm_is_kept
 not_finite?: the output has NaN or infinity in it
   > look for a division by zero or a 16-bit overflow in the tables
+not_finite_far: at position {at} the output is NaN, infinite or zero, and up to {last}
+    it is not
+  > look for a 16-bit overflow, and for rows of a table that nobody has filled
 overwritten: a feature is overwritten in place and read again, already turned
   > write to a new tensor, or clone both features of a pair first
 pairs_overlap?: features are mixed with more than one other: cos and sin use different
@@ -213,6 +216,9 @@ upside_down: the fast hands of base {base:g} are slowed by {factor:.4g} and the 
   > divide the frequencies of wavelengths longer than the trained length
 positive_power: the hands get faster from pair to pair: the base has a positive power
   > base ** (-2i / rotary_dim)
+slowest_first: the hands of base {base:g} come in reversed order, the slowest first
+  > put the frequencies in falling order; weights that were trained so need their pairs
+    reversed as well
 frequencies_cast: the inverse frequencies are rounded to {dtype}: .to(dtype) casts
     buffers too
   > compute them where they are used, or keep them out of the buffers

@@ -417,12 +417,22 @@ def _longest(probe: Probe, pairs: Tensor) -> list[Tensor]:
             tried = _polar(probe, pairs, seq)
         except CannotProbe:  # past its longest table
             break
-        if not all(out.isfinite().all() for out in tried):  # xPos has left float32
+        if not all(out.isfinite().all() for out in tried):
+            _check_left_float32(tried, long)
             break
         long = tried
         if time.process_time() - started > PATIENCE:
             break
     return long
+
+
+def _check_left_float32(tried: list[Tensor], long: list[Tensor]) -> None:
+    """Outputs that are not finite must have grown before, as those of xPos do."""
+    for out, before in zip(tried, long, strict=True):
+        bad = ~out.isfinite().all(-1)
+        if bad.any() and before.abs().max() < 1e3 * before.abs().min():
+            at = int(bad.nonzero()[0])
+            raise Broken("not_finite_far", at=at, last=at - 1)
 
 
 def _hands(

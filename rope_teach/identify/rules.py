@@ -134,7 +134,10 @@ def _one_ratio(
     base = _round_base(math.exp(min(step * rotary_dim / 2, 700)), rotary_dim * slack)
     factor = _snap(math.exp(-start), slack)
     if step < -CLOSE:  # else all hands turn at one speed
-        return Rule(speeds, _round_base(1 / base), fault=Broken("positive_power"))
+        base = _round_base(1 / base)
+        if speeds.max() < 1 + CLOSE:
+            return Rule(speeds, base, fault=Broken("slowest_first", base=base))
+        return Rule(speeds, base, fault=Broken("positive_power"))
     exact = base ** (-2 * pair / rotary_dim) / factor
     exact = exact if _equal(exact, speeds, slack) else fitted
     if math.isclose(factor, 180 / math.pi, rel_tol=CLOSE):
