@@ -3,10 +3,13 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import nbformat
 import pytest
@@ -342,3 +345,16 @@ def test_no_script_hides_a_module_of_python():
     scripts = [path for name in folders for path in (ROOT / name).glob("*.py")]
     assert len(scripts) > len(folders)
     assert not {path.stem for path in scripts} & sys.stdlib_module_names
+
+
+def test_a_lesson_that_is_being_saved_twice_keeps_its_kernel(tmp_path):
+    config = runpy.run_path(str(ROOT / "tools" / "jupyter_config.py"),
+                            {"get_config": Mock()})  # fmt: skip
+    file = tmp_path / "lesson.ipynb"
+    file.write_text("")  # the other page has only begun to write it
+    whole = json.dumps({"metadata": {"rope_teach": {}, "kernelspec": "the lesson's"}})
+    threading.Timer(0.2, file.write_text, [whole]).start()
+    metadata = {"kernelspec": "this machine's", "language_info": "none before"}
+    model = {"type": "notebook", "content": {"metadata": metadata}}
+    config["keep_kernel"](model, file.name, Mock(root_dir=tmp_path))
+    assert metadata["kernelspec"] == "the lesson's"

@@ -4,6 +4,7 @@ It asks no question about news, and keeps a lesson's file free of this machine.
 """
 
 import json
+import time
 from pathlib import Path
 
 KERNEL = ("kernelspec", "language_info")
@@ -18,10 +19,23 @@ def keep_kernel(model, path, contents_manager, **_):
     file = Path(contents_manager.root_dir, path)
     if model["type"] != "notebook" or not file.exists():
         return
-    before = json.loads(file.read_text(encoding="utf-8")).get("metadata", {})
+    before = metadata_of(file)
     if "rope_teach" in before:
         after = model["content"]["metadata"]
         after.update({key: before[key] for key in KERNEL if key in before})
+
+
+def metadata_of(file):
+    """What a notebook says of itself, once it is whole.
+
+    The page and its live deck may save at once: then one finds the file half written.
+    """
+    for _ in range(40):
+        try:
+            return json.loads(file.read_text(encoding="utf-8")).get("metadata", {})
+        except ValueError:
+            time.sleep(0.05)
+    return {}
 
 
 c = get_config()  # noqa: F821  (Jupyter reads this file with it)
