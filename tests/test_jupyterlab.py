@@ -260,8 +260,11 @@ def test_alt_r_leaves_the_file_alone(
     with visit(browser) as seen, unchanged(seen.page, own_copy):
         seen.page.goto(f"{server}/lab/workspaces/present/tree/{own_copy.name}")
         seen.page.get_by_text("(ipykernel) | Idle").wait_for(timeout=PATIENCE * 1000)
-        seen.page.locator(".jp-Notebook h1").click()
-        seen.page.keyboard.press("Alt+r")
+        end = time.monotonic() + PATIENCE
+        while not seen.page.locator("iframe").count() and time.monotonic() < end:
+            seen.page.locator(".jp-Notebook h1").first.click()
+            seen.page.keyboard.press("Alt+r")
+            seen.page.wait_for_timeout(5000)  # JupyterLab may not have listened yet
         deck = seen.page.frame_locator("iframe")
         deck.locator(f".reveal {SLIDE} h1").wait_for(timeout=PATIENCE * 1000)
         assert seen.outside == []
