@@ -393,8 +393,9 @@ def test_one_student_s_exercises_are_listed(handed_out, monkeypatch, capsys):
 
 def test_a_stray_notebook_beside_a_class_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(grading, "_start", None)
-    for name in ("ada/a", "bob/a"):
+    for name in ("ada/a", "bob/a", "ada/.ipynb_checkpoints/a", "ada/old/a"):
         notebook(tmp_path / f"{name}.ipynb", [grading.stubs()["4.2"]])
+    assert grading.one_or_many(tmp_path / "ada") == ""  # one folder is no class
     main = ["grade", str(tmp_path), "--lessons", "4"]
     assert __main__.main(main) == 0 and capsys.readouterr().err == ""
     notebook(tmp_path / "demo.ipynb", ["1 + 1"])

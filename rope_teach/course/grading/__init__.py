@@ -129,7 +129,11 @@ def students(folder: Path) -> dict[str, list[Path]]:
 def one_or_many(folder: Path) -> str:
     """Return a sentence if one stray notebook makes a class look like one student."""
     alone = sorted(folder.glob("*.ipynb"))
-    inside = sum(any(path.glob("*.ipynb")) for path in folder.iterdir())
+    inside = sum(
+        any(path.glob("*.ipynb"))
+        for path in folder.iterdir()
+        if not _passed_over(path.name)  # JupyterLab keeps checkpoints beside notebooks
+    )
     if not alone or inside < 2:
         return ""
     return (
