@@ -266,9 +266,9 @@ def in_one_sequence(rope: RotaryEmbedding, positions: Tensor) -> Rotate:
 
     def turn(q: Tensor, k: Tensor) -> Sequence[Tensor]:
         batch = q.shape[0]
-        joined = [x.transpose(1, 2).flatten(0, 1).transpose(0, 1)[None] for x in (q, k)]
+        joined = [x.transpose(1, 2).flatten(0, 1).transpose(0, 1) for x in (q, k)]
         return [
-            x[0].transpose(0, 1).unflatten(0, (batch, -1)).transpose(1, 2)
+            x.transpose(0, 1).unflatten(0, (batch, -1)).transpose(1, 2)
             for x in rope(*joined, positions)
         ]
 

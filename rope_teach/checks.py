@@ -12,7 +12,6 @@ from torch import Tensor, nn
 Pairing = Literal["interleaved", "half"]
 Layout = Literal["bhsd", "bshd", "sbhd"]
 
-FLOATS = frozenset([torch.float16, torch.bfloat16, torch.float32, torch.float64])
 # Which axes are batch, heads and seq, counted from the last one.
 AXES = {"bhsd": (-4, -3, -2), "bshd": (-4, -2, -3), "sbhd": (-3, -2, -4)}
 
@@ -42,7 +41,7 @@ def check_floating(name: str, x: Tensor) -> None:
     """Raise ``TypeError`` unless ``x`` is a real floating-point tensor."""
     if not isinstance(x, Tensor):
         raise wrong_type(name, "a torch.Tensor", x)
-    if x.dtype not in FLOATS:
+    if not x.is_floating_point() or x.dtype.itemsize < 2:
         raise wrong_type(name, "a real floating-point tensor of 16 bits or more", x)
 
 

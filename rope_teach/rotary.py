@@ -562,10 +562,10 @@ class RotaryEmbedding(nn.Module):
         return rows.table if usable and fits else None
 
     def _frequencies(self, like: Tensor) -> Tensor:
-        """What a position is multiplied by, in float64, where ``like`` is."""
+        """What a position is multiplied by, where ``like`` is."""
         if self.frequencies is not None:
             check_learned(self.frequencies)
-            inv_freq = self.frequencies.to(device=like.device, dtype=torch.float64)
+            inv_freq = self.frequencies.to(like.device)
             return -inv_freq if self.clockwise else inv_freq
         rows = self._rows_for(like)
         if rows is None:

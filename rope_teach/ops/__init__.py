@@ -136,7 +136,7 @@ def rotate_together(
     how = pairing, layout, inverse
     compiling = torch.compiler.is_compiling()
     # A subclass follows each step of the formula.
-    plain = type(cos) in PLAIN and type(xs[0]) in PLAIN and type(xs[-1]) in PLAIN
+    plain = compiling or all([type(x) in PLAIN for x in (cos, *xs)])
     learned = ask_for_gradient((cos, sin))
     if learned or ask_for_gradient(xs):
         if out is not None:
@@ -144,7 +144,7 @@ def rotate_together(
                 "out= takes no gradient, as in all of torch: call without out=, or "
                 "inside torch.no_grad()"
             )
-        if not learned and (plain or compiling) and not takes_kernels(xs[0]):
+        if plain and not (learned or takes_kernels(xs[0])):
             return _differentiated(xs, cos, sin, how)
     elif plain and not compiling:
         if _are_on_cpu(xs, cos):  # for a decode step, an operator's call counts
@@ -180,6 +180,8 @@ def ask_for_gradient(tensors: Sequence[Tensor]) -> bool:
         for x in tensors:
             if x.requires_grad:
                 return True
+    if torch.compiler.is_compiling():  # takes tangents through what it sees
+        return False
     for x in tensors:
         try:
             primal, tangent = unpack_dual(x)

@@ -421,7 +421,7 @@ def _write_rows(
             given = tl.load(positions + token * AXES + axis, mask=token < rows, other=0)
             position = given.to(tl.float64)
         speed = tl.load(inv_freq + axis * PAIRS + pair, mask=pair < PAIRS, other=0.0)
-        angle += position[:, None] * speed[None, :]
+        angle += position[:, None] * speed.to(tl.float64)[None, :]
     # Take whole quarter turns off. At most an eighth of a turn is left, for which
     # Taylor's series needs six terms: its error is below 1e-11.
     quarter = tl.floor(angle * TWO_OVER_PI + 0.5)
@@ -462,7 +462,7 @@ def cos_sin(
     # One program for some tokens of one sequence, where a sequence is counted.
     sequences = 1 if count is None else positions.numel()
     rows = rows if count is None else count
-    inv_freq = inv_freq.to(device=positions.device, dtype=torch.float64).contiguous()
+    inv_freq = inv_freq.to(positions.device).contiguous()
     block = 2 if statically_known_true(rows * sequences <= 1024) else 8
     with device_of(positions):
         _write_rows[(-(-rows // block), sequences, 1)](
