@@ -79,7 +79,7 @@ def changed(
     path.write_text(source)
     spec = importlib.util.spec_from_file_location(space, path)
     assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[space] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 

@@ -74,7 +74,7 @@ def error(got, expected):
 @pytest.mark.parametrize("case", ["plain", "packed", "uneven", "rows of a sequence"])
 def test_equals_the_norm_and_then_the_rotation(pairing, dtype, case, monkeypatch):
     monkeypatch.setattr(cuda, "LARGEST_ROW", 64)  # several programs a token
-    monkeypatch.setattr(cuda, "_known_launch", cuda._make_launch)
+    monkeypatch.setattr(cuda, "_known_plan", cuda._make_plan)
     torch.manual_seed(0)
     q, k = tensors(dtype, heads=5 if case == "uneven" else 4)
     if case == "packed":
@@ -146,7 +146,7 @@ def test_a_call_like_the_one_before_finds_what_has_changed(layout):
 def test_more_tokens_than_one_program_adds_up(row, monkeypatch):
     monkeypatch.setattr(norm, "TOKENS", 4)
     monkeypatch.setattr(cuda, "LARGEST_ROW", row)
-    monkeypatch.setattr(cuda, "_known_launch", cuda._make_launch)
+    monkeypatch.setattr(cuda, "_known_plan", cuda._make_plan)
     torch.manual_seed(0)
     q, k = (x.requires_grad_() for x in tensors(batch=2, seq=11, heads=3, kv_heads=2))
     both = norms()

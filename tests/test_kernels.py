@@ -183,7 +183,7 @@ def test_one_position_for_all(pairing):
 @both_pairings
 def test_heads_shared_over_programs(pairing, monkeypatch):
     monkeypatch.setattr(cuda, "LARGEST_ROW", 128)
-    monkeypatch.setattr(cuda, "_known_launch", cuda._make_launch)
+    monkeypatch.setattr(cuda, "_known_plan", cuda._make_plan)
     q, k = tensors(seq=2, heads=6, kv_heads=3)
     turned = kernel((q, k), table(torch.arange(2)), pairing)
     for got, x in zip(turned, (q, k), strict=True):

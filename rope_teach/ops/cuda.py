@@ -12,10 +12,11 @@ the import.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
@@ -168,52 +169,39 @@ LARGEST_ROW = 2048  # bytes that one program takes: measured, benchmarks/gpu_cho
 Form = tuple[torch.Size, tuple[int, ...], torch.dtype]  # shape, strides, dtype
 
 
-class Plan(NamedTuple):
-    """How inputs of one form are served: grid, numbers, and compile-time choices."""
+@dataclasses.dataclass
+class Plan:
+    """How inputs of one form are served: a grid, numbers, and compile-time choices.
+
+    Called, it launches the rotation. Triton works each launch out anew, which takes the
+    host as long as a copy. What it has compiled for aligned tensors is kept, and
+    launched as it is.
+    """
 
     grid: tuple[int, int, int]
     numbers: tuple[int, ...]  # strides of inputs, results and tables; heads of q, of k
-    choices: dict[str, int]
+    choices: dict[str, int]  # in the kernel's order
     warps: int
+    compiled: dict[int, Any] = dataclasses.field(default_factory=dict)  # by device
 
-
-class Launch:
-    """The launches of one plan.
-
-    Triton works each one out anew, which takes the host as long as a copy. What it has
-    compiled for aligned tensors is kept, and launched as it is.
-    """
-
-    def __init__(self, plan: Plan, pairing: Pairing, inverse: bool) -> None:
-        self.plan = plan
-        own = {"INTERLEAVED": pairing == "interleaved", "BACK": inverse}
-        self.choices = {name: (plan.choices | own)[name] for name in CHOICES}
-        self.constants = (*plan.numbers, *self.choices.values())
-        self.compiled: dict[int, Any] = {}  # by device
+    def __post_init__(self) -> None:
+        self.constants = (*self.numbers, *self.choices.values())
 
     def __call__(self, *tensors: Tensor) -> None:
-        grid = self.plan.grid
-        if grid[0] * grid[1] == 0:
+        if self.grid[0] * self.grid[1] == 0:
             return
         device, places = tensors[0].get_device(), 0
         for x in tensors:
             places |= x.data_ptr()
         aligned = places % 16 == 0
         if aligned and device in self.compiled:
-            self.compiled[device][grid](*tensors, *self.constants)
+            self.compiled[device][self.grid](*tensors, *self.constants)
             return
-        compiled = _rotate_token[grid](
-            *tensors, *self.plan.numbers, **self.choices, num_warps=self.plan.warps
+        compiled = _rotate_token[self.grid](
+            *tensors, *self.numbers, **self.choices, num_warps=self.warps
         )
         if aligned and compiled is not None:  # the interpreter compiles nothing
             self.compiled[device] = compiled
-
-
-# The kernel's choices, in its order.
-CHOICES = (
-    "HEAD_DIM", "PAIRS", "WIDTH", "HEADS", "INTERLEAVED", "TAIL", "BACK", "SHARES",
-    "Q_SHARES",
-)  # fmt: skip
 
 
 def rotate(
@@ -233,7 +221,7 @@ def rotate(
     """
     if cos.stride() != sin.stride():
         cos, sin = cos.contiguous(), sin.contiguous()
-    launch = _known_launch(_forms(xs, out, cos), layout, pairing, inverse)
+    launch = _known_plan(_forms(xs, out, cos), layout, pairing, inverse)
     if launch is None:
         return False
     tensors = xs[0], xs[-1], out[0], out[-1], cos, sin
@@ -256,18 +244,18 @@ def _compiled(
     out = [torch.empty_like(x) for x in xs]
     if cos.stride() != sin.stride():
         cos, sin = cos.contiguous(), sin.contiguous()
-    launch = _make_launch(_forms(xs, out, cos), layout, pairing, inverse)
-    if launch is None:
+    plan = _make_plan(_forms(xs, out, cos), layout, pairing, inverse)
+    if plan is None:
         sin = -sin if inverse else sin
         return [
             y.copy_(rotate_pairs(x, cos, sin, pairing))
             for x, y in zip(xs, out, strict=True)
         ]
     # Where only the data tell a size, a compiler takes it for more than nothing.
-    if not statically_known_true(launch.plan.grid[0] * launch.plan.grid[1] == 0):
-        torch.library.wrap_triton(_rotate_token)[launch.plan.grid](
-            xs[0], xs[-1], out[0], out[-1], cos, sin, *launch.plan.numbers,
-            **launch.choices, num_warps=launch.plan.warps,
+    if not statically_known_true(plan.grid[0] * plan.grid[1] == 0):
+        torch.library.wrap_triton(_rotate_token)[plan.grid](
+            xs[0], xs[-1], out[0], out[-1], cos, sin, *plan.numbers, **plan.choices,
+            num_warps=plan.warps,
         )  # fmt: skip
     return out
 
@@ -298,24 +286,17 @@ def _forms(
     return tuple([(x.shape, x.stride(), x.dtype) for x in (*xs, *out, table)])
 
 
-def _make_launch(
-    forms: tuple[Form, ...], layout: Any, pairing: Any, inverse: bool
-) -> Launch | None:
-    plan = _make_plan(forms, layout)
-    return None if plan is None else Launch(plan, pairing, inverse)
-
-
-_known_launch = functools.lru_cache(maxsize=4096)(_make_launch)
-
-
 def plan_of(
-    xs: Sequence[Tensor], out: Sequence[Tensor], table: Tensor, layout: Any
-) -> Plan | None:
+    xs: Sequence[Tensor], out: Sequence[Tensor], table: Tensor, layout: Any,
+    pairing: Any = "half",
+) -> Plan | None:  # fmt: skip
     """The plan for these tensors, or None if the kernel cannot serve them."""
-    return _make_plan(_forms(xs, out, table), layout)
+    return _make_plan(_forms(xs, out, table), layout, pairing, False)
 
 
-def _make_plan(forms: tuple[Form, ...], layout: Layout) -> Plan | None:
+def _make_plan(
+    forms: tuple[Form, ...], layout: Any, pairing: str, inverse: bool
+) -> Plan | None:
     """Strides, sizes and how many heads a program takes; None if no kernel serves."""
     *tensors, table = forms
     xs, (first, _, _) = tensors[: len(tensors) // 2], tensors[0]
@@ -337,7 +318,9 @@ def _make_plan(forms: tuple[Form, ...], layout: Layout) -> Plan | None:
         "PAIRS": pairs,
         "WIDTH": _power_of_two(pairs),
         "HEADS": share,
+        "INTERLEAVED": pairing == "interleaved",
         "TAIL": _power_of_two(rest) if rest else 0,
+        "BACK": inverse,
         "SHARES": shares,
         "Q_SHARES": q_shares,
     }
@@ -349,6 +332,9 @@ def _make_plan(forms: tuple[Form, ...], layout: Layout) -> Plan | None:
     table_steps = [_step(table, axis) for axis in (axes[0], axes[2])]
     grid = (first[axes[2]] * shares, first[axes[0]] if len(first) == 4 else 1, 1)
     return Plan(grid, (*steps, *table_steps, heads[0], heads[-1]), choices, warps)
+
+
+_known_plan = functools.lru_cache(maxsize=4096)(_make_plan)
 
 
 def _served(tensors: Sequence[Form], table: Form, axes: Sequence[int]) -> bool:

@@ -196,12 +196,12 @@ def launch(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Normalise and rotate into new tensors."""
     out = torch.empty_like(q), torch.empty_like(k)
-    plan = plan_of((q, k), out, cos, layout)
+    plan = plan_of((q, k), out, cos, layout, pairing)
     assert plan is not None
     with device_of(q):
         _traced(_forward)[plan.grid](  # one warp: sums of a head need no other
             q, k, *out, cos, sin, q_weight, k_weight, *plan.numbers,
-            **_choices(plan, q_eps, k_eps, pairing), num_warps=1,
+            **_choices(plan, q_eps, k_eps), num_warps=1,
         )  # fmt: skip
     return out
 
@@ -216,10 +216,10 @@ def launch_back(
         x if x.stride(-1) == 1 else x.contiguous() for x in (q_grad, k_grad)
     )
     out = torch.empty_like(q), torch.empty_like(k)
-    plan = plan_of((q, k), out, cos, layout)
+    plan = plan_of((q, k), out, cos, layout, pairing)
     grads = plan_of((q_grad, k_grad), out, cos, layout)
     assert plan is not None and grads is not None
-    choices = _choices(plan, q_eps, k_eps, pairing)
+    choices = _choices(plan, q_eps, k_eps)
     shares, q_shares = choices["SHARES"], choices["Q_SHARES"]
     seq, batch = plan.grid[0] // shares, plan.grid[1]
     blocks = -(-seq // TOKENS)
@@ -242,10 +242,10 @@ def _traced(kernel: Any) -> Any:
     return torch.library.wrap_triton(kernel) if jit else kernel
 
 
-def _choices(plan: Plan, q_eps: float, k_eps: float, pairing: str) -> dict[str, Any]:
+def _choices(plan: Plan, q_eps: float, k_eps: float) -> dict[str, Any]:
     """What the kernels are compiled for."""
-    names = ("PAIRS", "HEADS", "SHARES", "Q_SHARES")
-    own = {"Q_EPS": q_eps, "K_EPS": k_eps, "INTERLEAVED": pairing == "interleaved"}
+    names = ("PAIRS", "HEADS", "INTERLEAVED", "SHARES", "Q_SHARES")
+    own = {"Q_EPS": q_eps, "K_EPS": k_eps}
     return {name: plan.choices[name] for name in names} | own
 
 
@@ -265,26 +265,13 @@ def in_steps(
 
 def back_in_steps(
     q_grad: Tensor, k_grad: Tensor, q: Tensor, k: Tensor, q_weight: Tensor,
-    k_weight: Tensor, cos: Tensor, sin: Tensor,
-    q_eps: float, k_eps: float, pairing: Pairing, layout: Layout,
+    k_weight: Tensor, *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """What :func:`launch_back` computes, in torch: for derivatives of derivatives."""
-    grads = ops.rotate_together(
-        (q_grad.float(), k_grad.float()), cos, sin, pairing, layout, inverse=True
-    )
-    found = []
-    for grad, x, weight, eps in zip(
-        grads, (q, k), (q_weight, k_weight), (q_eps, k_eps), strict=True
-    ):
-        wide = x.float()
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-        unit, slope = wide * scale, grad * weight
-        along = (slope * unit).mean(-1, keepdim=True)  # the norm takes that away again
-        x_grad = scale * (slope - along * unit)
-        w_grad = (grad * unit).flatten(0, -2).sum(0)
-        found.append((x_grad.to(x.dtype), w_grad.to(weight.dtype)))
-    (q_slope, q_sum), (k_slope, k_sum) = found
-    return q_slope, k_slope, q_sum, k_sum
+    inputs = q, k, q_weight, k_weight
+    back: Any = torch.func.vjp(lambda *xs: in_steps(*xs, *rest), *inputs)[1]
+    grads: tuple[Tensor, Tensor, Tensor, Tensor] = back((q_grad, k_grad))
+    return grads
 
 
 # ------------------------------------------------------- as an operation of torch
