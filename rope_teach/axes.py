@@ -35,7 +35,7 @@ def grid_positions(*sizes: int) -> Tensor:
     """Row, column and so on of every cell of a grid; the last axis changes fastest.
 
     ``sizes``, positive ints, give ``(product of sizes, axes)`` int64: positions of an
-    image flattened row by row. A class token can be at zeros, which rotate nothing.
+    image flattened row by row. A class token can be at zeros, which leaves it as it is.
     Raises ``TypeError`` or ``ValueError`` for other sizes. Lesson 17.
 
     >>> grid_positions(2, 2)
@@ -69,7 +69,7 @@ def multimodal_positions(
 ) -> Tensor:
     """Time, height and width of each token where text and images follow each other.
 
-    Each of ``parts`` is an int, so many tokens of text, or ``(time, height, width)``,
+    Each of ``parts`` is an int, that many tokens of text, or ``(time, height, width)``,
     the cells of an image (time 1) or video; others raise ``TypeError`` or
     ``ValueError``. Returns ``(seq, 3)`` int64. Text advances on all axes at once. Each
     part continues one past the largest position so far, as in the papers, vLLM and
@@ -158,7 +158,7 @@ def mixed_frequencies(
     Where heads differ, as in RoPE-Mixed's checkpoints, rotate all features before the
     split into heads, interleaved: ``RotaryEmbedding(heads * head_dim, inv_freq=bank)``
     with ``bank`` ``(axes, heads * r/2)``. Or, for tables ``(1, heads, seq, r/2)``, take
-    ``angles(positions, bank).unflatten(-1, (heads, -1))``.
+    ``angles(positions, bank).unflatten(-1, (heads, -1)).transpose(0, 1)[None]``.
 
     >>> mixed_frequencies(torch.tensor([1.0, 0.1])).norm(dim=0)
     tensor([1.0000, 0.1000], dtype=torch.float64)
@@ -200,8 +200,8 @@ def multimodal_frequencies(
             owner[axis : axes * sections[axis] : axes] = axis
     if owner.bincount(minlength=axes).tolist() != list(sections):
         raise ValueError(
-            f"sections {tuple(sections)} cannot be given in turn: no axis may have "
-            "more pairs than the first"
+            f"sections {tuple(sections)} cannot be dealt out in turn: the last pair of "
+            f"an axis, axis + {axes} * (section - 1), must be below r/2 = {pairs}"
         )
     return torch.where(owner == torch.arange(axes).unsqueeze(1), inv_freq.double(), 0)
 

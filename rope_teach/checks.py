@@ -1,4 +1,4 @@
-"""Every guard of an argument: names it, says what came and what was expected."""
+"""Argument checks: each error names the argument, what came and what was expected."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def align_table(table: Tensor, x: Tensor, layout: Layout) -> Tensor:
             raise _misfit(f"is {shape}, to align by axes", x, layout, "does not match")
         return table
     if (len(shape), x.ndim) != (3, 4) and not len(shape) == 2 <= x.ndim:
-        needed = "has others: expected (seq, r/2) or, for a 4-D x, (batch, seq, r/2)"
+        needed = "needs (seq, r/2) or, for a 4-D x, (batch, seq, r/2)"
         raise _misfit(f"is {shape}", x, layout, needed)
     batch_axis, _, seq_axis = axes_of(x.ndim, layout)
     if len(shape) == 3 and shape[0] not in (1, x.shape[batch_axis]):
@@ -212,7 +212,7 @@ def lay_out(table: Tensor, layout: Layout, ndim: int) -> Tensor:
     """
     if layout == "bhsd" or ndim < 3:
         return table.unsqueeze(-3) if table.ndim == 3 else table
-    if layout == "sbhd" and ndim == 4:
+    if layout == "sbhd" and ndim > 3:
         table = table.transpose(0, 1) if table.ndim == 3 else table.unsqueeze(-2)
     return table.unsqueeze(-2)
 
@@ -271,8 +271,8 @@ def check_per_sequence(name: str, value: Tensor, batch: int | None) -> Tensor:
     if value.ndim > 1 or (value.ndim == 1 and batch not in (None, *value.shape)):
         sizes = "an input without a batch" if batch == -1 else f"batch={batch}"
         raise ValueError(
-            f"{name} must be an int or have shape (batch,); got {tuple(value.shape)} "
-            f"for {sizes}"
+            f"{name}, if a tensor, must have shape (batch,) or (); got "
+            f"{tuple(value.shape)} for {sizes}"
         )
     return value if value.dtype == torch.int32 else without_wrapping(value)
 
@@ -345,8 +345,8 @@ def fit_positions(
     found = [form for form, it_fits in forms.items() if it_fits]
     if len(found) > 1:
         raise ValueError(
-            f"positions of shape {shape} can be read as {' and as '.join(found)}: give "
-            "(batch, seq, axes) with a batch of 1 or more"
+            f"positions of shape {shape} can be read as {' and as '.join(found)}: add "
+            "a batch axis if there is none, or rotate the sequences one by one"
         )
     if not found:
         several = "(seq, axes) or (batch, seq, axes)"
@@ -399,13 +399,13 @@ def check_out(out: Any, xs: Sequence[Tensor]) -> list[Tensor]:
                 )
         if into.numel() and (into.stride(-1) != 1 or (eager and overlaps_itself(into))):
             raise ValueError(
-                "out must have a last stride of 1 and a place of its own for each "
-                f"feature, got strides {into.stride()}"
+                "out must have a last stride of 1 and must not overlap itself, got "
+                f"strides {into.stride()}"
             )
         if eager and any(overlaps(into, t) for t in taken):
             raise ValueError(
-                "out shares memory with an input or the other out; what is overwritten "
-                "could be read again"
+                "out shares memory with an input or the other out: features could be "
+                "overwritten before they are read"
             )
         taken.append(into)
     return taken[len(xs) :]
@@ -422,7 +422,7 @@ def overlaps_itself(x: Tensor) -> bool:
 
 
 def overlaps(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors share an element; exact, whatever their strides."""
+    """Whether two tensors share an element; with two dtypes, whether a storage."""
     has_memory = {type(a), type(b)} <= {Tensor, nn.Parameter}  # a fake has none
     if not has_memory or not (a.numel() and b.numel()) or a.device.type == "meta":
         return False
@@ -432,7 +432,7 @@ def overlaps(a: Tensor, b: Tensor) -> bool:
     except RuntimeError:  # nor does a tensor of a transform
         return False
     if a.element_size() != b.element_size():
-        return True  # one storage with two dtypes: not worth telling apart
+        return True  # their strides count different units
     ends = []  # one past the last element of each, in the storage
     for x in (a, b):
         steps = zip(x.shape, x.stride(), strict=True)

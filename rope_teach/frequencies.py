@@ -3,7 +3,7 @@
 At position m, pair i rotates by the angle m * inv_freq[i]. Built in lessons 02 and 08.
 
 The rules for longer context return inverse frequencies and an attention factor, by
-which cos and sin are multiplied (1 but for YaRN and LongRoPE). Their first arguments
+which cos and sin are multiplied (1 except for YaRN and LongRoPE). Their first arguments
 are ``rotary_dim`` and ``base``, so that a module takes any of them, or your own:
 ``RotaryEmbedding(128, scaling=partial(yarn, factor=4, trained_length=4096))``.
 """
@@ -63,10 +63,11 @@ def inverse_frequencies(
 def scaled_frequencies(
     rotary_dim: int, base: float, scaling: Scaling | None = None
 ) -> tuple[Tensor, float]:
-    """Inverse frequencies and attention factor: by a rule, or plain ones and 1.
+    """Inverse frequencies and attention factor of a rule; without one, plain and 1.
 
-    Returns ``(rotary_dim / 2,)`` float64 on the CPU. Raises ``TypeError`` if
-    ``scaling`` cannot be called, ``ValueError`` if it returns anything else. Lesson 13.
+    Returns ``(rotary_dim / 2,)`` float64 on the CPU, and a float. Raises ``TypeError``
+    if ``scaling`` cannot be called, ``ValueError`` if its result is not such a pair.
+    Lesson 13.
 
     >>> scaled_frequencies(4, 10_000.0)
     (tensor([1.0000, 0.0100], dtype=torch.float64), 1.0)
@@ -81,8 +82,8 @@ def scaled_frequencies(
             )
         answer = scaling(rotary_dim, base)
     inv_freq, factor = answer if isinstance(answer, tuple) else (answer, None)
-    shape = getattr(inv_freq, "shape", None)
-    finite = shape == (rotary_dim // 2,) and bool(inv_freq.isfinite().all())
+    fits = isinstance(inv_freq, Tensor) and inv_freq.shape == (rotary_dim // 2,)
+    finite = fits and bool(inv_freq.isfinite().all())
     if not (finite and isinstance(factor, (int, float)) and math.isfinite(factor)):
         raise ValueError(
             f"scaling must return a tuple of rotary_dim / 2 = {rotary_dim // 2} finite "
@@ -136,8 +137,8 @@ def ntk_aware(rotary_dim: int, base: float, *, factor: float) -> tuple[Tensor, f
     check_base(base)
     if rotary_dim < 4:
         raise ValueError(
-            "a larger base changes nothing for the only pair: NTK rules need "
-            f"rotary_dim >= 4, got {rotary_dim}"
+            "NTK rules need rotary_dim >= 4, because a larger base does not change the "
+            f"first pair; got {rotary_dim}"
         )
     larger = float(base * factor ** (rotary_dim / (rotary_dim - 2)))
     return inverse_frequencies(rotary_dim, larger), 1.0
@@ -179,9 +180,10 @@ def yarn(
     Pairs that make more than ``beta_fast`` turns in ``trained_length`` tokens stay,
     those with fewer than ``beta_slow`` are divided. Between them ``ramp="code"`` blends
     linearly in the pair's number, as the authors' code and Hugging Face do (between
-    whole pairs, unless ``truncate=False``); ``"paper"`` in the number of turns, which
-    gives up to 67 % lower frequencies. Returns ``(rotary_dim / 2,)`` float64, and
-    ``0.1 ln(factor) + 1``. Raises ``ValueError`` for numbers out of range.
+    whole pairs, unless ``truncate=False``); ``"paper"`` in the number of turns: up to
+    67 % lower, with 128 features, factor 16 and 4,096 tokens. Returns ``(rotary_dim /
+    2,)`` float64, and ``attention_factor`` (default: ``0.1 ln(factor) + 1``). Raises
+    ``ValueError`` for numbers out of range.
     Source: Peng et al. (2309.00071), sections 3.2 and 3.4. Lesson 13.
 
     >>> yarn(8, 10_000.0, factor=4, trained_length=64)[0]
@@ -192,8 +194,8 @@ def yarn(
     check_choice("ramp", ramp, ("code", "paper"))
     if not beta_fast > beta_slow > 0:
         raise ValueError(
-            "beta_fast must exceed beta_slow, and both 0: they are turns in "
-            f"trained_length tokens; got {beta_fast} and {beta_slow}"
+            "beta_fast must exceed beta_slow, and beta_slow must exceed 0: they count "
+            f"turns in trained_length tokens; got {beta_fast} and {beta_slow}"
         )
     if base <= 1:
         raise ValueError(f"base must exceed 1, got {base}")
@@ -223,7 +225,7 @@ def llama3(
     high_freq_factor: float = 4.0,
     trained_length: int = 8192,
 ) -> tuple[Tensor, float]:
-    """Llama 3.1's rule: YaRN's blend by turns, between 1 and 4, with no factor.
+    """Llama 3.1's rule: YaRN's blend by turns, between 1 and 4; attention factor 1.
 
     Returns ``(rotary_dim / 2,)`` float64, and 1. Source: ``apply_scaling`` in Meta's
     llama-models repository. Lesson 13.
@@ -249,7 +251,7 @@ def longrope(
     length: int,
     factor: float | None = None,
 ) -> tuple[Tensor, float]:
-    """Divide each frequency by its own searched factor: two lists of ``r / 2``.
+    """Divide each frequency by a factor of its own, found by search: two lists.
 
     The long list serves a ``length`` past ``trained_length``; as in
     :func:`dynamic_ntk` the length belongs to the rule. Returns ``(rotary_dim / 2,)``
@@ -289,7 +291,8 @@ def proportional(
     """Set low frequencies to 0: only the highest ``fraction`` of pairs turns (p-RoPE).
 
     Unlike partial rotary (``rotary_dim < head_dim``), pairs that turn keep the
-    frequencies of the full head. Source: Barbero et al. (2410.06205); Hugging Face's
+    frequencies of the full head, divided by ``factor``. Returns ``(rotary_dim / 2,)``
+    float64, and 1. Source: Barbero et al. (2410.06205); Hugging Face's
     ``proportional``. Lesson 16.
 
     >>> proportional(8, 10_000.0, fraction=0.5)[0]

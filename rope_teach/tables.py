@@ -15,7 +15,7 @@ from rope_teach.checks import check_floating, check_positions, check_rotary_dim
 
 __all__ = ["angles", "cos_sin", "held_scale", "phases", "xpos_scale"]
 
-XPOS_BITS = {torch.float16: 12, torch.float64: 960}  # of scale; 4 are left for features
+XPOS_BITS = {torch.float16: 12, torch.float64: 960}  # the rest of the range: features
 
 
 def angles(positions: Tensor, inv_freq: Tensor) -> Tensor:
@@ -114,9 +114,9 @@ def held_scale(
 ) -> Tensor:
     """Return a scale that ``dtype`` can hold, with room for features; or raise.
 
-    Raises ``ValueError`` with ``complaint(bits)`` for a scale past ``2**bits``. On a
-    GPU, in a graph or in a transform, where raising would mean waiting for values, such
-    a scale becomes NaN. Lesson 16.
+    Raises ``ValueError`` with ``complaint(bits)`` for a scale above ``2**bits`` or
+    below ``2**-bits``. On a GPU, in a graph or in a transform, where raising would mean
+    waiting for values, such a scale becomes NaN. Lesson 16.
     """
     bits = XPOS_BITS.get(dtype, 96)
     fits = (scale.abs().log2().abs() <= bits).all(dim=-1, keepdim=True)

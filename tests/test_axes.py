@@ -444,7 +444,7 @@ BAD = {
     "ValueError: sections must be pairs of each axis that sum to r/2 = 8": lambda: (
         multimodal_frequencies(torch.ones(8), (4, 2, 1))
     ),
-    "ValueError: sections (2, 3, 3) cannot be given in turn": lambda: (
+    "ValueError: sections (2, 3, 3) cannot be dealt out in turn": lambda: (
         multimodal_frequencies(torch.ones(8), (2, 3, 3), interleaved=True)
     ),
     "ValueError: an image or video is (time, height, width) ... got (2, 2)": lambda: (

@@ -327,6 +327,10 @@ def test_what_the_kernel_cannot_do_is_left_to_steps():
     assert fused(q, k, norms(), cos, sin) is not None
     partial = cos[:, :4], sin[:, :4]
     assert fused(q, k, norms(), *partial) is None
+    learned = cos.clone().requires_grad_()  # the kernel gives tables no gradient
+    assert fused(q, k, norms(), learned, sin) is None
+    with torch.no_grad():
+        assert fused(q, k, norms(), learned, sin) is not None
     wide = [x.double() for x in (q, k)]
     assert fused(*wide, norms(), cos, sin) is None
     narrow = tensors(head_dim=12)

@@ -67,6 +67,7 @@ def test_a_decode_step_takes_three_operators_for_each_tensor(dtype):
     assert "rope_teach::rotate" not in ran  # its call is a cost where none is recorded
     assert ran["copy_"] == (4 if dtype == torch.bfloat16 else 0) and "stack" not in ran
     assert ran["cat"] <= 4  # roll has one of its own; factors are made once
+    assert not {"empty_like", "expand", "chunk"} & {*ran}  # no blocks of a small tensor
 
 
 def test_a_decode_step_of_neighbours_is_one_complex_product_for_each_tensor():
@@ -403,6 +404,38 @@ def test_torch_compiler_gets_the_kernel_on_cuda_alone(monkeypatch):
     assert ops.takes_kernels(there) and not ops.takes_kernels(here)
     monkeypatch.setattr(torch.compiler, "is_dynamo_compiling", lambda: False)
     assert not ops.takes_kernels(there)  # an export without dynamo
+    kernels = SimpleNamespace(compiled=lambda *_: "rotated", cos_sin=lambda *_: "rows")
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    monkeypatch.setattr(ops, "takes_kernels", lambda x: True)
+    monkeypatch.setattr(ops, "_kernels", lambda: kernels)
+    x, table = torch.ones(1, 1, 5, 8), torch.ones(5, 4)
+    assert ops.rotate_together([x], table, table, "half", "bhsd") == "rotated"
+    assert ops.cos_sin(torch.arange(5), table[0]) == "rows"
+
+
+def test_what_triton_has_compiled_is_launched_directly(monkeypatch):
+    """For tensors that lie as those did for which it was compiled."""
+    cuda, launched = pytest.importorskip("rope_teach.ops.cuda"), []
+
+    class Kernel:
+        def __init__(self, name):
+            self.name = name
+
+        def __getitem__(self, grid):
+            def launch(*arguments, **named):
+                launched.append((self.name, grid))
+                return Kernel("directly")
+
+            return launch
+
+    monkeypatch.setattr(cuda, "_rotate_token", Kernel("by Triton"))
+    aligned, off = torch.empty(2, 4, 5, 8), torch.empty(321)[1:].view(2, 4, 5, 8)
+    cos = torch.empty(5, 4)
+    plan = cuda.plan_of((aligned, aligned), (aligned, aligned), cos, "bhsd")
+    for x in (off, aligned, aligned, off):
+        plan(x, x, x, x, cos, cos)
+    names = ["by Triton", "by Triton", "directly", "by Triton"]
+    assert launched == [(name, plan.grid) for name in names]
 
 
 # ------------------------------------------------------------------------- public names

@@ -64,6 +64,15 @@ def test_reference_vectors(position, pairing, expected):
     close(turn(x, [position], pairing), torch.tensor([expected], dtype=F64), 1e-10)
 
 
+@both_pairings
+@pytest.mark.parametrize("layout", ["bhsd", "bshd", "sbhd"])
+def test_one_more_axis_in_front_changes_nothing(pairing, layout):
+    """Batch, heads and seq are as long as each other: none may pass for another."""
+    x = sample(3, 5, 5, 5, 8)
+    each = [turn(one, range(5), pairing, layout) for one in x]
+    close(turn(x, range(5), pairing, layout), torch.stack(each))
+
+
 @given(
     position=positions_of_a_model,
     base=st.sampled_from([100.0, 1e4, 5e5, 1e6]),

@@ -276,6 +276,9 @@ BAD = {
     "ValueError: scaling must return a tuple ... tensor(": lambda: RotaryEmbedding(
         16, scaling=lambda r, b: torch.ones(8)
     ),
+    "ValueError: scaling must return ... array": lambda: RotaryEmbedding(
+        16, scaling=lambda r, b: (torch.ones(8).numpy(), 1.0)
+    ),
     "ValueError: scaling must return ... 8 finite": lambda: RotaryEmbedding(
         16, scaling=lambda r, b: (torch.full((8,), math.nan), 1.0)
     ),

@@ -1,13 +1,13 @@
 """How a rotation is made fast. Nobody above this folder needs to know.
 
-One operator, ``rope_teach::rotate``, has three roads: eager torch on a CPU
+One operator, ``rope_teach::rotate``, has three implementations: eager torch on a CPU
 (:mod:`~rope_teach.ops.cpu`), one Triton kernel on CUDA (:mod:`~rope_teach.ops.cuda`),
 and the readable formula (``rotation.rotate_pairs``) for all else. Since torch itself
 dispatches it, whatever records, fakes, batches or traces operators sees this one too.
 
-Gradients and forward mode need an ``autograd.Function`` around the operator, which
-costs more than a decode step: it is called when they ask, and only then. The rotation
-is linear, so backward is the rotation by the opposite angle.
+Gradients and forward mode need an ``autograd.Function`` around the operator. It costs
+more than a decode step, so it is called only where a gradient or a tangent is asked
+for. The rotation is linear, so backward is the rotation by the opposite angle.
 
 ``rope_teach::cos_sin`` makes tables the same way: float64 and torch, or a kernel that
 writes the rows of any positions without asking the host. Lessons 05 and 18.
@@ -73,8 +73,9 @@ def rotate(
         batch axis, or batch and heads, may be absent.
     cos, sin
         ``(seq, r/2)``, or ``(batch, seq, r/2)`` when sequences differ, or one
-        position for all, ``(r/2,)``; or aligned with ``x`` axis by axis. ``r`` is
-        the number of rotated features; features from ``r`` on pass unchanged.
+        position for all, ``(r/2,)``; or, for a 4-D ``x``, aligned with it axis by
+        axis. ``r`` is the number of rotated features; those from ``r`` on pass
+        unchanged.
     pairing
         Which two features form a pair: ``"interleaved"`` or ``"half"``.
 
@@ -135,7 +136,7 @@ def rotate_together(
     """
     how = pairing, layout, inverse
     compiling = torch.compiler.is_compiling()
-    # A subclass follows each step of the formula.
+    # Subclasses of Tensor take the formula, so that they see each of its operators.
     plain = compiling or all([type(x) in PLAIN for x in (cos, *xs)])
     learned = ask_for_gradient((cos, sin))
     if learned or ask_for_gradient(xs):
@@ -147,7 +148,7 @@ def rotate_together(
         if plain and not (learned or takes_kernels(xs[0])):
             return _differentiated(xs, cos, sin, how)
     elif plain and not compiling:
-        if _are_on_cpu(xs, cos):  # for a decode step, an operator's call counts
+        if _are_on_cpu(xs, cos):  # the dispatcher's overhead shows in a decode step
             return _on_cpu(xs, cos, sin, *how, out=out)
         if out is None:
             return list(ROTATE(xs, cos, sin, *how))
@@ -229,8 +230,7 @@ def _differentiated(
     compiling = torch.compiler.is_compiling()
     apply: Any = (_CompiledRotation if compiling else _Rotation).apply
     if xs[0].device.type == "cuda":
-        together: tuple[Tensor, ...] = apply(cos, sin, *how, *xs)
-        return together
+        return apply(cos, sin, *how, *xs)
     return [apply(cos, sin, *how, x)[0] for x in xs]
 
 
@@ -260,7 +260,7 @@ class _CompiledRotation(torch.autograd.Function):
 
 
 class _Rotation(_CompiledRotation):
-    """With what eager transforms ask for; torch's compiler takes no ``jvp``."""
+    """Adds what eager transforms ask for; torch's compiler takes no ``jvp``."""
 
     generate_vmap_rule = True
 
@@ -330,9 +330,7 @@ def _rows(
 
 
 def _rows_on_cuda(*arguments: Any) -> Tensor:
-    road = _kernels().cos_sin if HAS_TRITON else _rows
-    rows: Tensor = road(*arguments)
-    return rows
+    return (_kernels().cos_sin if HAS_TRITON else _rows)(*arguments)
 
 
 def _rows_on_meta(
@@ -341,7 +339,7 @@ def _rows_on_meta(
 ) -> Tensor:  # fmt: skip
     shape = positions.shape if count is None else (*positions.shape, count)
     shape = shape[:-1] if inv_freq.ndim > 1 else shape
-    return inv_freq.new_empty(*shape, 2, inv_freq.shape[-1], dtype=torch.float32)
+    return positions.new_empty(*shape, 2, inv_freq.shape[-1], dtype=torch.float32)
 
 
 def takes_kernels(x: Tensor) -> bool:
@@ -358,7 +356,7 @@ def _kernels() -> Any:
 
 
 def _register(key: str, rotate_: Any, rows: Any = None) -> None:
-    """Let torch take these roads for tensors with a dispatch key."""
+    """Register these implementations for a dispatch key."""
 
     def write(*arguments: Any, out: Sequence[Tensor]) -> None:
         rotate_(*arguments, out=out)

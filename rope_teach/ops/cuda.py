@@ -41,7 +41,7 @@ def _load_pairs(
 ):  # fmt: skip
     """Load the pairs (a, b) of up to HEADS heads, in float32; x points at the first.
 
-    They are marked to leave the cache last, for which most shapes take 1 to 2 % less.
+    ``evict_last`` keeps them in the cache: most shapes then take 1 to 2 % less time.
     """
     head = tl.arange(0, HEADS)[:, None].to(tl.int64)
     x += head * step
@@ -60,7 +60,7 @@ def _load_pairs(
 
 @triton.jit
 def _turn(a, b, cos, sin):
-    """Turn every pair counter-clockwise."""
+    """Rotate every pair counter-clockwise."""
     return a * cos - b * sin, a * sin + b * cos
 
 
@@ -91,7 +91,7 @@ def _copy_rest(
     HEAD_DIM: tl.constexpr, PAIRS: tl.constexpr, HEADS: tl.constexpr,
     TAIL: tl.constexpr,
 ):  # fmt: skip
-    """Pass the features on that a partial rotation leaves alone."""
+    """Copy the features that a partial rotation leaves as they are."""
     head = tl.arange(0, HEADS)[:, None].to(tl.int64)
     rest = 2 * PAIRS + tl.arange(0, TAIL)[None, :]
     here = (head < heads) & (rest < HEAD_DIM)
@@ -126,7 +126,7 @@ def _rotate_heads(
 
 @triton.jit
 def _place(SHARES: tl.constexpr):
-    """Which share of the heads of which token of which sequence a program has."""
+    """This program's share of the heads, its token and its sequence."""
     # Neighbouring programs take the shares of one token, so that they read one stretch
     # of memory together. 64-bit numbers: offsets may pass 2**31 elements.
     share = (tl.program_id(0) % SHARES).to(tl.int64)
@@ -173,9 +173,9 @@ Form = tuple[torch.Size, tuple[int, ...], torch.dtype]  # shape, strides, dtype
 class Plan:
     """How inputs of one form are served: a grid, numbers, and compile-time choices.
 
-    Called, it launches the rotation. Triton works each launch out anew, which takes the
-    host as long as a copy. What it has compiled for aligned tensors is kept, and
-    launched as it is.
+    Called, it launches the rotation. Triton's own way to a launch takes the host as
+    long as a copy of q and k; what it has compiled for aligned tensors is therefore
+    kept, and launched directly.
     """
 
     grid: tuple[int, int, int]
@@ -251,7 +251,7 @@ def _compiled(
             y.copy_(rotate_pairs(x, cos, sin, pairing))
             for x, y in zip(xs, out, strict=True)
         ]
-    # Where only the data tell a size, a compiler takes it for more than nothing.
+    # The compiler assumes that a size which depends on data is not zero.
     if not statically_known_true(plan.grid[0] * plan.grid[1] == 0):
         torch.library.wrap_triton(_rotate_token)[plan.grid](
             xs[0], xs[-1], out[0], out[-1], cos, sin, *plan.numbers, **plan.choices,
@@ -381,7 +381,7 @@ def device_of(x: Tensor) -> contextlib.AbstractContextManager[Any]:
 # ------------------------------------------------------------- the kernel of the rows
 
 # Half of pi in three parts: the first two have 22 bits, so that their products with a
-# number of quarter turns are exact up to two thousand million.
+# number of quarter turns are exact up to 2**31 of them.
 HALF_PI_1 = math.ldexp(math.floor(math.ldexp(math.pi / 2, 21)), -21)
 HALF_PI_2 = math.ldexp(math.floor(math.ldexp(math.pi / 2 - HALF_PI_1, 43)), -43)
 HALF_PI_3 = 6.123233995736766e-17 + (math.pi / 2 - HALF_PI_1 - HALF_PI_2)
@@ -408,8 +408,8 @@ def _write_rows(
             position = given.to(tl.float64)
         speed = tl.load(inv_freq + axis * PAIRS + pair, mask=pair < PAIRS, other=0.0)
         angle += position[:, None] * speed.to(tl.float64)[None, :]
-    # Take whole quarter turns off. At most an eighth of a turn is left, for which
-    # Taylor's series needs six terms: its error is below 1e-11.
+    # Subtract whole quarter turns. At most an eighth of a turn is left, for which six
+    # terms of Taylor's series (seven for cos) have an error below 1e-11.
     quarter = tl.floor(angle * TWO_OVER_PI + 0.5)
     x = ((angle - quarter * P1) - quarter * P2) - quarter * P3
     y = x * x

@@ -2,8 +2,8 @@
 
 Qwen 3, Gemma 3 and others normalise every head of q and k (RMSNorm, with a learned
 weight) just before they rotate it. Done one after the other, every feature is read and
-written twice; here once. The pass back needs the features again, so they are kept,
-which a bare rotation does not ask for. Imported only when norms are given. Measured in
+written twice; here once. The backward pass needs the features again, so they are saved;
+a rotation alone saves none. Imported only when norms are given. Measured in
 benchmarks/fusion.py; lesson 18.
 """
 
@@ -49,7 +49,7 @@ def _load_weight(weight, PAIRS: tl.constexpr, INTERLEAVED: tl.constexpr):
 
 @triton.jit
 def _unit(a, b, EPS: tl.constexpr, PAIRS: tl.constexpr):
-    """Divide every head by its root mean square; also return by what it was divided."""
+    """Divide each head by its root mean square; also return the reciprocal of that."""
     mean = tl.sum(a * a + b * b, 1) / (2 * PAIRS)
     scale = tl.rsqrt(mean + EPS)[:, None]
     return a * scale, b * scale, scale
@@ -132,7 +132,7 @@ def _turn_back(
                                PAIRS, PAIRS, HEADS, INTERLEAVED)  # fmt: skip
         g_a, g_b = _turn(g_a, g_b, c, -s)
         a, b, scale = _unit(a, b, EPS, PAIRS)
-        # What a head gains along itself, the norm takes away again.
+        # The norm removes the part of the gradient that lies along the head.
         along = tl.sum(g_a * w_a * a + g_b * w_b * b, 1)[:, None] / (2 * PAIRS)
         d_a, d_b = scale * (g_a * w_a - along * a), scale * (g_b * w_b - along * b)
         _store_pairs(out + token * out_token, out_head, heads, d_a, d_b,
@@ -187,7 +187,7 @@ def _backward(
 
 # ------------------------------------------------------------------- their launch
 
-TOKENS = 32  # of one program on the way back: few rows of sums, yet many programs
+TOKENS = 32  # per program in backward: few rows of sums, yet many programs
 
 
 def launch(
@@ -199,7 +199,7 @@ def launch(
     plan = plan_of((q, k), out, cos, layout, pairing)
     assert plan is not None
     with device_of(q):
-        _traced(_forward)[plan.grid](  # one warp: sums of a head need no other
+        _traced(_forward)[plan.grid](  # one warp: a sum over a head stays within it
             q, k, *out, cos, sin, q_weight, k_weight, *plan.numbers,
             **_choices(plan, q_eps, k_eps), num_warps=1,
         )  # fmt: skip
@@ -270,8 +270,7 @@ def back_in_steps(
     """What :func:`launch_back` computes, in torch: for derivatives of derivatives."""
     inputs = q, k, q_weight, k_weight
     back: Any = torch.func.vjp(lambda *xs: in_steps(*xs, *rest), *inputs)[1]
-    grads: tuple[Tensor, Tensor, Tensor, Tensor] = back((q_grad, k_grad))
-    return grads
+    return back((q_grad, k_grad))
 
 
 # ------------------------------------------------------- as an operation of torch
@@ -329,6 +328,7 @@ def normalise_and_rotate(
         forward_mode = ops.ask_for_gradient((q, k))
     if (
         forward_mode
+        or ops.ask_for_gradient((cos, sin))  # learned: the kernel has none for tables
         or (torch.compiler.is_compiling() and not ops.takes_kernels(q))
         or not (type(q) in ops.PLAIN and type(k) in ops.PLAIN)
         or not all(_is_plain(norm, q) for norm in norms)
@@ -342,13 +342,9 @@ def normalise_and_rotate(
     weights = [norm.weight for norm in norms]
     default = torch.finfo(torch.float32).eps  # torch's, for 16 bits as well
     eps = [default if norm.eps is None else norm.eps for norm in norms]
-    road: Any = _NormaliseAndRotate.apply
-    if torch.compiler.is_compiling():
-        road = FORWARD
-    turned: tuple[Tensor, Tensor] = road(
-        q, k, *weights, cos, sin, *eps, pairing, layout
-    )
-    return turned
+    compiling = torch.compiler.is_compiling()
+    road: Any = FORWARD if compiling else _NormaliseAndRotate.apply
+    return road(q, k, *weights, cos, sin, *eps, pairing, layout)
 
 
 def _is_plain(norm: nn.Module, q: Tensor) -> bool:
@@ -366,14 +362,9 @@ def _is_plain(norm: nn.Module, q: Tensor) -> bool:
     )
 
 
-# Torch has no public question for hooks. These names are its oldest, and a test asks
-# whether a hook of each kind is still seen.
-HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
+# Torch has no public way to ask for hooks. These names are long-standing, and a test
+# checks that a hook of each kind is still seen.
+HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
 
 
 def _has_hooks(norm: nn.Module) -> bool:
@@ -383,7 +374,7 @@ def _has_hooks(norm: nn.Module) -> bool:
 
 
 class _NormaliseAndRotate(torch.autograd.Function):
-    """One kernel there, one back, which also adds up the weights' gradients.
+    """One kernel forward, one backward, which also sums the weights' gradients.
 
     The operator's own gradient would do, but for transforms (``torch.func``).
     """
@@ -394,5 +385,4 @@ class _NormaliseAndRotate(torch.autograd.Function):
 
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
-        turned: tuple[Tensor, Tensor] = FORWARD(*inputs)
-        return turned
+        return FORWARD(*inputs)
