@@ -25,9 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     lessons = commands.add_parser(
         "lessons",
-        help="write the lessons into a folder of your own, over nothing of yours",
-        description="Write the lessons into FOLDER. Done again, it brings new editions "
-        "and leaves every lesson that you have changed as it is.",
+        help="copy the lessons into a folder, without overwriting your work",
+        description="Copy the lessons into FOLDER. Run it again to get new editions; "
+        "lessons that you have changed are left as they are.",
     )
     lessons.add_argument(
         "folder", nargs="?", default="my-course", type=Path, metavar="FOLDER"
@@ -51,13 +51,13 @@ def _add_grade(commands: Any) -> None:
         "grade",
         help="judge every exercise in a folder, or in a class of folders",
         description="Run each notebook in FOLDER in a process of its own and judge its "
-        "exercises. FOLDER is one student's, or holds one folder a student. Nothing in "
-        "it is changed. The code of strangers belongs into a container.",
+        "exercises. FOLDER is one student's, or holds one folder per student. Nothing "
+        "in it is changed. Run the code of strangers in a container.",
     )
     add = grade.add_argument
     add("folder", nargs="?", default=".", type=Path, metavar="FOLDER")
     add("--lessons", nargs="+", type=int, default=[], metavar="N", help="only these")
-    add("--csv", type=Path, metavar="FILE", help="write a line an exercise")
+    add("--csv", type=Path, metavar="FILE", help="write a line per exercise")
     add("--json", type=Path, metavar="FILE", help="write the same as JSON")
     add(
         "--seconds", type=positive(float), default=60, help="for a cell or a check (60)"
@@ -69,14 +69,14 @@ def _add_grade(commands: Any) -> None:
 
 
 def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
-    """Return what reads a number of this kind and refuses what is not above 0."""
+    """Return an argparse type: a number of this kind that is above 0."""
 
     def read(text: str) -> float:
         if not (number := kind(text)) > 0:
             raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
         return number
 
-    read.__name__ = "number"  # argparse: invalid number value
+    read.__name__ = kind.__name__  # argparse: invalid int value
     return read
 
 

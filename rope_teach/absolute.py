@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from rope_teach.checks import (
-    check_base,
     check_count,
     check_embeddings,
     check_integers,
+    check_number,
     check_pair,
     check_positions,
     check_rotary_dim,
@@ -22,6 +22,7 @@ from rope_teach.checks import (
     without_wrapping,
 )
 from rope_teach.frequencies import inverse_frequencies
+from rope_teach.ops import has_memory
 from rope_teach.tables import angles
 
 __all__ = [
@@ -66,7 +67,7 @@ class SinusoidalEncoding(nn.Module):
     def __init__(self, dim: int, base: float = 10_000.0) -> None:
         super().__init__()
         check_rotary_dim(dim, "dim")
-        check_base(base)
+        check_number("base", base, above=0)
         self.dim, self.base = dim, base
 
     def forward(
@@ -88,7 +89,8 @@ class LearnedEncoding(nn.Module):
     ``start`` and ``positions`` as in :class:`SinusoidalEncoding`, but int64 or int32.
     There are ``max_len`` rows and no more: a longer sequence raises ``ValueError``. A
     compiled or exported model cannot look at the positions it is given, and adds NaN to
-    tokens outside the table. Source: BERT, GPT-2. Lesson 03.
+    tokens outside the table. The result has the wider dtype of ``x`` and the table.
+    Source: BERT, GPT-2. Lesson 03.
     """
 
     def __init__(self, max_len: int, dim: int) -> None:
@@ -114,8 +116,10 @@ class LearnedEncoding(nn.Module):
             return x + self.weight[start:end]
         check_integers("positions", positions)
         positions = positions.long()
-        if torch.compiler.is_compiling() or type(positions) is not Tensor:
-            # A graph may not check an index: -1 would read the last row.
+        if torch.compiler.is_compiling() or not (
+            positions.is_meta or has_memory(positions)
+        ):
+            # A graph cannot raise for an index, and -1 would read the last row.
             known = (positions >= 0) & (positions < self.max_len)
             rows = self.weight[positions.clamp(0, self.max_len - 1)]
             return x + rows.masked_fill(~known.unsqueeze(-1), math.nan)
@@ -165,9 +169,10 @@ def alibi_bias(
     From lengths: ``(heads, q_len, k_len)`` float32. The last query is at the last key,
     so a cached decode step passes ``q_len=1``. From ``positions``, one tensor or a
     pair for queries and keys, each ``(seq,)`` or ``(batch, seq)``: the same shape, or
-    ``(batch, heads, q_len, k_len)``. The distance is unsigned; causal models mask the
-    keys ahead. Raises ``TypeError`` or ``ValueError`` if neither or both are given, or
-    if they do not fit together. Source: Press et al. (2108.12409). Lesson 03.
+    ``(batch, heads, q_len, k_len)``, in float64 if they are. The distance is unsigned;
+    causal models mask the keys ahead. Raises ``TypeError`` or ``ValueError`` if neither
+    or both are given, or if they do not fit together. Source: Press et al.
+    (2108.12409). Lesson 03.
 
     >>> alibi_bias(1, 3)
     tensor([[[-0.0000, -0.0039, -0.0078],
@@ -198,7 +203,7 @@ def alibi_bias(
 def _last_positions(
     q_len: int | None, k_len: int | None, device: torch.device | str | None
 ) -> tuple[Tensor, Tensor]:
-    """Positions of queries and keys of which the last ones meet."""
+    """Positions of queries and keys, aligned at the last token."""
     if q_len is None:
         raise ValueError("alibi_bias needs q_len or positions, got neither")
     k_len = q_len if k_len is None else k_len

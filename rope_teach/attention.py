@@ -117,9 +117,10 @@ class Attention(nn.Module):
         ----------
         mask
             Boolean; broadcasts to ``(batch, heads, queries, keys)``, the keys being the
-            cached ones, then those of ``x``. True where a query sees a key. Padding is
-            ``real[:, None, None]`` with ``real`` ``(batch, keys)``. A causal module
-            always hides later tokens. A query that sees nothing returns zeros.
+            cached ones, then those of ``x``. True where a query sees a key. For padding
+            give ``real[:, None, None]``, where ``real`` ``(batch, keys)`` is True for
+            real tokens. A causal module always hides later tokens. A query that sees
+            nothing returns zeros.
         positions
             ``(seq,)`` or ``(batch, seq)``, in tokens, for RoPE and ALiBi; with several
             axes as in :meth:`RotaryEmbedding.forward`. Default: 0, 1, ..., or the
@@ -131,14 +132,13 @@ class Attention(nn.Module):
             Keys and values of earlier tokens; those of ``x`` are appended.
         context
             ``(batch, keys, dim)``: keys and values come from these tokens instead
-            (cross-attention). Two texts share no positions, so this needs
+            (cross-attention). The positions of two texts are unrelated, so this needs
             ``encoding="none"`` and ``causal=False``.
         """
-        source = self._source(x, context, cache)
+        source = self._source(x, context, cache, mask)
         if cache is not None:
             cache.claim(self)
-        places = positions if tables is None else tables
-        q, k = self._queries_and_keys(x, source, places, cache)
+        q, k = self._queries_and_keys(x, source, positions, tables, cache)
         heads = q, k, self._split(self.value(source), self.kv_heads)
         if cache is not None:
             heads = self._cached(cache, heads, positions)
@@ -159,8 +159,8 @@ class Attention(nn.Module):
 
         For figures; :meth:`forward` never builds this matrix.
         """
-        source = self._source(x, context, None)
-        q, k = self._queries_and_keys(x, source, positions, None)
+        source = self._source(x, context, None, mask)
+        q, k = self._queries_and_keys(x, source, positions, None, None)
         # Where the values are the rows of the identity, the result is the weights.
         identity = torch.eye(k.shape[2], dtype=x.dtype, device=x.device)
         heads = q, k, identity.expand(*k.shape[:2], -1, -1)
@@ -170,13 +170,17 @@ class Attention(nn.Module):
         return f"encoding={self.encoding!r}, causal={self.causal}"
 
     def _source(
-        self, x: Tensor, context: Tensor | None, cache: KeyValueCache | None
-    ) -> Tensor:
+        self, x: Tensor, context: Tensor | None, cache: KeyValueCache | None,
+        mask: Tensor | None,
+    ) -> Tensor:  # fmt: skip
         """The tokens that keys and values come from; raise for unfit input."""
         for name, given in (("x", x), ("context", x if context is None else context)):
             check_floating(name, given)
             if given.ndim != 3 or given.shape[-1] != self.dim:
                 raise wrong_shape(name, f"(batch, seq, dim) with dim={self.dim}", given)
+        if mask is not None:  # before a cache takes the tokens in
+            k_len = given.shape[1] + (0 if cache is None else cache.length)
+            check_mask(mask, (x.shape[0], self.heads, x.shape[1], k_len))
         if context is None:
             return x
         if self.encoding != "none" or self.causal or cache is not None:
@@ -187,20 +191,17 @@ class Attention(nn.Module):
         return context
 
     def _queries_and_keys(
-        self,
-        x: Tensor,
-        source: Tensor,
-        positions: Tensor | Tables | None,
-        cache: KeyValueCache | None,
-    ) -> tuple[Tensor, Tensor]:
+        self, x: Tensor, source: Tensor, positions: Tensor | None,
+        tables: Tables | None, cache: KeyValueCache | None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         q = self._split(self.query(x), self.heads)
         k = self._split(self.key(source), self.kv_heads)
         if self.encoding != "rope":
             return q, k
         # Never the values: lesson 09 shows why.
         options: dict[str, Any] = {}
-        if isinstance(positions, Tables):
-            options["tables"], positions = positions, None
+        if tables is not None:
+            options["tables"], positions = tables, None
         elif cache is not None and positions is None:
             options["start"] = cache.next
         writes = not torch.is_grad_enabled() and isinstance(self.rope, RotaryEmbedding)
@@ -249,13 +250,12 @@ class Attention(nn.Module):
         q_len, k_len, bias = q.shape[2], k.shape[2], None
         if self.encoding == "alibi":
             bias = self._alibi(q, k, positions, cache.positions if cache else None)
-        # One query, the last token, may see every key; the flag knows only squares.
+        # `is_causal` is right for a square; one query, the last token, sees every key.
         flag_is_enough = not self.causal or q_len in (1, k_len)
         if mask is not None or bias is not None or not flag_is_enough:
             seen = torch.ones(q_len, k_len, dtype=torch.bool, device=q.device)
             seen = seen.tril(k_len - q_len) if self.causal else seen
             if mask is not None:
-                check_mask(mask, (q.shape[0], self.heads, q_len, k_len))
                 seen = seen & mask
             bias = q.new_zeros(q_len, k_len) if bias is None else bias.to(q)
             bias = bias.masked_fill(~seen, float("-inf"))
@@ -280,6 +280,7 @@ def segment_positions(segments: Tensor) -> Tensor:
     >>> segment_positions(torch.tensor([[7, 7, 7, 8, 8]]))
     tensor([[0, 1, 2, 0, 1]])
     """
+    _check_segments(segments)
     place = torch.arange(segments.shape[1], device=segments.device)
     begins = F.pad(segments[:, 1:] != segments[:, :-1], (1, 0), value=True)
     return place - (place * begins).cummax(dim=1).values
@@ -328,4 +329,10 @@ def segment_mask(segments: Tensor) -> Tensor:
             [1, 1, 0],
             [0, 0, 1]], dtype=torch.int32)
     """
+    _check_segments(segments)
     return segments[:, None, :, None] == segments[:, None, None, :]
+
+
+def _check_segments(segments: Tensor) -> None:
+    if segments.ndim != 2:
+        raise wrong_shape("segments", "(batch, seq)", segments)

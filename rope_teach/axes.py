@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rope_teach.checks import check_count, check_rotary_dim, wrong_shape
+from rope_teach.checks import check_count, check_number, check_rotary_dim, wrong_shape
 
 __all__ = [
     "axial_frequencies",
@@ -137,8 +137,7 @@ def pixel_frequencies(
     tensor([ 1.,  4., 16.], dtype=torch.float64)
     """
     check_rotary_dim(rotary_dim)
-    if not (math.isfinite(max_freq) and max_freq > 0):
-        raise ValueError(f"max_freq must be positive and finite, got {max_freq}")
+    check_number("max_freq", max_freq, above=0)
     ends = (0.0, math.log2(max_freq / 2)) if log_spaced else (1.0, max_freq / 2)
     steps = torch.linspace(*ends, rotary_dim // 2, dtype=torch.float64)
     return math.pi * (steps.exp2() if log_spaced else steps)
@@ -152,8 +151,8 @@ def mixed_frequencies(
     ``inv_freq`` ``(r/2,)`` gives ``(axes, r/2)``, whose columns have the lengths in
     ``inv_freq``: a start for ``RotaryEmbedding(head_dim, inv_freq=..., learned=True)``.
     Source: RoPE-Mixed, 2403.13298, section 3.2, from the base 10; but the paper draws
-    one direction a head, at a right angle for half of the pairs. Here every pair draws
-    its own, and heads share them. Lesson 17.
+    one direction per head, at a right angle for half of the pairs. Here every pair
+    draws its own, and heads share them. Lesson 17.
 
     Where heads differ, as in RoPE-Mixed's checkpoints, rotate all features before the
     split into heads, interleaved: ``RotaryEmbedding(heads * head_dim, inv_freq=bank)``

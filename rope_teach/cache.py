@@ -24,20 +24,23 @@ class KeyValueCache:
     """The keys and values of earlier tokens, for one attention layer.
 
     Keys are stored as rotated when their token arrived, and never rotated again.
-    ``start`` is the position of the first token; ``next`` that of the next one, an int,
-    or ``(batch,)`` where sequences differ. It keeps counting when old keys are dropped.
+    ``start`` is the position of the first token; ``next`` that of the next one: an int,
+    or, once positions were given, a tensor, ``()`` or ``(batch,)``. It keeps counting
+    when old keys are dropped.
 
-    Memory doubles whenever it is full, or is allocated once, for ``max_len`` tokens;
-    holding more raises ``ValueError``. With :meth:`keep`, twice the window is a good
-    ``max_len``: tokens then move once a window, not at each step.
+    Memory doubles whenever it is full, or is as large as ``max_len`` from the start;
+    holding more raises ``ValueError``. When :meth:`keep` has dropped tokens, those left
+    move to new memory once it is full: twice the window is a good ``max_len``, with
+    which they move once a window, not at each step.
 
     Notes
     -----
     A slot is written once, so a step costs the same at any length, and what
     :meth:`append` returned stays as it was. Where a gradient is needed, keys and values
-    are concatenated instead, a copy a step: generate text under ``torch.no_grad``.
-    Copies of a cache are independent. With ``max_len`` a compiled step is compiled
-    once; without, again when the memory first grows. Lesson 09.
+    are concatenated instead, which copies all of them at every step: generate text
+    under ``torch.no_grad``. Copies of a cache are independent. With ``max_len`` a
+    compiled step is compiled once; without, again when the memory first grows. Lesson
+    09.
 
     Examples
     --------
@@ -58,7 +61,7 @@ class KeyValueCache:
 
     @property
     def keys(self) -> Tensor | None:
-        """``(batch, kv_heads, length, head_dim)``, a view; None before any token."""
+        """``(batch, kv_heads, length, head_dim)``, a view; None while it is new."""
         return self._keys.held
 
     @property
@@ -78,7 +81,7 @@ class KeyValueCache:
         return self._keys.end - self._keys.first
 
     def slot(self, keys: Tensor) -> Tensor | None:
-        """Memory for the next ``keys``: written there, :meth:`append` copies none.
+        """Memory to write the next ``keys`` into, so that :meth:`append` copies none.
 
         None if a gradient is needed or the cache holds a wider dtype.
         """
@@ -159,11 +162,11 @@ class KeyValueCache:
         return torch.is_grad_enabled() and any(needed)
 
     def _check_next(self, positions: Tensor) -> None:
-        # Only where the values are at hand: not in a graph, nor at the price of waiting
-        # for a GPU. Keys and `next` follow `positions` in any case.
+        # Skipped in a graph, and on a GPU, where reading values would synchronize. Keys
+        # and `next` follow `positions` either way.
         if positions.device.type != "cpu" or torch.compiler.is_compiling():
             return
-        is_new = self.keys is None and isinstance(self.next, int) and not self.next
+        is_new = not self.length and isinstance(self.next, int) and not self.next
         if not is_new and positions.numel() and (positions[..., 0] != self.next).any():
             raise ValueError(
                 f"the next position is {self.next}, got positions that begin with "
@@ -182,7 +185,7 @@ class KeyValueCache:
 class _Slots:
     """A tensor that grows along its third axis, into memory allocated ahead.
 
-    Slots ``first`` to ``end`` are in use. None is ever written twice: when the memory
+    Slots ``first`` to ``end`` are in use. No slot is written twice: when the memory
     is full, what is in use moves to new memory, twice as large as needed.
     """
 
@@ -221,9 +224,7 @@ class _Slots:
     def slot(self, new: Tensor) -> Tensor:
         """Memory for ``new``, behind what is in use."""
         length, seq, held = self.end - self.first, new.shape[2], self.held
-        dtype = torch.promote_types(
-            new.dtype, new.dtype if held is None else held.dtype
-        )
+        dtype = torch.promote_types(new.dtype, (new if held is None else held).dtype)
         room = 0 if self.memory is None else self.memory.shape[2]
         # Memory that is hardly used, after a long prompt was dropped, is given back.
         wasted = self.max_len is None and 4 * (length + seq) < room

@@ -93,18 +93,20 @@ def check_count(name: str, value: int) -> None:
         raise ValueError(f"{name} must be positive, got {value}")
 
 
-def check_base(base: float) -> None:
-    """Raise unless ``base`` is a positive finite number."""
-    if isinstance(base, bool) or not isinstance(base, (int, float)):
-        raise wrong_type("base", "a number", base)
-    if not (math.isfinite(base) and base > 0):
-        raise ValueError(f"base must be positive and finite, got {base}")
+def check_number(name: str, value: float, above: float = -math.inf) -> None:
+    """Raise unless ``value`` is a finite number ``above`` that one, which may be 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise wrong_type(name, "a number", value)
+    if not above < value < math.inf:  # a compiler cannot trace math.isfinite
+        needed = "positive and finite" if above == 0 else "finite"
+        raise ValueError(f"{name} must be {needed}, got {value}")
 
 
 def check_factor(factor: float) -> None:
-    """Raise ``ValueError`` unless ``factor`` is a finite number of at least 1."""
-    if not (math.isfinite(factor) and factor >= 1):
-        raise ValueError(f"factor must be finite and at least 1, got {factor}")
+    """Raise unless ``factor`` is a finite number of at least 1."""
+    check_number("factor", factor)
+    if factor < 1:
+        raise ValueError(f"factor must be at least 1, got {factor}")
 
 
 def check_divides(name: str, whole: int, part_name: str, part: int) -> None:
@@ -255,6 +257,8 @@ def check_one_length(q_seq: int | None, k_seq: int | None, layout: Layout) -> No
 
 def check_pair(positions: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Return the positions of q and of k, or raise unless there are two."""
+    if not isinstance(positions, (tuple, list)):
+        raise wrong_type("positions", "a tensor or a pair of tensors", positions)
     if len(positions) != 2:
         raise ValueError(
             "positions must be a tensor or a pair (q_positions, k_positions), got "
@@ -268,7 +272,8 @@ def check_per_sequence(name: str, value: Tensor, batch: int | None) -> Tensor:
     if not isinstance(value, Tensor):
         raise wrong_type(name, "a (batch,) tensor", value)
     check_positions(name, value)
-    if value.ndim > 1 or (value.ndim == 1 and batch not in (None, *value.shape)):
+    fits = value.ndim == 0 or batch is None or value.shape[0] == batch
+    if value.ndim > 1 or not fits:
         sizes = "an input without a batch" if batch == -1 else f"batch={batch}"
         raise ValueError(
             f"{name}, if a tensor, must have shape (batch,) or (); got "
@@ -314,13 +319,9 @@ def check_learned(frequencies: Tensor) -> None:
 
 
 def fit_positions(
-    positions: Tensor,
-    seq: int | None,
-    batch: int | None,
-    axes: int,
-    takes_text: bool,
+    positions: Tensor, seq: int | None, batch: int | None, axes: int, takes_text: bool,
     device: torch.device,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Return positions as ``(seq,)`` or ``(batch, seq)``, or raise; axes come last.
 
     ``seq`` and ``batch`` are the input's: None if unknown, a batch of -1 if absent.
@@ -332,9 +333,11 @@ def fit_positions(
         )
 
     def fits(sizes: tuple[int, ...]) -> bool:
-        if len(sizes) == 2 and batch is not None:
-            return batch != -1 and sizes[0] in (1, batch) and seq in (None, sizes[1])
-        return len(sizes) in (1, 2) and seq in (None, sizes[-1])
+        # Not `seq in (None, sizes[-1])`: a compiler compares symbols by identity there.
+        if len(sizes) not in (1, 2) or not (seq is None or seq == sizes[-1]):
+            return False
+        one = len(sizes) == 1 or batch is None or sizes[0] == 1
+        return (one or sizes[0] == batch) and not (len(sizes) == 2 and batch == -1)
 
     shape = tuple(positions.shape)
     forms = {

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from rope_teach.checks import (
-    check_base,
     check_choice,
     check_count,
     check_factor,
+    check_number,
     check_rotary_dim,
 )
 
@@ -55,7 +55,7 @@ def inverse_frequencies(
     tensor([1.0000, 0.1000, 0.0100, 0.0010], dtype=torch.float64)
     """
     check_rotary_dim(rotary_dim)
-    check_base(base)
+    check_number("base", base, above=0)
     pair = torch.arange(rotary_dim // 2, dtype=torch.float64, device=device)
     return float(base) ** (-2.0 * pair / rotary_dim)
 
@@ -134,7 +134,7 @@ def ntk_aware(rotary_dim: int, base: float, *, factor: float) -> tuple[Tensor, f
     """
     check_factor(factor)
     check_rotary_dim(rotary_dim)
-    check_base(base)
+    check_number("base", base, above=0)
     if rotary_dim < 4:
         raise ValueError(
             "NTK rules need rotary_dim >= 4, because a larger base does not change the "

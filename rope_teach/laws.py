@@ -1,9 +1,10 @@
 """What every correct RoPE obeys, as functions that raise with a diagnosis.
 
-Each law takes ``rotate(x, positions)``, any function from ``x`` ``(seq, head_dim)``
-and integer positions ``(seq,)`` to the rotated ``(seq, head_dim)``, and raises
-:class:`LawBroken` with the measured error and the likely cause. Attention factors and
-xPos's growth are legal (:func:`without_scaling`). Built in lessons 04 to 07.
+Each law takes ``rotate(x, positions)``, any function from a float64 ``x`` ``(seq,
+head_dim)`` and integer positions ``(seq,)`` to the rotated ``(seq, head_dim)``, and
+raises :class:`LawBroken` with what was measured and the likely cause. The attention
+factors of YaRN and LongRoPE and the growth of xPos are divided out first
+(:func:`without_scaling`). Built in lessons 04 to 07.
 
 >>> from rope_teach import RotaryEmbedding
 >>> rope = RotaryEmbedding(8)
@@ -140,7 +141,7 @@ def _law(must: str, cause: str) -> Callable[[Callable[..., Sides]], Law]:
     "flatten?), positions start at 1, or the given positions are not used",
 )
 def identity_at_zero(rotate: Rotation, head_dim: int) -> Sides:
-    """At position 0 no hand has turned: the output is the input."""
+    """At position 0 every angle is 0: the output is the input."""
     x = _sample(3, head_dim)
     return _run(rotate, x, torch.zeros(3, dtype=torch.long)), x
 
@@ -250,7 +251,7 @@ def every_pair_turns(
         )
 
 
-# In this order: the first law that a rotation breaks names its fault best.
+# The order matters: the first broken law gives the most specific diagnosis.
 LAWS: dict[str, Law] = {
     "is_linear": is_linear,
     "every_token_by_itself": every_token_by_itself,
@@ -266,7 +267,7 @@ LAWS: dict[str, Law] = {
 def check_all(
     rotate: Rotation, head_dim: int = 8, *, turning: int | None = None
 ) -> None:
-    """Hold ``rotate`` against every law; raise :class:`LawBroken` at the first.
+    """Check ``rotate`` against every law; raise :class:`LawBroken` at the first.
 
     ``turning`` as in :func:`every_pair_turns`.
     """

@@ -19,13 +19,13 @@ from rope_teach.checks import (
     Layout,
     Pairing,
     axes_of,
-    check_base,
     check_choice,
     check_count,
     check_head,
     check_inv_freq,
     check_learned,
     check_norms,
+    check_number,
     check_one_length,
     check_out,
     check_pair,
@@ -84,8 +84,8 @@ class Tables(NamedTuple):
 class SharedRows:
     """Cos and sin of positions 0, 1, ... on one device, for all that rotate alike.
 
-    Thirty layers hold one of these, which lives as long as one of them does. Rows are
-    added by doubling; ``inv_freq`` serves positions that have no row.
+    Modules with the same frequencies and factor share one, freed with the last of them.
+    Rows are added by doubling; ``inv_freq`` serves positions that have none.
     """
 
     _all: ClassVar[WeakValueDictionary[Any, SharedRows]] = WeakValueDictionary()
@@ -187,8 +187,8 @@ class RotaryEmbedding(nn.Module):
     change later, so cached keys stay valid. Angles are computed in float64, and tables
     are float32 (float64 for float64 inputs) whatever ``.half()``, ``.bfloat16()`` or
     autocast surrounds them. Rows are kept, up to 131,072 positions, and shared by all
-    modules that rotate alike. With several axes, learned frequencies or xPos, they are
-    computed on each call: share them among layers with :meth:`tables`.
+    modules that rotate alike. With float64 inputs, several axes, learned frequencies or
+    xPos, they are computed on each call: share them among layers with :meth:`tables`.
 
     Source: Su et al., RoFormer (2104.09864). Built in lessons 04 to 08; scaling in
     13, xPos in 16, axes and learned frequencies in 17.
@@ -208,7 +208,7 @@ class RotaryEmbedding(nn.Module):
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an option once: rows are kept, so a change would be half obeyed."""
+        """Refuse to change an option: the rows that are kept would not follow."""
         if name in OPTIONS and name in self.__dict__:
             raise AttributeError(f"{name} cannot change: make another RotaryEmbedding")
         super().__setattr__(name, value)
@@ -233,8 +233,9 @@ class RotaryEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         rotary_dim = check_rotary(head_dim, rotary_dim)
-        check_base(base)
+        check_number("base", base, above=0)
         check_count("axes", axes)
+        check_number("xpos_origin", xpos_origin)
         check_choice("pairing", pairing, ("interleaved", "half"))
         check_choice("layout", layout, tuple(AXES))
         self.head_dim, self.rotary_dim, self.base = head_dim, rotary_dim, float(base)
@@ -255,9 +256,9 @@ class RotaryEmbedding(nn.Module):
             with ThreadPoolExecutor(1) as pool:
                 rows, factor = pool.submit(_frequencies_of, *asked).result()
         self.axes = len(rows)
-        self.attention_factor = float(
-            factor if attention_factor is None else attention_factor
-        )
+        factor = factor if attention_factor is None else attention_factor
+        check_number("attention_factor", factor, above=0)
+        self.attention_factor = float(factor)
         # Where one bank of frequencies is dealt out to the axes (M-RoPE), text may have
         # one position, which counts on every axis.
         dealt = all(sum(map(bool, pair)) <= 1 for pair in zip(*rows, strict=True))
@@ -266,7 +267,7 @@ class RotaryEmbedding(nn.Module):
         signed = tuple(tuple(-x if clockwise else x for x in row) for row in rows)
         self._values: Values = signed if self.axes > 1 else signed[0]
         if xpos_scale_base is not None:
-            xpos_scale(torch.zeros(1, device="cpu"), rotary_dim, xpos_scale_base)
+            check_number("xpos_scale_base", xpos_scale_base, above=0)
             if self.axes > 1:
                 raise ValueError(f"xPos needs one axis, got axes={self.axes}")
         self.register_parameter("frequencies", None)
@@ -313,6 +314,7 @@ class RotaryEmbedding(nn.Module):
             "learned": True if self.frequencies is not None else None,
             "clockwise": self.clockwise or None,
             "xpos_scale_base": self.xpos_scale_base,
+            "xpos_origin": self.xpos_origin or None,
         }
         return ", ".join(f"{k}={v}" for k, v in said.items() if v is not None)
 
@@ -366,14 +368,14 @@ class RotaryEmbedding(nn.Module):
             or their lengths without a pair of positions; if positions, norms or out do
             not fit; if a position is so far from ``xpos_origin`` that its scale leaves
             the dtype (NaN where only a GPU or a graph knows the position).
+        RuntimeError
+            If ``out`` is given and a gradient is asked for.
         """
         self._check(q, k)
         if tables is None:
             tables = self._tables(q, k, positions, start, pad_len)
         else:
-            if positions is not None or pad_len is not None or start != 0:
-                raise ValueError("give tables, or positions, start and pad_len")
-            self._check_tables(tables, q, k)
+            self._check_tables(tables, q, k, positions, start, pad_len)
         if norms is not None:
             check_norms(norms)
             fusible = out is None and tables.key_cos is None and not self.trailing
@@ -420,7 +422,7 @@ class RotaryEmbedding(nn.Module):
         if tables is None:
             tables = self._tables(x, x, positions, start, pad_len)
         else:
-            self._check_tables(tables, x, x)
+            self._check_tables(tables, x, x, positions, start, pad_len)
         cos, sin = tables.of_keys() if role == "key" else tables.of_queries()
         (turned,) = self._turn((x,), cos, sin)
         return turned
@@ -450,6 +452,10 @@ class RotaryEmbedding(nn.Module):
         """
         if positions is None and seq is None:
             raise ValueError("tables needs positions, or seq, the number of tokens")
+        if seq is not None:
+            check_start("seq", seq)
+            if seq < 0:
+                raise ValueError(f"seq must not be negative, got {seq}")
         if device is None:
             given = positions if isinstance(positions, (tuple, list)) else [positions]
             found = [x for x in (*given, start, pad_len) if isinstance(x, Tensor)]
@@ -515,7 +521,8 @@ class RotaryEmbedding(nn.Module):
             positions = torch.arange(start, start + seq, device=device)
         else:
             given, first, sign = _starts(start, pad_len, batch, device)
-            if device.type == "cuda" and self._fewest and like.dtype != torch.float64:
+            narrow = like.dtype != torch.float64 and not given.requires_grad
+            if device.type == "cuda" and self._fewest and narrow:
                 both = ops.cos_sin(
                     given, self._frequencies(like), self.attention_factor,
                     first=first, sign=sign, count=seq,
@@ -541,7 +548,7 @@ class RotaryEmbedding(nn.Module):
             if found is not None:
                 return found.unbind(-2)
         inv_freq = self._frequencies(like)
-        if wide or (inv_freq.requires_grad and torch.is_grad_enabled()):
+        if wide or ops.ask_for_gradient((inv_freq, positions)):
             dtype = torch.float64 if wide else torch.float32
             return cos_sin(positions, inv_freq, dtype, self.attention_factor)
         return ops.cos_sin(positions, inv_freq, self.attention_factor).unbind(-2)
@@ -562,7 +569,7 @@ class RotaryEmbedding(nn.Module):
         return rows.table if usable and fits else None
 
     def _frequencies(self, like: Tensor) -> Tensor:
-        """What a position is multiplied by, where ``like`` is."""
+        """The inverse frequencies, negated if clockwise, where ``like`` is."""
         if self.frequencies is not None:
             check_learned(self.frequencies)
             inv_freq = self.frequencies.to(like.device)
@@ -573,7 +580,7 @@ class RotaryEmbedding(nn.Module):
         return rows.inv_freq.to(like.device)
 
     def _rows_for(self, like: Tensor) -> SharedRows | None:
-        """The rows where ``like`` is, or None: a fake tensor mixes with fakes alone."""
+        """The rows where ``like`` is; None for a fake, which mixes with fakes alone."""
         if type(like) not in ops.PLAIN or like.is_meta:
             return None
         rows = self._rows
@@ -598,7 +605,8 @@ class RotaryEmbedding(nn.Module):
                 f"{int(bits / -math.log2(0.4 / 1.4) * scale_base)} tokens from "
                 f"xpos_origin={self.xpos_origin:g}, got a position "
                 f"{(positions - self.xpos_origin).abs().max():g} away: set xpos_origin "
-                "amid the positions that occur, once, or a larger xpos_scale_base"
+                "once, near the middle of the positions in use, or a larger "
+                "xpos_scale_base"
             ),
         )
 
@@ -608,7 +616,7 @@ class RotaryEmbedding(nn.Module):
         self, xs: tuple[Tensor, ...], cos: Tensor, sin: Tensor,
         out: Sequence[Tensor] | None = None,
     ) -> Sequence[Tensor]:  # fmt: skip
-        """Rotate what has the same tokens, into new tensors or those of ``out``."""
+        """Rotate tensors that share one table, into new tensors or those of ``out``."""
         pairing, layout = self.pairing, self.layout
         if cos.ndim > 2 or layout != "bhsd":
             cos, sin = (lay_out(table, layout, xs[0].ndim) for table in (cos, sin))
@@ -640,7 +648,13 @@ class RotaryEmbedding(nn.Module):
                 f"q and k must be on one device, got {q.device} and {k.device}"
             )
 
-    def _check_tables(self, tables: Tables, q: Tensor, k: Tensor) -> None:
+    def _check_tables(
+        self, tables: Tables, q: Tensor, k: Tensor, positions: Any,
+        start: int | Tensor, pad_len: Tensor | None,
+    ) -> None:  # fmt: skip
+        also = isinstance(start, Tensor) or start != 0
+        if also or positions is not None or pad_len is not None:
+            raise ValueError("give tables, or positions, start and pad_len, not both")
         if not isinstance(tables, Tables):
             raise wrong_type("tables", "made by RotaryEmbedding.tables", tables)
         q_size, k_size = self._size(q), self._size(k)
@@ -649,12 +663,15 @@ class RotaryEmbedding(nn.Module):
             check_table(tables.of_keys()[0], k, self.rotary_dim, *k_size)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the rows out of files and copies: they are computed when needed."""
+        """Leave the rows out of files and copies: loading makes or finds them."""
         return {**self.__dict__, "_rows": self._rows.device}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._rows = self._rows_on(state["_rows"], 0)
+        try:
+            self._rows = self._rows_on(state["_rows"], 0)
+        except (AssertionError, RuntimeError):  # saved on a device that is not here
+            self._rows = self._rows_on(torch.device("cpu"), 0)
 
     def _apply(self, fn: Any, recurse: bool = True) -> RotaryEmbedding:
         """Follow ``.to(device)``; a change of dtype never touches the frequencies."""

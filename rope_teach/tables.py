@@ -11,7 +11,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rope_teach.checks import check_floating, check_positions, check_rotary_dim
+from rope_teach.checks import (
+    check_floating,
+    check_number,
+    check_positions,
+    check_rotary_dim,
+)
 
 __all__ = ["angles", "cos_sin", "held_scale", "phases", "xpos_scale"]
 
@@ -100,8 +105,7 @@ def xpos_scale(
     """
     check_positions("positions", positions)
     check_rotary_dim(rotary_dim)
-    if not (math.isfinite(scale_base) and scale_base > 0):
-        raise ValueError(f"scale_base must be positive and finite, got {scale_base}")
+    check_number("scale_base", scale_base, above=0)
     if positions.device.type == "mps":  # has no float64: compute on the CPU
         return xpos_scale(positions.cpu(), rotary_dim, scale_base, origin)
     pair = torch.arange(rotary_dim // 2, dtype=torch.float64, device=positions.device)

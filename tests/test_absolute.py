@@ -329,6 +329,9 @@ BAD = {
         8, positions=torch.tensor(1)
     ),
     "ValueError: pair ... got 1 items": lambda: alibi_bias(8, positions=[X]),
+    "TypeError: positions ... pair of tensors, got int": lambda: alibi_bias(
+        8, positions=3
+    ),
     "TypeError: positions must be integers or floats, got torch.bool": lambda: (
         alibi_bias(8, positions=torch.ones(3).bool())
     ),
@@ -338,3 +341,25 @@ BAD = {
 @pytest.mark.parametrize("message", BAD)
 def test_bad_input_is_named(message, refuses):
     refuses(BAD[message], message)
+
+
+def test_a_learned_table_in_vmap():
+    """Values cannot be looked at there: a position past the table gives NaN."""
+    table, x = LearnedEncoding(6, 4), torch.randn(3, 2, 5, 4)
+    places = torch.randint(6, (3, 5))
+    with torch.no_grad():
+        got = torch.vmap(lambda x, at: table(x, positions=at))(x, places)
+        each = [table(a, positions=b) for a, b in zip(x, places, strict=True)]
+        assert torch.equal(got, torch.stack(each))
+        past = torch.vmap(lambda x, at: table(x, positions=at))(x, places + 3)
+    assert torch.equal(past.isnan().all(-1), (places + 3 > 5)[:, None].expand(3, 2, 5))
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_sinusoidal_compiles_with_any_base(dynamic):
+    torch.compiler.reset()
+    compiled = torch.compile(sinusoidal, fullgraph=True, backend="aot_eager",
+                             dynamic=dynamic)  # fmt: skip
+    for base in (10_000.0, 500.0, 3.5):
+        expected = sinusoidal(torch.arange(5), 4, base)
+        torch.testing.assert_close(compiled(torch.arange(5), 4, base), expected)

@@ -471,6 +471,36 @@ def test_no_slot_where_keys_cannot_be_written_in_place():
     assert cache.slot(step(1).double()) is not None  # what is held is widened
 
 
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("encoding", ["none", "rope", "alibi"])
+def test_a_new_cache_begins_at_any_positions(encoding, grad):
+    """Also where memory was asked for before the positions were seen."""
+    attention, x = Attention(32, 4, encoding=encoding), torch.randn(2, 6, 32)
+    padded = torch.arange(6) - torch.tensor([[3], [0]])
+    for places in (torch.arange(6) + 7, padded):
+        cache = KeyValueCache()
+        with torch.set_grad_enabled(grad):
+            whole = attention(x, positions=places)
+            first = attention(x[:, :4], positions=places[..., :4], cache=cache)
+            rest = attention(x[:, 4:], cache=cache)
+        assert torch.allclose(torch.cat([first, rest], 1), whole, atol=1e-6)
+
+
+def test_a_wrong_mask_leaves_a_cache_as_it_was(refuses):
+    attention, cache = Attention(32, 4, encoding="rope"), KeyValueCache()
+    x = torch.randn(1, 7, 32)
+    with torch.no_grad():
+        attention(x[:, :6], cache=cache)
+        wrong = torch.ones(1, 1, 1, 6, dtype=torch.bool)
+        refuses(
+            lambda: attention(x[:, 6:], wrong, cache=cache),
+            "ValueError: mask ... (1, 4, 1, 7), got (1, 1, 1, 6)",
+        )
+        assert cache.length == cache.next == 6
+        last = attention(x[:, 6:], cache=cache)
+        assert torch.allclose(last, attention(x)[:, 6:], atol=1e-6)
+
+
 def test_one_cache_in_two_layers_is_refused(refuses):
     first, second = (Attention(32, 4, encoding="rope") for _ in range(2))
     x, cache = torch.randn(1, 3, 32), KeyValueCache()
@@ -876,6 +906,15 @@ X = torch.randn(2, 5, 32)
             lambda: Attention(32, 4)(X, torch.ones(2, 5, 5).bool()),
             "ValueError: (2, 4, 5, 5), got (2, 5, 5)",
         ),
+        (
+            lambda: Attention(32, 4, encoding="rope")(X, tables=torch.arange(5)),
+            "TypeError: tables must be made by RotaryEmbedding.tables",
+        ),
+        (
+            lambda: segment_positions(torch.arange(5)),
+            "ValueError: segments must be (batch, seq), got (5,)",
+        ),
+        (lambda: segment_mask(torch.arange(5)), "ValueError: segments ... got (5,)"),
         (
             lambda: Attention(32, 4, encoding="rope")(X, positions=torch.arange(4)),
             "ValueError: positions must be (seq,) ... seq=5",

@@ -2,8 +2,10 @@
 
 import copy
 import io
+import math
 import pickle
 import shutil
+import warnings
 
 import pytest
 import torch
@@ -500,7 +502,7 @@ def make(**changes):
 
 
 BAD = {
-    "ValueError: start must be an int ... got (2,) for batch=1": lambda: (
+    "ValueError: start, if a tensor, must have shape ... (2,) for batch=1": lambda: (
         RotaryEmbedding(8)(
             sample(2, 4, 5, 8), sample(1, 2, 5, 8), start=torch.tensor([0, 2])
         )
@@ -573,6 +575,53 @@ BAD = {
 @pytest.mark.parametrize("message", BAD)
 def test_bad_input_is_named(message, refuses):
     refuses(BAD[message], message)
+
+
+@pytest.mark.parametrize(
+    "name, also",
+    [
+        ("base", {}),
+        ("xpos_scale_base", {}),
+        ("xpos_origin", {"xpos_scale_base": 512}),
+        ("attention_factor", {"inv_freq": torch.ones(4)}),
+    ],
+)
+def test_each_number_of_the_module_is_checked(name, also, refuses):
+    for value, kind in (("2", "TypeError"), (math.nan, "ValueError")):
+        refuses(
+            lambda value=value: RotaryEmbedding(8, **also, **{name: value}),
+            f"{kind}: {name} must be ... {value}",
+        )
+
+
+def test_positions_with_a_gradient_get_it():
+    """By the formula: the operator that makes rows has no gradient of its own."""
+    x = sample(1, 1, 5, 8, dtype=torch.float64)
+    places = (torch.arange(5.0) + 0.5).requires_grad_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-4)):
+            turned = RotaryEmbedding(8).rotate(x.to(dtype), places)
+            (got,) = torch.autograd.grad((turned * x.flip(-1)).sum(), places)
+            if dtype == torch.float64:
+                exact = got
+            torch.testing.assert_close(got, exact, rtol=0, atol=tolerance)
+    step = torch.zeros(5, dtype=torch.float64)
+    step[2] = 1e-6
+    wide = places.detach().double()
+    ahead, behind = (
+        (RotaryEmbedding(8).rotate(x, at) * x.flip(-1)).sum()
+        for at in (wide + step, wide - step)
+    )
+    assert abs((ahead - behind) / 2e-6 - exact[2]) < 1e-5
+
+
+def test_a_module_from_a_device_that_is_not_here_loads_on_the_cpu(monkeypatch):
+    rope = RotaryEmbedding(8)
+    state = {**rope.__getstate__(), "_rows": torch.device("xpu", 7)}
+    monkeypatch.setattr(RotaryEmbedding, "__getstate__", lambda self: state)
+    x = sample(1, 2, 5, 8)
+    assert torch.equal(pickle.loads(pickle.dumps(rope)).rotate(x), rope.rotate(x))
 
 
 # -------------------------------------------------------------------------- xPos
@@ -674,7 +723,7 @@ def test_xpos_needs_to_know_queries_from_keys(refuses):
     for base in (0.0, -1.0, float("nan")):
         refuses(
             lambda base=base: RotaryEmbedding(16, xpos_scale_base=base),
-            "ValueError: scale_base must be positive and finite",
+            "ValueError: xpos_scale_base must be positive and finite",
         )
 
 

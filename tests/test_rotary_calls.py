@@ -130,7 +130,18 @@ def test_tables_and_positions_exclude_one_another(refuses):
                     lambda more=more, p=places: ROPE.tables(p, **more),
                     "ValueError: positions ... not both",
                 )
+    refuses(
+        lambda: ROPE(X, X, tables=tables, start=torch.tensor([1, 2])),
+        "ValueError: give tables, or positions, start and pad_len",
+    )
+    for more in ({"positions": STEPS}, {"start": 3}, {"pad_len": PADS}):
+        refuses(
+            lambda more=more: ROPE.rotate(X, tables=tables, **more),
+            "ValueError: give tables, or positions, start and pad_len",
+        )
     refuses(lambda: ROPE.tables(), "ValueError: tables needs positions, or seq")
+    refuses(lambda: ROPE.tables(seq=-1), "ValueError: seq ... -1")
+    refuses(lambda: ROPE.tables(seq=5.0), "TypeError: seq must be an int, got float")
     refuses(lambda: ROPE.tables((STEPS,)), "ValueError: pair ... 1 items")
     one_batch = ROPE.tables(EACH)
     refuses(lambda: ROPE(X[0], X[0], tables=one_batch), "ValueError: (2, 5, 4)")
@@ -249,10 +260,10 @@ UNFIT = {
     "ValueError: out ... last stride of 1 ... strides": lambda: (
         torch.zeros(2, 4, 5, 16)[..., ::2], None,
     ),
-    "ValueError: out ... a place of its own": lambda: (
+    "ValueError: out ... overlap itself": lambda: (
         torch.zeros(1, 4, 5, 8).expand(2, 4, 5, 8), None,
     ),
-    "ValueError: out ... place of its own ... (160, 40, 4, 1)": lambda: (
+    "ValueError: out ... overlap itself ... (160, 40, 4, 1)": lambda: (
         torch.zeros(999).as_strided((2, 4, 5, 8), (160, 40, 4, 1)), None,
     ),
 }  # fmt: skip

@@ -457,7 +457,7 @@ BAD = {
     "ValueError: 1 positions ... has 3": lambda: rotate(X, COS[:1], SIN[:1]),
     "ValueError: 1 positions ... (2, 4, 3, 8) ... has 3": lambda: rotate(X, *ONE_TOKEN),
     "ValueError: batch 3 ... batch 2": lambda: rotate(X, *BATCH),
-    "ValueError: (3, 3, 4) ... (4, 3, 8) ... expected (seq, r/2)": lambda: rotate(
+    "ValueError: (3, 3, 4) ... (4, 3, 8) ... needs (seq, r/2)": lambda: rotate(
         X[0], *BATCH
     ),
     "ValueError: (2, 2, 3, 4) ... align ... (2, 4, 3, 8)": lambda: rotate(

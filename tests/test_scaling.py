@@ -249,7 +249,7 @@ BAD = {
     "ValueError: ramp must be 'code' or 'paper', got 'x'": lambda: yarn(
         8, 1e4, factor=2, trained_length=8, ramp="x"
     ),
-    "ValueError: rotary_dim >= 4, got 2": lambda: ntk_aware(2, 1e4, factor=2),
+    "ValueError: rotary_dim >= 4 ... got 2": lambda: ntk_aware(2, 1e4, factor=2),
     "ValueError: rotary_dim / 2 = 4 ... got 3": lambda: longrope(
         8, 1e4, short_factors=[1] * 3, long_factors=[1] * 4, trained_length=8, length=8
     ),

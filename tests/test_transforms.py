@@ -344,6 +344,21 @@ def test_compiles_as_one_graph_both_ways(call, pairing):
         all_close(compiled(*inputs), found[0][:2], 1e-12)
 
 
+@pytest.mark.parametrize("way", ["start", "pad_len", "positions"])
+def test_compiles_where_the_length_of_an_argument_is_a_symbol(way):
+    """After calls with an int, one number for each sequence takes a dynamic shape."""
+    torch.compiler.reset()
+    rope, (q, k) = RotaryEmbedding(8), queries_and_keys(batch=5, seq=6)
+    compiled = torch.compile(rope, backend="aot_eager", fullgraph=True)
+    for start in (0, 3):
+        all_close(compiled(q, k, start=start), rope(q, k, start=start), 1e-6)
+    each = torch.arange(5) if way != "positions" else torch.randint(50, (5, 6))
+    torch._dynamo.maybe_mark_dynamic(each, 0)
+    all_close(compiled(q, k, **{way: each}), rope(q, k, **{way: each}), 1e-6)
+    with pytest.raises(Exception, match="batch"):
+        compiled(q, k, **{way: each[:4]})
+
+
 @in_turn
 @pytest.mark.parametrize("strict", [False, True])
 def test_exports(call, pairing, strict):

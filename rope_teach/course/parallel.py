@@ -220,9 +220,8 @@ class ParallelAttention(nn.Module):
         rank, world = process()
         own = shard_positions(world * x.shape[1], rank, world, self.scheme).to(x.device)
         inner = self.attention
-        given = positions if tables is None else tables
-        places = own if given is None else given
-        q, k = inner._queries_and_keys(x, x, places, None)
+        places = own if positions is None else positions
+        q, k = inner._queries_and_keys(x, x, places, tables, None)
         v = inner._split(inner.value(x), inner.kv_heads)
         out: Tensor = inner.out(attend(q, k, v, own).transpose(1, 2).flatten(2))
         return out

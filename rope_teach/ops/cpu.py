@@ -23,12 +23,9 @@ BLOCK = 2**17  # features at a time: 512 KB of float32 stay in a core's cache
 
 
 def rotate(
-    xs: Sequence[Tensor],
-    cos: Tensor,
-    sin: Tensor,
-    pairing: Pairing,
+    xs: Sequence[Tensor], cos: Tensor, sin: Tensor, pairing: Pairing,
     out: Sequence[Tensor] | None = None,
-) -> Sequence[Tensor]:
+) -> Sequence[Tensor]:  # fmt: skip
     """Rotate each of ``xs`` by one table, into new tensors or those of ``out``.
 
     Shapes as in ``rotation.rotate_pairs``.

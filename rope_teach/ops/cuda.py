@@ -205,14 +205,9 @@ class Plan:
 
 
 def rotate(
-    xs: Sequence[Tensor],
-    cos: Tensor,
-    sin: Tensor,
-    pairing: Pairing,
-    layout: Layout,
-    inverse: bool,
-    out: Sequence[Tensor],
-) -> bool:
+    xs: Sequence[Tensor], cos: Tensor, sin: Tensor, pairing: Pairing, layout: Layout,
+    inverse: bool, out: Sequence[Tensor],
+) -> bool:  # fmt: skip
     """Rotate one tensor, or q and k, in one launch; False where the kernel cannot.
 
     ``xs`` ``(batch, heads, seq, head_dim)`` in the order of ``layout``, with or without

@@ -309,14 +309,9 @@ FORWARD.register_autograd(_back, setup_context=_keep)
 
 
 def normalise_and_rotate(
-    q: Tensor,
-    k: Tensor,
-    norms: tuple[nn.Module, nn.Module],
-    cos: Tensor,
-    sin: Tensor,
-    pairing: Pairing,
-    layout: Layout,
-) -> tuple[Tensor, Tensor] | None:
+    q: Tensor, k: Tensor, norms: tuple[nn.Module, nn.Module], cos: Tensor, sin: Tensor,
+    pairing: Pairing, layout: Layout,
+) -> tuple[Tensor, Tensor] | None:  # fmt: skip
     """Normalise each head of ``q`` and ``k`` and rotate it, or None if it cannot.
 
     Shapes as in :func:`rope_teach.ops.rotate_together`. Serves heads that are rotated
