@@ -144,7 +144,7 @@ BAD = {
     "ValueError: base_rescale_factor must be finite and at least 1, got 0.5": lambda: (
         RotaryEmbedding(8, base_rescale_factor=0.5)
     ),
-    "ValueError: the only pair": lambda: RotaryEmbedding(2, base_rescale_factor=2),
+    "ValueError: the first pair": lambda: RotaryEmbedding(2, base_rescale_factor=2),
     "ValueError: interpolation_factor must be finite and at least 1, got 0": lambda: (
         RotaryEmbedding(8, interpolation_factor=0)
     ),
