@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rope_teach.checks import check_count
+
 __all__ = ["blockwise_mask", "window_mask"]
 
 
@@ -19,7 +21,10 @@ def window_mask(q_len: int, window: int, k_len: int | None = None) -> Tensor:
             [1, 1, 0],
             [0, 1, 1]], dtype=torch.int32)
     """
+    check_count("window", window)
     k_len = q_len if k_len is None else k_len
+    if k_len < q_len:
+        raise ValueError(f"k_len must be at least q_len={q_len}, got {k_len}")
     newest = k_len - q_len
     seen = torch.ones(q_len, k_len, dtype=torch.bool).tril(newest)
     return seen.triu(newest - window + 1)
@@ -39,5 +44,6 @@ def blockwise_mask(seq: int, block: int) -> Tensor:
             [1, 1, 1, 1, 0],
             [0, 0, 1, 1, 1]], dtype=torch.int32)
     """
+    check_count("block", block)
     number = torch.arange(seq) // block
     return (number[:, None] - number <= 1).tril()

@@ -300,7 +300,7 @@ class QuestionAnswerer(nn.Module):
         for block in self.blocks:
             x = block(x, real if mask is None else real & mask, positions=positions)
         x = self.norm(x)
-        asked = (x * ~begun[..., None]).sum(1)
+        asked = (x * (~begun & (tokens != PAD))[..., None]).sum(1)
         pointers = self.head(asked).unflatten(1, (2, -1))
         logits: Tensor = pointers @ x.transpose(1, 2) / x.shape[-1] ** 0.5
         return logits.masked_fill(~text[:, None], float("-inf"))
@@ -407,9 +407,13 @@ def generate(
     Raises ``ValueError`` for padding on the right and for a stop token outside the
     vocabulary. Lessons 09 and 12.
     """
-    if real is not None and not bool(real[:, -1].all()):
+    if not tokens.shape[1]:
+        raise ValueError("tokens must hold at least one token per prompt, got none")
+    if real is not None and not bool(
+        real[:, -1].all() and (real[:, 1:] >= real[:, :-1]).all()
+    ):
         raise ValueError(
-            "padding must be on the left, got a prompt that ends with padding"
+            "padding must be on the left, got a prompt with padding after a token"
         )
     if not all(0 <= token < model.vocab for token in stop):
         raise ValueError(
@@ -523,7 +527,17 @@ class Summarizer(nn.Module):
         With ``caches``, one per decoder block, ``given`` are the newest tokens only.
         """
         check_tokens(given, self.vocab)
-        of_block: Sequence[KeyValueCache | None] = caches or [None] * len(self.decoder)
+        if tuple(real.shape) != tuple(memory.shape[:2]) or real.dtype != torch.bool:
+            raise ValueError(
+                f"real must be boolean (batch, seq) = {tuple(memory.shape[:2])}, got "
+                f"{real.dtype} {tuple(real.shape)}"
+            )
+        layers = len(self.decoder)
+        if caches and not layers == len(caches) == len(set(map(id, caches))):
+            raise ValueError(
+                f"caches must be {layers} distinct caches, one per decoder block"
+            )
+        of_block: Sequence[KeyValueCache | None] = caches or [None] * layers
         x = placed(self.position, self.embed(given), None, of_block[0])
         for block, cache in zip(self.decoder, of_block, strict=True):
             x = block(x, memory, real[:, None, None], cache)
@@ -577,7 +591,7 @@ def summarize(
     batch = len(document)
     document = document.repeat_interleave(beams, dim=0)
     if positions is not None and positions.ndim == 2:
-        positions = positions.repeat_interleave(beams, dim=0)
+        positions = positions.expand(batch, -1).repeat_interleave(beams, dim=0)
     memory, real = model.read(document, positions), document != PAD
     caches = [KeyValueCache() for _ in model.decoder] if cache else None
     given = torch.full_like(document[:, :1], START)
@@ -607,7 +621,13 @@ def of_rows(cache: KeyValueCache, rows: Tensor) -> KeyValueCache:
     if cache.keys is None or cache.values is None:
         return cache
     chosen = KeyValueCache()
-    chosen.append(cache.keys[rows], cache.values[rows])
+    kept = cache.positions  # ALiBi's bias needs them
+    chosen.append(
+        cache.keys[rows],
+        cache.values[rows],
+        None if kept is None else kept[rows],
+        keep_positions=kept is not None,
+    )
     return chosen
 
 

@@ -56,6 +56,8 @@ def needles(
         asked = answer_prompt(tokens, "", f"what is {name} set to?")
         answer = tokens.encode(value)
         room = seq - len(hidden) - len(asked) - len(answer)
+        if room < 0:
+            raise ValueError(f"seq must be at least {seq - room} here, got {seq}")
         first = rng.randrange(len(stream) - room)
         body = [int(token) for token in stream[first : first + room]]
         cut = round((rng.random() if depth is None else depth) * room)

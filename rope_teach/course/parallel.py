@@ -32,7 +32,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed import FileStore, PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
-from torch.multiprocessing.spawn import ProcessRaisedException, start_processes
+from torch.multiprocessing.spawn import (
+    ProcessExitedException,
+    ProcessRaisedException,
+    start_processes,
+)
 from torch.nn.parallel import DistributedDataParallel
 
 from rope_teach.attention import Attention, KeyValueCache
@@ -392,6 +396,8 @@ def launch(processes: int, function: Callable[..., Any], *args: Any) -> list[Any
             raise RuntimeError(
                 f"process {first.stem} of {processes} stopped with\n{first.read_text()}"
             ) from None
+        except ProcessExitedException as error:
+            raise RuntimeError(f"a process ended without a result: {error}") from None
         return [torch.load(folder / f"{rank}.pt") for rank in range(processes)]
 
 

@@ -83,7 +83,7 @@ class Bytes:
     def decode(self, tokens: Sequence[int]) -> str:
         """The text up to the first ``END``, without other special tokens."""
         kept = takewhile(lambda token: token != END, tokens)
-        some = bytes(t - len(SPECIAL) for t in kept if t >= len(SPECIAL))
+        some = bytes(t - len(SPECIAL) for t in kept if len(SPECIAL) <= t < len(self))
         return some.decode("utf-8", "replace")
 
     def places(self, text: str) -> list[tuple[int, int]]:
@@ -190,6 +190,8 @@ def write(
     >>> write(model, tokens, ["def add(a, b):\n    return a +"], steps=1)
     [' b']
     """
+    if isinstance(prompts, str):
+        raise TypeError(f"prompts must be a list of prompts, got one: {prompts!r:.60}")
     rows = [tokens.encode(p) if isinstance(p, str) else list(p) for p in prompts]
     if not rows or not all(rows):
         raise ValueError("prompts must hold at least one token each")
@@ -204,7 +206,11 @@ def write(
     options = {"stop": (END,), **options}
     even = bool(real.all())
     out = generate(model, given, steps, real=None if even else real, **options)
-    return [tokens.decode(row) for row in out[:, given.shape[1] :].tolist()]
+    stop, texts = set(options["stop"]), []
+    for row in out[:, given.shape[1] :].tolist():
+        ends = [n for n, token in enumerate(row) if token in stop]
+        texts.append(tokens.decode(row[: ends[0] + 1] if ends else row))
+    return texts
 
 
 @torch.no_grad()

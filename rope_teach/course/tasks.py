@@ -265,7 +265,9 @@ def padded(
     longest = max(map(len, rows))
     gaps = ([filler] * (longest - len(row)) for row in rows)
     both = zip(rows, gaps, strict=True)
-    return torch.tensor([[*gap, *row] if left else [*row, *gap] for row, gap in both])
+    return torch.tensor(
+        [[*gap, *row] if left else [*row, *gap] for row, gap in both], dtype=torch.long
+    )
 
 
 THINGS = (

@@ -203,7 +203,7 @@ def rebuilt(
             rule = partial(getattr(frequencies, rule), **arguments)
             config = {**config, "scaling": rule}
         model = kind(**config)
-        model.load_state_dict(tensors)
+        model.to(next(iter(tensors.values())).dtype).load_state_dict(tensors)
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} does not fit its own configuration: {error}"
@@ -321,9 +321,13 @@ def accuracy(model: nn.Module, batch: AnyBatch) -> float:
 
 @torch.no_grad()
 def loss_by_position(model: nn.Module, batch: Batch) -> Tensor:
-    """Mean cross-entropy at each position, in nats: ``(seq,)``."""
+    """Mean cross-entropy at each position, in nats: ``(seq,)``.
+
+    Targets of ``IGNORE`` do not count; where a position has no other, it is NaN.
+    """
     logits, targets = _answers(model.eval(), batch)
-    return F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(0)
+    losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+    return losses.sum(0) / (targets != IGNORE).sum(0)
 
 
 def bits_by_position(model: nn.Module, batch: Batch) -> Tensor:
@@ -371,7 +375,10 @@ def f1(predicted: str, reference: str, n: int = 1) -> float:
     >>> f1("mast cracks . pump jams .", "pump jams . sail holds .")
     0.5
     """
-    a, b = (Counter(_runs(_words(text), n)) for text in (predicted, reference))
+    words = _words(predicted), _words(reference)
+    if not any(words):
+        return 1.0  # nothing was expected and nothing was predicted
+    a, b = (Counter(_runs(text, n)) for text in words)
     return _harmonic((a & b).total(), a.total(), b.total())
 
 
@@ -384,6 +391,8 @@ def rouge_l(predicted: str, reference: str) -> float:
     0.5
     """
     a, b = _words(predicted), _words(reference)
+    if not a and not b:
+        return 1.0  # nothing was expected and nothing was predicted
     longest = [0] * (len(b) + 1)  # between the words of a so far and the first j of b
     for word in a:
         before = longest.copy()
@@ -404,9 +413,7 @@ def _runs(words: list[str], n: int) -> list[tuple[str, ...]]:
 
 
 def _harmonic(common: int, predicted: int, reference: int) -> float:
-    if not predicted and not reference:
-        return 1.0  # nothing was expected and nothing was predicted
-    return 2 * common / (predicted + reference)
+    return 2 * common / max(1, predicted + reference)
 
 
 def _answers(model: nn.Module, batch: AnyBatch) -> tuple[Tensor, Tensor]:
