@@ -511,6 +511,10 @@ def counts_on_from_the_first(x, positions):
     return half(x, table(m, x.shape[-1]))
 
 
+def all_by_positions_of_q(q, k, q_positions, k_positions):
+    return [half(x, rows_angle(q_positions, x.shape[-1])) for x in (q, k)]
+
+
 def sorted_positions(x, positions):
     return half(x, table(positions.sort().values, x.shape[-1]))
 
@@ -820,6 +824,7 @@ BROKEN = [
     (sixteen_bit_integers, {}, "restarted", "every 32768 tokens"),
     (sign_ignored, {}, "negative_mirrored", ""),
     (counts_on_from_the_first, {}, "first_position", ""),
+    (all_by_positions_of_q, {}, "positions_of_other", "k is not turned by its own"),
     (sorted_positions, {}, "other_places", "is turned as at [0, 1, 3, 3, 5, 9, 21]"),
     (rows_slowed, {}, "rows_not_followed", ""),
     (far_from_each_other, {}, "positions_not_followed", ""),

@@ -292,6 +292,79 @@ def test_what_holds_several_is_no_x():
             identify(function, head_dim=8)
 
 
+def halves(x, positions):
+    inv_freq = inverse_frequencies(x.shape[-1])
+    table = torch.cat([positions[..., None] * inv_freq] * 2, dim=-1)
+    table = table[:, None] if table.ndim == 3 else table
+    return table.to(x)
+
+
+def by_halves(x, table):
+    a, b = x.chunk(2, dim=-1)
+    return x * table.cos() + torch.cat([-b, a], dim=-1) * table.sin()
+
+
+def test_tables_of_two_numbers_for_each_pair():
+    """(batch or 1, seq, heads, head_dim) by real tables (seq, r/2, 2)."""
+
+    def apply_rotary_emb(x, freqs_cis):
+        pairs = x.float().reshape(*x.shape[:-1], -1, 2)
+        table = freqs_cis.view(1, pairs.size(1), 1, pairs.size(3), 2)
+        turned = [
+            pairs[..., 0] * table[..., 0] - pairs[..., 1] * table[..., 1],
+            pairs[..., 1] * table[..., 0] + pairs[..., 0] * table[..., 1],
+        ]
+        return torch.stack(turned, dim=-1).flatten(3).type_as(x)
+
+    report = identify(apply_rotary_emb)
+    assert report.correct and report.pairing == "interleaved", report
+
+
+def test_each_row_is_followed_in_decoding():
+    def rotation(q, k, position_ids):
+        if q.shape[-2] == 1:
+            position_ids = position_ids.flatten()[:1]
+        return [by_halves(x, halves(x, position_ids)) for x in (q, k)]
+
+    report = identify(rotation, head_dim=16)
+    assert not report.correct and "first" in str(report)
+
+
+@pytest.mark.parametrize("mixed", ["q", "k", None])
+def test_q_and_k_follow_positions_of_their_own(mixed):
+    def rotation(q, k, q_positions, k_positions):
+        of_q = k_positions if mixed == "q" else q_positions
+        of_k = q_positions if mixed == "k" else k_positions
+        return by_halves(q, halves(q, of_q)), by_halves(k, halves(k, of_k))
+
+    report = identify(rotation, head_dim=16)
+    assert report.correct == (mixed is None)
+    if mixed:
+        assert f"{mixed} is not turned by its own positions" in str(report)
+
+
+def test_cosine_and_sine_exchanged_in_q_and_k_are_named():
+    def rotation(q, k, positions):
+        swapped = []
+        for x in (q, k):
+            table, (a, b) = halves(x, positions), x.chunk(2, dim=-1)
+            swapped.append(x * table.sin() + torch.cat([-b, a], dim=-1) * table.cos())
+        return swapped
+
+    report = identify(rotation, head_dim=16)
+    assert not report.correct and "cos and sin" in str(report)
+
+
+def test_an_exponent_that_begins_late_is_mentioned():
+    def rotation(q, k, positions):
+        late = 1e4 ** -(torch.arange(2, q.shape[-1] + 2, 2) / q.shape[-1])
+        table = torch.cat([positions[..., None] * late] * 2, dim=-1)
+        return [by_halves(x, table) for x in (q, k)]
+
+    report = identify(rotation, head_dim=64)
+    assert any("begin at 2 / d" in note for note in report.notes)
+
+
 # ------------------------------------------------------------- layers of other people
 
 

@@ -173,6 +173,9 @@ turned_at_zero?: at the first token the pairs are turned by angles that no posit
 positions_unused: the given {given} is not used{missed}: a token at 5 is turned as one
     at 0. Is the offset forgotten, or missing in a cache's key?
   > row s stands at start + s; cache tables by all that made them
+positions_of_other: {which} is not turned by its own positions where those of {other}
+    differ
+  > look up q by the positions of q, and k by those of k
 counted: {which} is turned by 0, 1, 2, ... whatever its positions are
   > use the positions that are given
 # every_pair_turns

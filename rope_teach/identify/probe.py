@@ -28,7 +28,7 @@ __all__ = ["LAYOUTS", "TABLES", "CannotProbe", "Probe", "Subject", "find", "role
 LAYOUTS = ("bhsd", "bshd", "sbhd", "bsd", "shd", "hsd", "sd")
 SEQ = 7  # tokens of a first look. Batch, heads and seq all differ, so that none passes
 BATCH, HEADS = 2, 3  # for another, and 7 divides no head_dim
-HEAD_DIMS = (64, 128, 32, 16, 8, 96, 80, 256, 4, 2)
+HEAD_DIMS = (64, 128, 32, 16, 8, 96, 80, 256, 4, 2, 72, 112, 48, 40, 192, 160)
 NAMES = {
     "x": "x t tensor xs",
     "q": "q query queries xq q_states query_states query_layer q_pe q_rope q_rot",
@@ -45,7 +45,7 @@ NAMES = {
     "cos_sin": "",  # by both parts, in their order: cos_sin_cache, sinusoidal_pos
     "sin_cos": "sinusoidal_pos sinusoidal",
     "tables": "position_embeddings rotary_pos_emb image_rotary_emb",  # (cos, sin)
-    "phases": "phases freqs_cis freqs_ci freqs_complex cis",
+    "phases": "phases freqs_cis freqs_ci freqs_complex cis rope_cache",
     "freqs": "freqs rotary_freqs angles",
 }
 ROLES = {name: role for role, names in NAMES.items() for name in names.split()}
@@ -128,6 +128,7 @@ class Probe:
     table: str = "none"
     table_axes: int = 3
     order: Tensor | None = None
+    ahead: int = 0  # of k, where it has positions of its own
     faults: set[str] = field(default_factory=set)  # what was seen in passing, by name
     latest: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # what came out
 
@@ -251,7 +252,8 @@ class Probe:
             positions = positions[None]
         positions = positions.to(x.device)
         values = {"start": int(positions.flatten()[0]), "positions": positions}
-        values |= {"positions_of_k": positions, "length": positions.shape[-1]}
+        values["positions_of_k"] = positions + self.ahead
+        values["length"] = positions.shape[-1]
         if not self.takes_tables:
             return values
         if "positions" in self.names:  # they are rows of the tables
@@ -270,6 +272,9 @@ class Probe:
         made["phases"] = torch.polar(torch.ones_like(table), table).to(torch.complex64)
         made["freqs"] = wide
         values |= {name: self._table_shape(part) for name, part in made.items()}
+        if self.table == "stacked":
+            stacked = torch.view_as_real(self._table_shape(made["phases"]))
+            values["phases"] = values["freqs"] = stacked
         return values | {"tables": (values["cos"], values["sin"])}
 
     def _table_shape(self, table: Tensor) -> Tensor:
@@ -372,6 +377,8 @@ def _forms(subject: Subject, roles: Roles) -> Iterator[Probe]:
     names = {role for role, _ in roles}
     width, layout = subject.head_dim, subject.layout
     repeated = names & {"cos", "sin", "tables", "freqs"}
+    forms = ["half", "interleaved", "one a pair"] if repeated else ["none"]
+    forms += ["stacked"] if names & {"phases", "freqs"} else []  # (..., r / 2, 2)
     for dim, axes, heads, position_axes, table_axes, table in product(
         HEAD_DIMS if width is None else (width,),
         LAYOUTS if layout is None else (layout,),
@@ -379,7 +386,7 @@ def _forms(subject: Subject, roles: Roles) -> Iterator[Probe]:
         (HEADS, SEQ) if layout and not subject.heads else (HEADS,),
         (1, 2) if "positions" in names else (1,),
         (3, 2, 4) if names & TABLES else (3,),
-        ("half", "interleaved", "one a pair") if repeated else ("none",),
+        forms,
     ):
         yield Probe(
             subject, subject.fresh(), roles, dim, axes, heads, position_axes, table,

@@ -181,7 +181,10 @@ def _check_axes(probe: Probe) -> None:
         if not out.isfinite().all():
             raise Broken("not_finite")
         if not torch.equal(out, same):
-            raise CannotProbe("two equal calls differ: dropout? Call .eval() first")
+            raise CannotProbe(
+                "two equal calls differ: dropout? Call .eval() first; or a cache that "
+                "counts its calls? Wrap it, and reset it each time"
+            )
         still.append(not _check_rows_alike(probe, out, token))
     if all(still):
         raise CannotProbe("it does not rotate: equal tokens at 0 to 6 come out equal")
@@ -277,7 +280,8 @@ def _common_order(matrices: list[Tensor]) -> Tensor | None:
     back = first.argsort()
     moved = not torch.equal(first, back.sort().values)
     fits = moved and torch.equal(first, others[0])
-    paired = fits and all(_partners(m[:, back]) is not None for m in matrices)
+    plain = all((m[0].gather(1, first[:, None]) > 0).all() for m in matrices)
+    paired = fits and plain and all(_partners(m[:, back]) is not None for m in matrices)
     return back if paired else None
 
 

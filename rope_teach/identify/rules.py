@@ -164,6 +164,12 @@ def _one_ratio(
             )
             base, scaling = whole, "proportional"
             parameters = {"fraction": rotary_dim / head_dim}
+    late = base ** (2 / rotary_dim)
+    if math.isclose(factor, late, rel_tol=1e-5) and abs(factor - round(factor)) > 1e-3:
+        notes += (
+            f"the factor is base ** (2 / {rotary_dim}): does the exponent begin at "
+            "2 / d instead of 0?",
+        )
     if factor != 1:
         scaling = scaling or "position_interpolation"
         parameters |= {"factor": factor}

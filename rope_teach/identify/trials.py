@@ -233,8 +233,27 @@ def _try_positions(trial: _Trial) -> None:
             usual = probe.takes_tables or probe.position_axes == 2
             sure = usual and probe.layout != "sbhd"
             trial.holds("rows_not_followed", rows, sure=sure)
+            if not probe.takes_tables:  # as in decoding
+                trial.holds("rows_not_followed", rows[:, :1], sure=sure)
+    if "positions_of_k" in probe.names and not probe.takes_tables:
+        _check_positions_of_k(trial)
     if not probe.takes_tables:
         _check_far(trial)
+
+
+def _check_positions_of_k(trial: _Trial) -> None:
+    """Where k has positions of its own, each must follow its own."""
+    given, positions = trial.inputs(SEQ), torch.arange(SEQ)
+    try:
+        outputs = trial.probe.renewed(ahead=3).run(given, positions)
+    except CannotProbe:
+        return
+    both = zip(trial.hands, given, (positions, positions + 3), strict=True)
+    expected = [hand.rotate(x, at) for hand, x, at in both]
+    for which, out, right in zip("qk", outputs, expected, strict=True):
+        if not trial.equal(out, right):
+            other = {"q": "k", "k": "q"}[which]
+            raise Broken("positions_of_other", which=which, other=other)
 
 
 def _check_far(trial: _Trial) -> None:
