@@ -39,7 +39,7 @@ from rope_teach.course.training import (
     rouge_l,
     seed_everything,
 )
-from rope_teach.rotary import RotaryEmbedding
+from rope_teach.rotary import RotaryEmbedding, Tables
 
 TRAINED, MEASURED, FACT = 8, (8, 16, 32), 3  # sentences; a sentence has 3 tokens
 STEPS, BUDGETS, BATCH = 500, (300,), 32
@@ -63,9 +63,10 @@ class RotatedCross(Attention):
         x: Tensor,
         source: Tensor,
         positions: Tensor | None,
+        tables: Tables | None,
         cache: KeyValueCache | None,
     ) -> tuple[Tensor, Tensor]:
-        q, k = super()._queries_and_keys(x, source, positions, cache)
+        q, k = super()._queries_and_keys(x, source, positions, tables, cache)
         rope = RotaryEmbedding(self.head_dim)
         places = (torch.arange(n, device=x.device) for n in (x.shape[1], k.shape[2]))
         return rope(q, k, tuple(places))

@@ -103,10 +103,9 @@ def check_number(name: str, value: float, above: float = -math.inf) -> None:
 
 
 def check_factor(factor: float) -> None:
-    """Raise unless ``factor`` is a finite number of at least 1."""
-    check_number("factor", factor)
-    if factor < 1:
-        raise ValueError(f"factor must be at least 1, got {factor}")
+    """Raise ``ValueError`` unless ``factor`` is a finite number of at least 1."""
+    if not 1 <= factor < math.inf:
+        raise ValueError(f"factor must be finite and at least 1, got {factor}")
 
 
 def check_divides(name: str, whole: int, part_name: str, part: int) -> None:

@@ -104,7 +104,7 @@ def test_there_is_no_cycle():
 def test_the_core_grows_no_longer():
     """The goal is 3,500 lines, an evening's reading; this bound may only go down."""
     lines = {name: len(MODULES[name].read_text().splitlines()) for name in CORE}
-    assert sum(lines.values()) <= 4_562, lines
+    assert sum(lines.values()) <= 4_561, lines
 
 
 def test_the_top_level_is_small():

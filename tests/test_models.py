@@ -9,7 +9,7 @@ from rope_teach.attention import (
     segment_positions,
 )
 from rope_teach.axes import grid_positions
-from rope_teach.course.masks import window_mask
+from rope_teach.course.masks import blockwise_mask, window_mask
 from rope_teach.course.models import (
     LanguageModel,
     PictureReader,
@@ -337,3 +337,22 @@ def test_compiles_as_one_graph():
     torch.testing.assert_close(compiled(x), model(x))
     with pytest.raises(IndexError, match="out of range"):
         compiled(x + 11)  # eager raises ValueError; a graph is not asked for values
+
+
+def test_padding_before_a_question_changes_nothing():
+    torch.manual_seed(0)
+    model = QuestionAnswerer(12, dim=32, encoding="rope").eval()
+    row = [5, 6, 7, 1, 8, 9, 10]
+    with torch.no_grad():
+        alone, padded = (model(torch.tensor([x])) for x in (row, [0, 0, 0, *row]))
+    assert torch.allclose(padded[..., 3:], alone, atol=1e-5)
+
+
+def test_masks_of_no_length_and_prompts_with_holes_are_refused(refuses):
+    refuses(lambda: window_mask(3, 0), "ValueError: window must be positive")
+    refuses(lambda: window_mask(3, 2, 1), "ValueError: k_len must be at least q_len=3")
+    refuses(lambda: blockwise_mask(5, 0), "ValueError: block must be positive")
+    model, tokens = LanguageModel(10, dim=16), torch.ones(1, 4, dtype=torch.long)
+    holes = torch.tensor([[True, False, True, True]])
+    refuses(lambda: generate(model, tokens, 2, real=holes), "ValueError: padding")
+    refuses(lambda: generate(model, tokens[:, :0], 2), "ValueError: tokens must hold")

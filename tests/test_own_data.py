@@ -209,6 +209,11 @@ def test_words_of_any_script_are_compared(said, wanted, right):
     assert rouge_l(said, wanted) == right
 
 
+def test_two_words_that_differ_share_no_pair_of_words():
+    assert f1("mast", "pump", n=2) == f1("yes", "no", n=2) == 0
+    assert f1("", "") == f1("", "", n=2) == rouge_l("", "") == 1
+
+
 def test_special_tokens_in_a_text_are_text():
     model, pieces = load_small()
     context = "first <start> then <end> and <pad> or <answer>"

@@ -177,6 +177,18 @@ def test_prompts_of_unlike_lengths_write_as_if_alone(loaded):
     assert together == small.write(model, tokens, prompts, 12, cache=False)
 
 
+def test_a_prompt_ends_where_it_would_alone(loaded, refuses):
+    model, tokens = loaded
+    stop = tuple(tokens.encode(")"))
+    prompts = ["x = foo(a", "class Foo(object):\n    def __init__(self, x, y"]
+    alone = [small.write(model, tokens, [p], 20, stop=stop)[0] for p in prompts]
+    assert small.write(model, tokens, prompts, 20, stop=stop) == alone
+    refuses(
+        lambda: small.write(model, tokens, "def add"),
+        "TypeError: prompts must be a list of prompts",
+    )
+
+
 def test_a_seed_repeats_and_another_does_not(loaded):
     model, tokens = loaded
     hot = {"temperature": 1.5, "steps": 20, "stop": ()}

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from rope_teach.attention import ENCODINGS
+from rope_teach.attention import ENCODINGS, KeyValueCache
 from rope_teach.course.models import LanguageModel, Summarizer, summarize
 from rope_teach.course.tasks import (
     END,
@@ -198,6 +198,31 @@ def test_a_summary_of_a_document_at_given_positions(trained):
         assert torch.equal(written, usual)
     apart = summarize(trained, document, positions=40 * places)
     assert not torch.equal(apart, summarize(trained, document))
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_beams_with_a_cache_are_beams_without(encoding):
+    torch.manual_seed(0)
+    rows = {"max_len": 20} if encoding == "learned" else {}
+    model = Summarizer(30, dim=32, encoding=encoding, **rows).eval()
+    document = torch.randint(3, 30, (2, 9))
+    found = [summarize(model, document, 6, beams=3, cache=c) for c in (True, False)]
+    assert torch.equal(*found)
+
+
+def test_an_error_leaves_the_caches_empty(refuses):
+    model, document = Summarizer(30, dim=32, encoding="rope"), torch.ones(2, 9).long()
+    memory, given = model.read(document), torch.ones(2, 1).long()
+    right = torch.ones(2, 9, dtype=torch.bool)
+    one = KeyValueCache()
+    for real, caches in (
+        (right[:, :5], [KeyValueCache() for _ in model.decoder]),
+        (right, [one]),
+        (right, [one] * len(model.decoder)),
+    ):
+        with pytest.raises(ValueError, match=r"real|caches"):
+            model.write(memory, real, given, caches)
+        assert not any(cache.length for cache in caches)
 
 
 def test_a_sure_model_needs_no_beams(trained):

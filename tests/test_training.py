@@ -89,6 +89,13 @@ def test_loss_by_position_is_the_loss_of_each_column():
         )
 
 
+def test_a_position_that_nobody_asks_for_has_no_loss():
+    tokens = torch.zeros(2, 3, dtype=torch.long)
+    targets = torch.tensor([[IGNORE, 0, 0], [IGNORE, IGNORE, 0]])
+    loss = loss_by_position(Fixed([0.0, 0.0]), (tokens, targets))
+    assert loss[0].isnan() and loss[1:].tolist() == pytest.approx([math.log(2)] * 2)
+
+
 def test_bits_are_the_loss_in_base_two():
     tokens = torch.zeros(2, 3, dtype=torch.long)
     blind = bits_by_position(Fixed([0.0] * 256), (tokens, tokens + 7))

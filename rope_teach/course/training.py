@@ -203,7 +203,9 @@ def rebuilt(
             rule = partial(getattr(frequencies, rule), **arguments)
             config = {**config, "scaling": rule}
         model = kind(**config)
-        model.to(next(iter(tensors.values())).dtype).load_state_dict(tensors)
+        for stored in tensors.values():
+            model.to(stored.dtype)
+        model.load_state_dict(tensors)
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} does not fit its own configuration: {error}"
