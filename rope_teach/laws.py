@@ -141,7 +141,7 @@ def _law(must: str, cause: str) -> Callable[[Callable[..., Sides]], Law]:
     "flatten?), positions start at 1, or the given positions are not used",
 )
 def identity_at_zero(rotate: Rotation, head_dim: int) -> Sides:
-    """At position 0 every angle is 0: the output is the input."""
+    """At position 0 no hand has turned: the output is the input."""
     x = _sample(3, head_dim)
     return _run(rotate, x, torch.zeros(3, dtype=torch.long)), x
 
