@@ -39,8 +39,8 @@ class KeyValueCache:
     :meth:`append` returned stays as it was. Where a gradient is needed, keys and values
     are concatenated instead, which copies all of them at every step: generate text
     under ``torch.no_grad``. Copies of a cache are independent. With ``max_len`` a
-    compiled step is compiled once; without, again when the memory first grows. Lesson
-    09.
+    compiled step is compiled once; without, again when the memory first grows.
+    Lesson 09.
 
     Examples
     --------

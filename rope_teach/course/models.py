@@ -535,7 +535,7 @@ class Summarizer(nn.Module):
         layers = len(self.decoder)
         if caches and not layers == len(caches) == len(set(map(id, caches))):
             raise ValueError(
-                f"caches must be {layers} distinct caches, one per decoder block"
+                f"caches must be {layers}: give each block a KeyValueCache() of its own"
             )
         of_block: Sequence[KeyValueCache | None] = caches or [None] * layers
         x = placed(self.position, self.embed(given), None, of_block[0])
