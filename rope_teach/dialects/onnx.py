@@ -7,7 +7,7 @@ Lesson 20.
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,13 @@ from torch import Tensor, nn
 from rope_teach.checks import (
     Layout,
     Pairing,
+    axes_of,
     check_count,
     check_floating,
+    check_one_length,
+    check_pair,
     check_positions,
+    check_start,
 )
 from rope_teach.ops import rotate
 from rope_teach.rotary import RotaryEmbedding
@@ -108,7 +112,13 @@ def rotary_embedding(
             )
     layout: Layout = "bshd" if X.ndim == 3 else "bhsd"
     if position_ids is not None:
+        if cos_cache.shape != sin_cache.shape:
+            raise ValueError(
+                "cos_cache and sin_cache must have one shape, got "
+                f"{tuple(cos_cache.shape)} and {tuple(sin_cache.shape)}"
+            )
         _check_rows(position_ids, cos_cache.shape[0])
+        position_ids = position_ids.long()  # uint8 would index as a mask
         cos_cache, sin_cache = cos_cache[position_ids], sin_cache[position_ids]
     pairing: Pairing = "interleaved" if interleaved else "half"
     return rotate(heads, cos_cache, sin_cache, pairing, layout).reshape(X.shape)
@@ -134,14 +144,14 @@ def exportable(module: Module, length: int) -> Module | ExportableRotary:
         return ExportableRotary(module, length)
     module = copy.deepcopy(module)
     twins: dict[tuple[object, ...], ExportableRotary] = {}
-    for parent in list(module.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, RotaryEmbedding):
-                # Layers that rotate alike share one pair of tables in the file.
-                alike = (str(child), *child.inv_freq.flatten().tolist())
-                if alike not in twins:
-                    twins[alike] = ExportableRotary(child, length)
-                setattr(parent, name, twins[alike])
+    for path, child in list(module.named_modules(remove_duplicate=False)):
+        if isinstance(child, RotaryEmbedding):
+            # Layers that rotate alike share one pair of tables in the file.
+            alike = (str(child), *child.inv_freq.flatten().tolist())
+            if alike not in twins:
+                twins[alike] = ExportableRotary(child, length)
+            parent, _, name = path.rpartition(".")
+            setattr(module.get_submodule(parent), name, twins[alike])
     if not twins:
         raise ValueError(
             f"module must be or contain a RotaryEmbedding; {type(module).__name__} "
@@ -156,8 +166,8 @@ class ExportableRotary(nn.Module):
     Parameters
     ----------
     rope
-        The module to stand in for: any pairing, layout, scaling and frequencies; one
-        axis of positions, and no xPos.
+        The module to stand in for: any pairing, scaling and frequencies, with the batch
+        first; leading features, one axis of positions, and no xPos.
     length
         Rows of the tables: positions 0 to ``length - 1`` can be used.
 
@@ -165,7 +175,7 @@ class ExportableRotary(nn.Module):
     -----
     The tables are computed in float64 and held in float32. The operator wants them in
     the dtype of its input: in a 16-bit model each entry is rounded once, whatever its
-    position. There are no gradients.
+    position. Going backward raises.
 
     Lesson 20.
 
@@ -187,10 +197,16 @@ class ExportableRotary(nn.Module):
                 "the operator has one table for positions on one axis: neither several "
                 f"axes nor xPos can be exported to it, got {rope}"
             )
+        if rope.trailing or rope.layout == "sbhd":
+            raise ValueError(
+                "the operator rotates leading features of (batch, heads, seq, head_dim)"
+                f": neither trailing nor layout='sbhd' can be exported, got {rope}"
+            )
         self.head_dim, self.rotary_dim = rope.head_dim, rope.rotary_dim
         self.layout, self.interleaved = rope.layout, rope.pairing == "interleaved"
         self.length = length
         cos, sin = cos_sin(torch.arange(length), rope.inv_freq.detach().cpu())
+        sin = -sin if rope.clockwise else sin
         self.register_buffer("cos", cos * rope.attention_factor, persistent=False)
         self.register_buffer("sin", sin * rope.attention_factor, persistent=False)
 
@@ -210,7 +226,15 @@ class ExportableRotary(nn.Module):
 
         Raises ``ValueError`` for a position without a row, unless in a graph.
         """
-        pair = positions if isinstance(positions, (tuple, list)) else [positions] * 2
+        check_start("start", start)
+        if positions is not None and start != 0:
+            raise ValueError("give positions, or start, not both")
+        pair: Any = positions
+        if not isinstance(positions, (tuple, list)):
+            seq_axis = axes_of(4, self.layout)[2]
+            check_one_length(q.shape[seq_axis], k.shape[seq_axis], self.layout)
+            pair = positions, positions
+        pair = check_pair(pair)
         return self._rotate(q, pair[0], start), self._rotate(k, pair[1], start)
 
     def _rotate(self, x: Tensor, positions: Tensor | None, start: int) -> Tensor:
@@ -225,6 +249,7 @@ class ExportableRotary(nn.Module):
             positions = torch.arange(start, start + seq, device=x.device)
         if not torch.compiler.is_compiling():  # a graph cannot ask for values
             _check_rows(positions, self.length, "positions")
+        positions = positions.long()  # uint8 would index as a mask
         rotated = torch.onnx.ops.rotary_embedding(
             x,
             self.cos.to(x.dtype),
@@ -244,11 +269,15 @@ def _check_rows(position_ids: Tensor, rows: int, name: str = "position_ids") -> 
     check_positions(name, position_ids)
     if position_ids.is_floating_point():
         raise TypeError(f"{name} must be integers, got {position_ids.dtype}")
-    if (
-        position_ids.numel()
-        and not 0 <= position_ids.min() <= position_ids.max() < rows
-    ):
+    if torch.compiler.is_compiling() or not position_ids.numel():
+        return  # a graph cannot ask for values
+    ids = position_ids.long()  # some unsigned types have no min
+    try:
+        fits = bool((ids.min() >= 0) & (ids.max() < rows))
+    except RuntimeError:  # on meta, a fake, or a batch inside vmap
+        return
+    if not fits:
         raise ValueError(
             f"{name} must be rows of the tables, 0 to {rows - 1}, got "
-            f"{position_ids.min()} to {position_ids.max()}"
+            f"{ids.min()} to {ids.max()}"
         )

@@ -8,9 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rope_teach.checks import check_positions, check_start
+from rope_teach.checks import check_positions, check_start, without_wrapping
 from rope_teach.frequencies import inverse_frequencies
 from rope_teach.ops import rotate
+from rope_teach.rotation import widest
 from rope_teach.tables import cos_sin
 
 __all__ = ["rotary_position_embedding"]
@@ -73,11 +74,13 @@ def rotary_position_embedding(
     tensor([[[[ 54,  84, 100,   1]]]], dtype=torch.int8)
     """
     _check(query, key, pad_len)
-    positions = _start(start_pos) + torch.arange(query.shape[1], device=query.device)
+    start = _start(start_pos)
+    start = start.to(query.device) if isinstance(start, Tensor) else start
+    positions = start + torch.arange(query.shape[1], device=query.device)
     if pad_len is not None:
-        positions = positions - pad_len.to(query.device).unsqueeze(1)
+        positions = positions - without_wrapping(pad_len).to(query.device).unsqueeze(1)
     inv_freq = inverse_frequencies(rotary_dim or query.shape[-1], theta)
-    wide = torch.promote_types(query.dtype, torch.float32)
+    wide = widest(query, key)
     cos, sin = cos_sin(positions, inv_freq, wide)
     rotated = _rotate(query, cos, sin)
     return rotated, key if bypass_key else _rotate(key, cos, sin)
@@ -90,17 +93,21 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return exact.round().clamp(-128, 127).to(torch.int8)
 
 
-def _start(start_pos: int | Tensor) -> int:
+def _start(start_pos: int | Tensor) -> int | Tensor:
     if not isinstance(start_pos, Tensor):
         check_start("start_pos", start_pos, "an int or a tensor of one integer")
         return start_pos
-    if start_pos.numel() != 1 or start_pos.is_floating_point():
+    if (
+        start_pos.numel() != 1
+        or start_pos.is_floating_point()
+        or start_pos.is_complex()
+    ):
         raise ValueError(
             "start_pos must be one integer, the same for all sequences, got shape "
             f"{tuple(start_pos.shape)} of {start_pos.dtype}; what differs between "
             "sequences belongs to pad_len"
         )
-    return int(start_pos)
+    return start_pos.reshape(()).long()
 
 
 def _check(query: Tensor, key: Tensor, pad_len: Tensor | None) -> None:

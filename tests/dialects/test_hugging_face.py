@@ -193,6 +193,15 @@ def test_a_swapped_model_is_saved_by_its_weights_alone(kind, more, refuses):
     assert torch.equal(logits(swap(loaded)), logits(model))
 
 
+def test_wrong_names_and_lengths_leave_the_model_as_it_was(refuses):
+    model = tiny("Llama")
+    before = logits(model)
+    refuses(lambda: swap(model, pairing="Half"), "ValueError: pairing must be ... Half")
+    refuses(lambda: swap(model, length=-3), "ValueError: length must be positive")
+    refuses(lambda: swap(model, length="x"), "TypeError: length must be an int")
+    assert torch.allclose(logits(swap(model)), before, atol=1e-5)
+
+
 def test_a_swapped_model_learns_as_before():
     tokens, _ = padded_batch()
     grads = []

@@ -212,12 +212,42 @@ def test_export_leaves_the_module_as_it_was():
     assert list(twin.state_dict()) == list(layer.state_dict())
 
 
-# ---------------------------------------------------------------------- bad input
-
 X = torch.randn(2, 4, 3, 8)
 IDS = torch.arange(3).expand(2, -1)
 COS, SIN = cos_sin(torch.arange(50), inverse_frequencies(8))
 ROPE = RotaryEmbedding(8)
+
+
+def test_a_clockwise_module_stays_clockwise():
+    rope = RotaryEmbedding(8, clockwise=True)
+    torch.testing.assert_close(exportable(rope, 16)(X, X[:, :2]), rope(X, X[:, :2]))
+
+
+def test_a_module_with_two_names_is_replaced_under_both():
+    model = torch.nn.ModuleDict({"a": ROPE, "b": ROPE})
+    assert {type(x) for x in exportable(model, 8).values()} == {ExportableRotary}
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.uint16, torch.int32])
+def test_position_ids_of_any_integers_are_rows(dtype):
+    ids = torch.tensor([4, 1, 0])
+    expected = rotary_embedding(X, COS, SIN, ids.expand(2, -1))
+    got = rotary_embedding(X, COS, SIN, ids.expand(2, -1).to(dtype))
+    assert torch.equal(got, expected)
+    module = exportable(ROPE, 8)
+    assert torch.equal(module(X, X, ids.to(dtype))[0], module(X, X, ids)[0])
+
+
+def test_position_ids_in_graphs_and_transforms():
+    expected = rotary_embedding(X, COS, SIN, IDS)
+    compiled = torch.compile(rotary_embedding, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(X, COS, SIN, IDS), expected)
+    mapped = torch.vmap(lambda x, at: rotary_embedding(x[None], COS, SIN, at[None])[0])
+    torch.testing.assert_close(mapped(X, IDS), expected)
+
+
+# ---------------------------------------------------------------------- bad input
+
 BAD = {
     "ValueError: positions must be rows of the tables, 0 to 15, got -2 to 0": lambda: (
         ExportableRotary(RotaryEmbedding(8), 16)(X, X, torch.arange(-2, 1))
@@ -258,6 +288,25 @@ BAD = {
     ),
     "ValueError: nor xPos ... xpos_scale_base=512": lambda: exportable(
         RotaryEmbedding(8, xpos_scale_base=512), 8
+    ),
+    "ValueError: neither trailing nor layout='sbhd' ... trailing": lambda: exportable(
+        RotaryEmbedding(8, rotary_dim=4, trailing=True), 8
+    ),
+    "ValueError: neither trailing nor layout='sbhd' ... layout=": lambda: exportable(
+        RotaryEmbedding(8, layout="sbhd"), 8
+    ),
+    "ValueError: give positions, or start": lambda: exportable(ROPE, 8)(
+        X, X, IDS[0], start=2
+    ),
+    "ValueError: q has 1 positions and k has 3": lambda: exportable(ROPE, 8)(
+        X[:, :, :1], X
+    ),
+    "ValueError: positions ... 3 items": lambda: exportable(ROPE, 8)(X, X, (IDS,) * 3),
+    "TypeError: start must be an int, got float": lambda: exportable(ROPE, 8)(
+        X, X, start=0.5
+    ),
+    "ValueError: cos_cache and sin_cache ... (50, 4) and (3, 4)": lambda: (
+        rotary_embedding(X, COS, SIN[:3], IDS)
     ),
     "ValueError: four axes in layout='bhsd' ... head_dim=8, got (4, 3, 8)": lambda: (
         exportable(ROPE, 8)(X[0], X[0])

@@ -117,6 +117,27 @@ def test_angles_are_exact_at_a_million():
     assert (theirs - exact).abs().max() > 0.01
 
 
+def test_a_wide_key_beside_a_narrow_query_keeps_its_digits():
+    query, key = sample()
+    turned = rotary_position_embedding(query.float(), key.double(), 1000)[1]
+    assert torch.equal(turned, rotary_position_embedding(key.double(), key, 1000)[0])
+
+
+def test_a_start_in_a_tensor_is_never_asked_for():
+    query, key = sample()
+    at = torch.tensor([3, 70])
+    mapped = torch.vmap(lambda s: rotary_position_embedding(query, key, s)[0])(at)
+    each = [rotary_position_embedding(query, key, int(s))[0] for s in at]
+    torch.testing.assert_close(mapped, torch.stack(each))
+
+
+def test_padding_of_unsigned_integers():
+    query, key = sample()
+    pad = torch.tensor([2, 0])
+    ours = rotary_position_embedding(query, key, 0, pad.to(torch.uint16))
+    assert torch.equal(ours[0], rotary_position_embedding(query, key, 0, pad)[0])
+
+
 Q, K = sample()
 BAD = {
     "TypeError: query ... floating-point or int8 ... torch.int64": lambda: (

@@ -171,7 +171,8 @@ def _widths(fields: Fields, given: Parameters, head_dim: int | None) -> tuple[in
         given.get("partial_rotary_factor")
         latent = int(number("qk_rope_head_dim", latent, whole=True, least=1))
         return (head_dim or latent if apart else _head_dim(fields)), latent
-    found = int(number("head_dim", head_dim or _head_dim(fields), whole=True, least=1))
+    width = _head_dim(fields) if head_dim is None else head_dim
+    found = int(number("head_dim", width, whole=True, least=1))
     if given.kind == "proportional":  # that rule takes the share itself
         return found, found
     known = families.known(model_type)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from rope_teach.checks import Layout, Pairing
+from rope_teach.checks import Layout, Pairing, check_choice, check_count
 from rope_teach.dialects.hugging_face.configuration import described, frequencies
 from rope_teach.dialects.hugging_face.functions import (
     apply_rotary_pos_emb_gptj,
@@ -65,6 +65,10 @@ def swap(
     -----
     The trial runs the model twice, on six tokens. Lesson 20.
     """
+    if pairing is not None:
+        check_choice("pairing", pairing, PAIRINGS)
+    if length is not None:
+        check_count("length", length)
     layers = [layer for layer in model.modules() if _rotations_named(layer)]
     if any("forward" in vars(layer) for layer in layers):
         raise ValueError(
